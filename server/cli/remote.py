@@ -1,0 +1,152 @@
+"""The `kb` commands on a running server, over its admin API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from server.cli.console import FAILED, NOT_FOUND, UNREACHABLE, CommandError
+from server.cli.targets import FactRow, HistoryRow, HitRow, NewFact, Written
+
+TIMEOUT_S = 60.0
+IMPORT_SILENCE_S = 600.0
+"""Between two signs of life of an import: the server answers only now and then."""
+
+
+@contextmanager
+def connect(server: str, key: str | None) -> Iterator[ServerTarget]:
+    """Nothing is sent yet. Raises CommandError for an address that is none."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        client = httpx.Client(base_url=server, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise CommandError(f"{server}: {error}", UNREACHABLE) from error
+    with client:
+        yield ServerTarget(client)
+
+
+class ServerTarget:
+    """A KnowledgeTarget."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    def put(self, fact: NewFact) -> Written:
+        row = {
+            "id": fact.id,
+            "namespace": fact.namespace,
+            "text": fact.text,
+            "metadata": fact.metadata,
+            "expires_at": fact.expires_at,
+        }
+        return _written(self._call("PUT", "/admin/kb/facts", body={"facts": [row]}))
+
+    def get(self, namespace: str, fact_id: str) -> FactRow:
+        return _row(self._call("GET", _fact_path(fact_id), params={"namespace": namespace}))
+
+    def delete(self, namespace: str, fact_id: str) -> Written:
+        return _written(self._call("DELETE", _fact_path(fact_id), params={"namespace": namespace}))
+
+    def search(self, namespace: str, query: str, top_k: int | None, min_score: float | None) -> list[HitRow]:
+        body = {"query": query, "namespace": namespace, "top_k": top_k, "min_score": min_score}
+        reply = self._call("POST", "/admin/kb/search", body=body)
+        return [HitRow(hit["score"], _row(hit["fact"])) for hit in reply["hits"]]
+
+    def import_lines(self, chunks: Iterable[bytes]) -> Written:
+        last: dict[str, Any] = {}
+        headers = {"Content-Type": "application/x-ndjson"}
+        timeout = httpx.Timeout(TIMEOUT_S, read=IMPORT_SILENCE_S, write=IMPORT_SILENCE_S)
+        with self._stream("POST", "/admin/kb/import", content=chunks, headers=headers, timeout=timeout) as reply:
+            for line in reply.iter_lines():
+                event = json.loads(line)
+                if "error" in event:
+                    done = f" ({last.get('imported', 0)} facts were imported)"
+                    raise CommandError(event["error"]["message"] + done)
+                last = event
+        if not last.get("done"):
+            raise CommandError("the server ended the import without a summary")
+        return Written(last["version"], last["imported"])
+
+    def export_lines(self, namespace: str | None) -> Iterator[bytes]:
+        params = {"namespace": namespace} if namespace else {}
+        with self._stream("GET", "/admin/kb/export", params=params) as reply:
+            yield from reply.iter_bytes()
+
+    def count(self, namespace: str | None) -> int:
+        reply = self._call("GET", "/admin/kb/version")
+        return int(reply["facts"] if namespace is None else reply["namespaces"].get(namespace, 0))
+
+    def history(self, namespace: str, fact_id: str | None, limit: int, before: int | None) -> list[HistoryRow]:
+        params = {"limit": str(limit)} | ({"before": str(before)} if before is not None else {})
+        if fact_id is None:
+            reply = self._call("GET", "/admin/kb/history", params=params)
+            return [
+                HistoryRow(v["version"], v["at"], f"{v['kind']}: +{v['upserted']} -{v['deleted']}")
+                for v in reply["versions"]
+            ]
+        params["namespace"] = namespace
+        reply = self._call("GET", f"{_fact_path(fact_id)}/history", params=params)
+        return [
+            HistoryRow(v["version"], v["at"], f"{v['kind']}: {v['operation']}", v["text"]) for v in reply["versions"]
+        ]
+
+    def rollback(self, version: int) -> Written:
+        return _written(self._call("POST", "/admin/kb/rollback", body={"version": version}))
+
+    def _call(
+        self, method: str, path: str, *, body: object = None, params: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        with self._stream(method, path, json=body, params=params) as response:
+            reply: dict[str, Any] = json.loads(response.read())
+            return reply
+
+    @contextmanager
+    def _stream(self, method: str, path: str, **request: Any) -> Iterator[httpx.Response]:
+        """A response that is no error. Everything else is a CommandError, breaking off included."""
+        try:
+            with self._client.stream(method, path, **request) as response:
+                if response.is_error:
+                    raise _refusal(response.status_code, response.read())
+                yield response
+        except httpx.ConnectError as error:
+            raise CommandError(
+                f"no server at {self._client.base_url}: {error}. Start one with `kalmagrove serve`, name it with "
+                "--server, or use --store.",
+                UNREACHABLE,
+            ) from error
+        except httpx.HTTPError as error:
+            raise CommandError(f"{method} {path}: {type(error).__name__} {error}", UNREACHABLE) from error
+        except json.JSONDecodeError as error:
+            raise CommandError(f"{method} {path}: the answer is not JSON; is this a KalmaGrove server?") from error
+
+
+def _refusal(status: int, body: bytes) -> CommandError:
+    """The server's own words where it has any."""
+    try:
+        error = json.loads(body)["error"]
+        message = str(error["message"])
+    except (ValueError, KeyError, TypeError):
+        message = f"status {status}, without an explanation; is this a KalmaGrove server?"
+        return CommandError(message)
+    if status == 401:
+        message += " (--key, or KALMAGROVE_ADMIN_KEY)"
+    return CommandError(message, NOT_FOUND if status == 404 else FAILED)
+
+
+def _fact_path(fact_id: str) -> str:
+    return f"/admin/kb/facts/{quote(fact_id, safe='')}"
+
+
+def _row(reply: Mapping[str, Any]) -> FactRow:
+    # By name, so that a newer server may say more.
+    return FactRow(**{field.name: reply[field.name] for field in fields(FactRow)})
+
+
+def _written(reply: Mapping[str, Any]) -> Written:
+    return Written(reply["version"], reply.get("upserted", 0), reply.get("deleted", 0))

@@ -1,0 +1,65 @@
+"""`kalmagrove serve`: the server, with options that override the environment."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from server.cli.console import USAGE, CommandError, fail, messages
+from server.cli.demo_hint import demo_hint
+
+if TYPE_CHECKING:
+    from server.settings import Settings
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Where to listen; anything but loopback needs keys.")] = None,
+    port: Annotated[int | None, typer.Option(help="0: any free port.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Models, knowledge and cached pages.")] = None,
+    model: Annotated[str | None, typer.Option(help="A name under the models directory, or a path.")] = None,
+    phi: Annotated[Path | None, typer.Option(help="Safetensors file of φ.")] = None,
+    client_keys_file: Annotated[Path | None, typer.Option(help="Keys for /v1.")] = None,
+    admin_keys_file: Annotated[Path | None, typer.Option(help="Keys for /admin.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, bfloat16 or float32.")] = None,
+    cache_gib: Annotated[float | None, typer.Option(help="Memory for KV pages.")] = None,
+    knowledge_url: Annotated[str | None, typer.Option(help="Path or database URL of the facts log.")] = None,
+    demo: Annotated[
+        bool | None, typer.Option("--demo/--no-demo", help="Fill an empty store with the demo's facts.")
+    ] = None,
+) -> None:
+    """Serve completions that use live knowledge.
+
+    Options not given are taken from KALMAGROVE_* environment variables, which can set everything else as well (see
+    the README's table of settings).
+    """
+    given = {name: value for name, value in locals().items() if value is not None}
+    _run(given)
+
+
+def _run(given: dict[str, Any]) -> None:
+    from pydantic import ValidationError
+
+    from server.settings import Settings
+
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        problems = [_problem(p["loc"], p["msg"]) for p in error.errors()]
+        fail(CommandError("; ".join(problems), USAGE))
+    from server.serve import run
+
+    run(settings, partial(_greet, settings))
+
+
+def _greet(settings: Settings, url: str) -> None:
+    if settings.demo:
+        hint = demo_hint(url, settings.model_dir.name, keys=settings.keys_configured)
+        messages().print(hint, markup=False, highlight=False, soft_wrap=True)
+
+
+def _problem(location: tuple[int | str, ...], message: str) -> str:
+    name = ".".join(str(part) for part in location)
+    return f"{name}: {message}" if name else message

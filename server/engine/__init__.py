@@ -1,0 +1,1 @@
+"""Engines: the same interface over different ways to run the model."""

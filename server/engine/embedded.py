@@ -1,0 +1,318 @@
+"""The embedded engine: one process, one thread that owns model and cache, one inbox in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import torch
+
+from kan.checkpoint import Checkpoint
+from kan.model import KANModel
+from kan.phi import Phi, load_phi
+from kan.prompt import PromptBuilder
+from server.engine.options import DtypeName, EngineOptions
+from server.engine.page_store import PageStore
+from server.engine.protocol import (
+    EngineInfo,
+    EngineOverloaded,
+    EngineStats,
+    EngineUnavailable,
+    FactTokens,
+    GenerationRequest,
+    RequestTooLarge,
+    TokenChunk,
+)
+from server.engine.sampling import check_sampling
+from server.engine.sequence import Generation, pages_for
+from server.engine.token_stream import TokenStream
+from server.engine.worker import Worker
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 1.0
+MAX_FAILURES = 3
+"""Steps that may fail in a row before the engine declares itself dead."""
+BLOCKED_WAIT_SECONDS = 0.002
+
+Command = Callable[[], None]
+Delivery = tuple[TokenStream, TokenChunk | Exception]
+
+
+class EmbeddedEngine:
+    """See `server.engine.protocol.Engine`."""
+
+    def __init__(
+        self, model: KANModel, prompt: PromptBuilder, options: EngineOptions, phi: Phi | None, fingerprint: str
+    ) -> None:
+        self._options = options
+        self._tokenizer = prompt.tokenizer
+        self._preamble_tokens = len(prompt.preamble)
+        self.info = EngineInfo(
+            name=model.config.name,
+            model_fingerprint=fingerprint,
+            context_length=model.config.max_position_embeddings,
+            vocab_size=model.config.vocab_size,
+            max_waiting=options.max_waiting,
+            max_running=options.max_running,
+            dtype=str(model.dtype).removeprefix("torch."),
+        )
+        self._check_pool()
+        self._store = PageStore(options.page_dir, options.disk_bytes) if options.page_dir else None
+        self._inbox: SimpleQueue[Command | None] = SimpleQueue()
+        self._streams: dict[Generation, tuple[asyncio.AbstractEventLoop, TokenStream]] = {}
+        self._outbox: dict[asyncio.AbstractEventLoop, list[Delivery]] = {}
+        self._open = 0
+        self._open_encodings = 0
+        self._lock = threading.Lock()
+        self._closed = False
+        self._dead: Exception | None = None
+        self._step_started: float | None = None
+        self._worker = Worker(model, prompt.preamble, phi, options, self._store, self._emit)
+        self._stats = self._worker.stats()
+        self._thread = threading.Thread(target=self._run, name="kalmagrove-engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def start(
+        cls,
+        checkpoint: Checkpoint,
+        prompt: PromptBuilder,
+        options: EngineOptions,
+        phi_path: Path | None,
+        *,
+        encoder_fingerprint: str = "",
+    ) -> EmbeddedEngine:
+        """Load the weights (seconds) and return a running engine. Raises CheckpointError or PhiError."""
+        config = checkpoint.config
+        phi = None
+        if phi_path is not None:
+            phi = load_phi(
+                phi_path,
+                config.num_layers,
+                config.num_heads,
+                model_fingerprint=checkpoint.fingerprint,
+                encoder_fingerprint=encoder_fingerprint,
+            )
+        model = KANModel(config, checkpoint.tensors(), dtype=choose_dtype(options.dtype))
+        return cls(model, prompt, options, None if phi is None or phi.is_zero else phi, checkpoint.fingerprint)
+
+    def stats(self) -> EngineStats:
+        return self._stats
+
+    def healthy(self) -> bool:
+        """False once closed or dead, or while one step takes longer than `stall_seconds`."""
+        started = self._step_started
+        stalled = started is not None and time.monotonic() - started > self._options.stall_seconds
+        return self._thread.is_alive() and not (self._closed or self._dead or stalled)
+
+    async def encode(self, facts: Sequence[FactTokens]) -> None:
+        """See the protocol. Raises RequestTooLarge for a fact over `max_fact_tokens`, EngineOverloaded if too many wait."""
+        if not facts:
+            return
+        self._require_alive()
+        for fact in facts:
+            if not 0 < len(fact.tokens) <= self._options.max_fact_tokens:
+                raise RequestTooLarge(
+                    f"a fact may have 1 to {self._options.max_fact_tokens} tokens, not {len(fact.tokens)}"
+                )
+        with self._lock:
+            if self._open_encodings + len(facts) > self._options.max_encode_queue:
+                raise EngineOverloaded("too many facts wait to be encoded", RETRY_AFTER_SECONDS)
+            self._open_encodings += len(facts)
+        await asyncio.gather(*[self._encode_one(fact) for fact in facts])
+
+    async def _encode_one(self, fact: FactTokens) -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def done(error: Exception | None) -> None:
+            with self._lock:
+                self._open_encodings -= 1
+            loop.call_soon_threadsafe(_resolve, future, error)
+
+        self._inbox.put(partial(self._worker.encode, fact, done))
+        await future
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def drop() -> None:
+            for key in keys:
+                self._worker.forget(key)
+            loop.call_soon_threadsafe(_resolve, future, None)
+
+        self._require_alive()
+        self._inbox.put(drop)
+        await future
+
+    def generate(self, request: GenerationRequest) -> TokenStream:
+        """See the protocol. Also raises ValueError for sampling parameters out of range."""
+        self._require_alive()
+        self._check_size(request)
+        check_sampling(request.sampling, self.info.vocab_size)
+        with self._lock:
+            if self._open >= self._options.max_waiting + self._options.max_running:
+                raise EngineOverloaded("the waiting queue is full", RETRY_AFTER_SECONDS)
+            self._open += 1
+        generation = Generation(request, self._tokenizer)
+        stream = TokenStream(partial(self._inbox.put, partial(self._cancel, generation)))
+        self._streams[generation] = (asyncio.get_running_loop(), stream)
+        self._inbox.put(partial(self._worker.submit, generation))
+        return stream
+
+    async def aclose(self) -> None:
+        """Stop taking work, give what is left an error, join the thread. Idempotent."""
+        self._closed = True
+        self._inbox.put(None)
+        await asyncio.to_thread(self._thread.join)
+        if self._store is not None:
+            store, self._store = self._store, None
+            await asyncio.to_thread(store.close)
+
+    async def audit(self) -> None:
+        """AssertionError unless every page is accounted for (checked on the engine's own thread)."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def check() -> None:
+            try:
+                self._worker.audit()
+            except AssertionError as error:
+                loop.call_soon_threadsafe(_resolve, future, error)
+            else:
+                loop.call_soon_threadsafe(_resolve, future, None)
+
+        self._inbox.put(check)
+        await future
+
+    # --- on the engine's thread ---
+
+    def _run(self) -> None:
+        failures = 0
+        with torch.inference_mode():
+            while self._obey():
+                try:
+                    self._step_started = time.monotonic()
+                    moved = self._worker.step()
+                    self._step_started = None
+                    failures = 0 if moved else failures
+                except Exception as error:
+                    self._step_started = None
+                    failures += 1
+                    self._recover(error, failures)
+                    moved = True
+                self._flush()
+                if not moved and not self._worker.idle:
+                    time.sleep(BLOCKED_WAIT_SECONDS)
+            self._worker.abandon(EngineUnavailable("the engine has shut down"))
+            self._flush()
+
+    def _obey(self) -> bool:
+        """Carry out every waiting command; with nothing to do, wait for one. False to stop."""
+        while True:
+            try:
+                command = self._inbox.get(block=self._worker.idle or self._dead is not None)
+            except Empty:
+                return True
+            if command is None:
+                return False
+            command()
+            if self._inbox.empty():
+                self._flush()
+
+    def _recover(self, error: Exception, failures: int) -> None:
+        log.error("a step of the engine failed", exc_info=error)
+        if failures >= MAX_FAILURES:
+            self._dead = error
+        try:
+            self._worker.abandon(EngineUnavailable(f"the engine failed: {error}"))
+        except Exception as second:
+            log.critical("the engine cannot recover", exc_info=second)
+            self._dead = second
+
+    def _cancel(self, generation: Generation) -> None:
+        self._worker.cancel(generation)
+        self._close_stream(generation)
+
+    def _emit(self, generation: Generation, item: TokenChunk | Exception) -> None:
+        entry = self._streams.get(generation)
+        if entry is None:
+            return
+        loop, stream = entry
+        self._outbox.setdefault(loop, []).append((stream, item))
+        if isinstance(item, Exception) or item.finish_reason is not None:
+            self._close_stream(generation)
+
+    def _close_stream(self, generation: Generation) -> None:
+        if self._streams.pop(generation, None) is not None:
+            with self._lock:
+                self._open -= 1
+
+    def _flush(self) -> None:
+        """Hand over everything of this step with one wake-up per event loop."""
+        self._stats = self._worker.stats()
+        outbox, self._outbox = self._outbox, {}
+        for loop, deliveries in outbox.items():
+            try:
+                loop.call_soon_threadsafe(_deliver, deliveries)
+            except RuntimeError:  # the loop has closed: nobody is left to read
+                log.debug("dropped %d chunks of a closed event loop", len(deliveries))
+
+    # --- checks ---
+
+    def _require_alive(self) -> None:
+        if self._closed or self._dead is not None or not self._thread.is_alive():
+            raise EngineUnavailable("the engine is shut down" if self._closed else f"the engine died: {self._dead}")
+
+    def _check_size(self, request: GenerationRequest) -> None:
+        lengths = [len(mounted.fact.tokens) for mounted in request.facts]
+        if not request.prompt:
+            raise ValueError("prompt: must hold at least one token")
+        if any(not 0 < length <= self._options.max_fact_tokens for length in lengths):
+            raise RequestTooLarge(f"a mounted fact must have 1 to {self._options.max_fact_tokens} tokens")
+        own = len(request.prompt) + request.sampling.max_tokens
+        layout = self._preamble_tokens + max(lengths) if lengths else 0
+        if own + layout > self.info.context_length:
+            raise RequestTooLarge(
+                f"{len(request.prompt)} prompt tokens, {request.sampling.max_tokens} to generate and {layout} "
+                f"positions of knowledge exceed the context of {self.info.context_length} tokens"
+            )
+        pages = pages_for(own) + pages_for(self._preamble_tokens) + sum(map(pages_for, lengths))
+        available = self._options.pages - pages_for(self._options.max_fact_tokens)
+        if pages > available:
+            raise RequestTooLarge(f"the request needs {pages} pages of 16 tokens; the cache has {available} to give")
+
+    def _check_pool(self) -> None:
+        least = pages_for(self._preamble_tokens) + 2 * pages_for(self._options.max_fact_tokens) + 2
+        if self._options.pages < least:
+            raise ValueError(f"pages: this model needs at least {least}, not {self._options.pages}")
+
+
+def choose_dtype(name: DtypeName) -> torch.dtype:
+    """`auto`: bfloat16 where the processor multiplies it natively, else float32."""
+    if name == "auto":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if native else torch.float32
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}[name]
+
+
+def _deliver(deliveries: list[Delivery]) -> None:
+    for stream, item in deliveries:
+        stream.put(item)
+
+
+def _resolve(future: asyncio.Future[None], error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)

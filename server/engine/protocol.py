@@ -1,0 +1,183 @@
+"""What the service may ask of an engine, and the values that cross that border.
+
+Nothing here knows HTTP, FAISS or torch: an engine turns token ids (and facts as token ids) into token chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+FinishReason = Literal["stop", "length"]
+
+
+class EngineError(Exception):
+    """Base of everything an engine raises on purpose."""
+
+
+class EngineOverloaded(EngineError):
+    """The waiting queue is full. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EngineUnavailable(EngineError):
+    """The engine is draining, closed or dead; nothing new is accepted."""
+
+
+class RequestTooLarge(EngineError):
+    """The request can never fit (context window, or the whole page pool). Raised before any work is done."""
+
+
+class DeadlineExceeded(EngineError):
+    """The request's deadline passed; whatever it held has been released."""
+
+
+@dataclass(frozen=True, slots=True)
+class FactTokens:
+    """A fact rendered for the model. `key` names its page content: same key, same K/V, anywhere."""
+
+    key: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MountedFact:
+    """A fact to attend to, with its relevance ρ(query)·ρ(fact) in [-1, 1]: the input of φ."""
+
+    fact: FactTokens
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to pick tokens. Defaults are OpenAI's; `temperature` 0 is greedy; `top_k` 0 and `min_p` 0 are off."""
+
+    max_tokens: int = 16
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    """Number of alternatives to report per generated token; None reports none, 0 only the chosen token."""
+    prompt_logprobs: int | None = None
+    """The same for prompt tokens (echo); the first prompt token has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """`prompt` is the context after the knowledge; with no facts it is the whole sequence."""
+
+    id: str
+    prompt: tuple[int, ...]
+    facts: tuple[MountedFact, ...] = ()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    deadline: float | None = None
+    """On time.monotonic()'s clock, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural-log probability under the model's own distribution (before temperature, filters and penalties)."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """(token id, logprob), most probable first."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChunk:
+    """What became certain since the last chunk. `text` never holds half a UTF-8 character or a possible stop string.
+
+    `token_ids` and `logprobs` run ahead of `text` where text is held back; over a whole request they add up.
+    The last chunk, and only it, has a `finish_reason`.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """On the first chunk, if asked for."""
+    finish_reason: FinishReason | None = None
+    attention: tuple[float, ...] | None = None
+    """On the last chunk: share of attention mass per mounted fact (mean over layers, heads, generated tokens)."""
+    queue_seconds: float | None = None
+    """On the first chunk: time between submission and admission."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """Constants of a running engine."""
+
+    name: str
+    model_fingerprint: str
+    context_length: int
+    """Most tokens one sequence may have, knowledge layout included."""
+    vocab_size: int
+    max_waiting: int
+    max_running: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counters (monotonic) and gauges, read at any time from any thread."""
+
+    waiting: int = 0
+    running: int = 0
+    pages_total: int = 0
+    pages_free: int = 0
+    pages_context: int = 0
+    pages_knowledge: int = 0
+    page_hits: int = 0
+    """Facts found resident when mounted."""
+    page_misses: int = 0
+    """Facts that had to be read from disk or encoded again when mounted."""
+    facts_encoded: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
+    cancellations: int = 0
+    steps: int = 0
+
+
+class Engine(Protocol):
+    """One model behind one queue. Methods are called from the event loop's thread unless said otherwise."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def stats(self) -> EngineStats: ...
+
+    def healthy(self) -> bool:
+        """True while the engine makes forward progress (or is idle and would)."""
+        ...
+
+    async def encode(self, facts: Sequence[FactTokens]) -> None:
+        """Make the facts' pages available (resident, or on disk if memory is taken). Idempotent, bounded batches."""
+        ...
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        """Free pages of facts that are gone: now, or when their last reader ends."""
+        ...
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
+        """Queue the request at once (raises EngineOverloaded, RequestTooLarge, EngineUnavailable from this call,
+        not from the first iteration) and iterate its chunks. Closing the iterator (`aclose`, or cancelling the
+        task that awaits it) cancels the work. Iteration raises DeadlineExceeded or EngineUnavailable."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop taking work, cancel what is left, join the thread. Idempotent."""
+        ...

@@ -1,0 +1,226 @@
+"""The store, the encoder, the engine and the prompt, wired: find facts for a query, and change facts.
+
+An edit embeds and encodes first, both at once, and takes the writer's turn only to commit. Its reply means: durable,
+and seen by every request admitted from now on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from kan.prompt import PromptBuilder
+from kb.encoder import Encoder
+from kb.facts import Change, InvalidChange, KnowledgeError, Upsert
+from kb.snapshot import Hit, Snapshot
+from kb.store import Commit, Prepared, Store
+from server.engine.protocol import Engine, FactTokens, MountedFact
+from server.errors import invalid
+from server.metrics import Metrics
+
+T = TypeVar("T")
+logger = logging.getLogger("kalmagrove.knowledge")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to look for, every field resolved."""
+
+    text: str
+    namespace: str
+    top_k: int
+    min_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """Facts found in one snapshot, best first."""
+
+    version: int
+    hits: tuple[Hit, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """An edit that is durable and visible."""
+
+    version: int
+    upserted: int
+    deleted: int
+    visible_ms: float
+
+
+class KnowledgeService:
+    """Owns the threads that touch the store: readers (queries), preparers (edits), one writer."""
+
+    def __init__(
+        self,
+        store: Store,
+        encoder: Encoder,
+        engine: Engine,
+        prompt: PromptBuilder,
+        metrics: Metrics,
+        *,
+        max_fact_tokens: int,
+    ) -> None:
+        self.store = store
+        self._encoder = encoder
+        self._engine = engine
+        self._prompt = prompt
+        self._metrics = metrics
+        self._max_fact_tokens = max_fact_tokens
+        self._readers = ThreadPoolExecutor(2, "kalmagrove-reader")
+        # Apart from the readers, so that a large edit never makes a question wait for its embedding.
+        self._preparer = ThreadPoolExecutor(2, "kalmagrove-prepare")
+        self._writer = ThreadPoolExecutor(1, "kalmagrove-writer")
+        self._published = asyncio.Condition()
+        self._commits: set[asyncio.Task[Commit]] = set()
+
+    async def read(self, function: Callable[[], T]) -> T:
+        """Run something short that blocks (a search, a page of an export) on a reader thread."""
+        return await _on(self._readers, function)
+
+    async def embed(self, function: Callable[[], T]) -> T:
+        """Run something that embeds many texts where no question waits behind it."""
+        return await _on(self._preparer, function)
+
+    def search(self, query: Query) -> Retrieved:
+        """Embed and search. Blocks: call it through `read`. The snapshot is pinned after the embedding, so it is
+        never older than the request."""
+        started = time.perf_counter()
+        hits: list[Hit] = []
+        snapshot = self.store.snapshot
+        if query.top_k > 0 and snapshot.count(query.namespace) > 0:
+            vector = self._encoder.embed([query.text])[0]
+            snapshot = self.store.snapshot
+            hits = snapshot.search(query.namespace, vector, query.top_k, query.min_score, time.time())
+        seconds = time.perf_counter() - started
+        self._metrics.retrieval_seconds.observe(seconds)
+        return Retrieved(snapshot.version, tuple(hits), seconds)
+
+    def mount(self, retrieved: Retrieved) -> tuple[MountedFact, ...]:
+        """The facts as the engine takes them."""
+        return tuple(MountedFact(self._tokens(hit.fact.text), hit.score) for hit in retrieved.hits)
+
+    async def wait_for_version(self, version: int, seconds: float) -> None:
+        """Return as soon as the published version is at least `version`. Raises ApiError (409) if it is not in time."""
+        if self.store.snapshot.version >= version:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self._published:
+                await self._published.wait_for(lambda: self.store.snapshot.version >= version)
+                return
+        raise invalid(
+            f"The knowledge is at version {self.store.snapshot.version}, not yet at {version}.",
+            "knowledge.min_version",
+            "knowledge_version_unavailable",
+            status=409,
+        )
+
+    async def apply(self, changes: Sequence[Change]) -> Edited:
+        """All changes or none. Raises KnowledgeError, EngineError."""
+        started = time.perf_counter()
+        facts = await _on(self._preparer, partial(self._fact_tokens, changes))
+        prepared = await self._prepare(changes, facts)
+        return await self._commit(started, partial(self.store.commit, prepared))
+
+    async def rollback(self, version: int) -> Edited:
+        """Facts as they were at `version`, as a new version. Their pages are made when they are first mounted."""
+        return await self._commit(time.perf_counter(), partial(self.store.rollback, version))
+
+    async def sweep(self) -> None:
+        """Remove expired facts for good; a failure is logged and tried again next time."""
+        try:
+            commit = await _on(self._writer, partial(self.store.sweep_expired, time.time()))
+            if commit is not None:
+                await self._publish(commit)
+        except KnowledgeError:
+            self._metrics.sweep_failures.inc()
+            logger.exception("expired facts could not be removed")
+
+    async def release(self, retrieved: Retrieved) -> None:
+        """Called when a request that mounted facts ends: what was deleted meanwhile may have been encoded again for
+        it, and must not stay behind."""
+        snapshot = self.store.snapshot
+        if snapshot.version == retrieved.version:
+            return
+        gone = [hit.fact.text for hit in retrieved.hits if not _holds(snapshot, hit)]
+        if gone:
+            await self._forget(gone)
+
+    async def close(self) -> None:
+        """Finish commits under way, then stop the threads. The store is not closed."""
+        await asyncio.gather(*self._commits, return_exceptions=True)
+        for executor in (self._readers, self._preparer, self._writer):
+            await asyncio.to_thread(executor.shutdown)
+
+    def _tokens(self, text: str) -> FactTokens:
+        key = self._prompt.fact_key(self._engine.info.model_fingerprint, text)
+        return FactTokens(key, self._prompt.fact(text))
+
+    def _fact_tokens(self, changes: Sequence[Change]) -> list[FactTokens]:
+        facts = []
+        for index, change in enumerate(changes):
+            if isinstance(change, Upsert):
+                tokens = self._tokens(change.text)
+                if len(tokens.tokens) > self._max_fact_tokens:
+                    message = f"has {len(tokens.tokens)} tokens; at most {self._max_fact_tokens} are allowed"
+                    raise InvalidChange(index, "text", message)
+                facts.append(tokens)
+        return facts
+
+    async def _prepare(self, changes: Sequence[Change], facts: list[FactTokens]) -> Prepared:
+        """Embed and encode side by side. If the embedding fails, or the client leaves, encoding stops too."""
+        encoding = asyncio.create_task(self._engine.encode(facts)) if facts else None
+        try:
+            prepared = await _on(self._preparer, partial(self.store.prepare, changes))
+            if encoding:
+                await encoding
+        except BaseException:
+            if encoding:
+                encoding.cancel()
+                await asyncio.gather(encoding, return_exceptions=True)
+            raise
+        return prepared
+
+    async def _commit(self, started: float, commit: Callable[[], Commit]) -> Edited:
+        """Shielded: once the writer has begun, a client that leaves must not keep the rest from happening."""
+        task = asyncio.create_task(self._commit_and_publish(commit))
+        self._commits.add(task)
+        task.add_done_callback(self._commits.discard)
+        done = await asyncio.shield(task)
+        seconds = time.perf_counter() - started
+        self._metrics.edit_visible_seconds.observe(seconds)
+        return Edited(done.version, done.upserted, done.deleted, round(seconds * 1000, 3))
+
+    async def _commit_and_publish(self, commit: Callable[[], Commit]) -> Commit:
+        done = await _on(self._writer, commit)
+        await self._publish(done)
+        return done
+
+    async def _publish(self, commit: Commit) -> None:
+        async with self._published:
+            self._published.notify_all()
+        if commit.gone_texts:
+            await self._forget(commit.gone_texts)
+
+    async def _forget(self, texts: Sequence[str]) -> None:
+        fingerprint = self._engine.info.model_fingerprint
+        await self._engine.forget([self._prompt.fact_key(fingerprint, text) for text in texts])
+
+
+async def _on(executor: Executor, function: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(executor, function)
+
+
+def _holds(snapshot: Snapshot, hit: Hit) -> bool:
+    held = snapshot.get(hit.fact.namespace, hit.fact.id, time.time())
+    return held is not None and held.text == hit.fact.text

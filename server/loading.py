@@ -1,0 +1,114 @@
+"""From settings to running services. Whatever is damaged or missing is named in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from kan.checkpoint import Checkpoint, CheckpointError
+from kan.config import KANConfig
+from kan.phi import PhiError
+from kan.prompt import PromptBuilder
+from kb.encoder import Encoder
+from kb.facts import KnowledgeError, Limits
+from kb.minilm import MiniLMEncoder
+from kb.store import Store
+from server.auth import KeyFileError, Keys
+from server.embedding_tokens import EmbeddingTokenizer
+from server.engine.embedded import EmbeddedEngine, choose_dtype
+from server.engine.options import EngineOptions
+from server.services import Services
+from server.settings import Settings
+
+PAGE_TOKENS = 16
+GIB = 2**30
+
+
+class StartupError(Exception):
+    """The server cannot start; the message is for the person who started it."""
+
+
+def load(settings: Settings, console: Console) -> Services:
+    """Blocks for seconds. Raises StartupError."""
+    with _explained():
+        keys = Keys.read(settings.client_keys_file, settings.admin_keys_file)
+        with console.status(f"Loading {settings.model} …"):
+            checkpoint = _checkpoint(settings)
+            prompt = PromptBuilder.from_checkpoint(checkpoint)
+            encoder = MiniLMEncoder()
+            token_counter = EmbeddingTokenizer.packaged()
+        store = _open_store(settings, encoder, console)
+        try:
+            with console.status("Starting the engine …"):
+                engine = EmbeddedEngine.start(
+                    checkpoint,
+                    prompt,
+                    engine_options(settings, checkpoint.config),
+                    settings.phi,
+                    encoder_fingerprint=encoder.fingerprint,
+                )
+        except BaseException:
+            store.close()
+            raise
+    return Services(
+        engine=engine,
+        store=store,
+        encoder=encoder,
+        token_counter=token_counter,
+        prompt=prompt,
+        model_name=settings.model_dir.name,
+        keys=keys,
+    )
+
+
+def engine_options(settings: Settings, config: KANConfig) -> EngineOptions:
+    """The engine's bounds for this model: memory is counted in pages there."""
+    numbers_per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+    page_bytes = PAGE_TOKENS * numbers_per_token * choose_dtype(settings.dtype).itemsize
+    return EngineOptions(
+        dtype=settings.dtype,
+        pages=max(1, int(settings.cache_gib * GIB / page_bytes)),
+        page_dir=settings.page_dir,
+        disk_bytes=max(1, int(settings.page_cache_disk_gib * GIB)),
+        max_waiting=settings.max_waiting,
+        max_running=settings.max_running,
+        max_fact_tokens=settings.max_fact_tokens,
+        step_tokens=settings.step_tokens,
+        busy_step_tokens=max(EngineOptions().busy_step_tokens, 2 * settings.max_running),
+    )
+
+
+def _checkpoint(settings: Settings) -> Checkpoint:
+    directory = settings.model_dir
+    if not directory.is_dir():
+        raise StartupError(
+            f"there is no model at {directory}; `kalmagrove model import {settings.model}` may bring it there"
+        )
+    return Checkpoint.open(directory)
+
+
+def _open_store(settings: Settings, encoder: Encoder, console: Console) -> Store:
+    location = settings.knowledge_location
+    if "://" not in location:
+        Path(location).parent.mkdir(parents=True, exist_ok=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("Opening the knowledge", total=None)
+        return Store.open(
+            location,
+            encoder,
+            limits=Limits(batch_changes=settings.max_batch_facts),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (CheckpointError, PhiError, KnowledgeError, KeyFileError, ValueError, OSError) as error:
+        raise StartupError(str(error)) from error

@@ -1,0 +1,102 @@
+"""Everything Prometheus may ask. One registry per app; names are part of the interface and stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from kb.store import Store
+from server.engine.protocol import Engine
+
+SECONDS = tuple(
+    milliseconds / 1000
+    for milliseconds in (
+        *(1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75, 80, 85, 90, 95, 100),
+        *(110, 120, 135, 150, 175, 200, 250, 300, 400, 500, 750),
+        *(1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 120_000),
+    )
+)
+"""Buckets that resolve the budgets: 100 ms to the first token, 100 ms for an edit."""
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The service's own measurements; the engine's and the store's are read from them at scrape time."""
+
+    def __init__(self, engine: Engine, store: Store) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("http_requests", "HTTP requests answered", "route", "method", "status")
+        self.request_seconds = self._histogram("http_request_seconds", "HTTP request, last byte sent", "route")
+        self.refusals = self._counter("refusals", "Requests refused, by error code", "reason")
+        self.cancellations = self._counter("cancellations", "Requests whose client left, by stage", "stage")
+        self.queue_seconds = self._histogram("queue_seconds", "Waiting for admission to the engine")
+        self.retrieval_seconds = self._histogram("retrieval_seconds", "Query embedding and search")
+        self.first_token_seconds = self._histogram("time_to_first_token_seconds", "Request to first token", "endpoint")
+        self.inter_token_seconds = self._histogram("inter_token_seconds", "Between chunks of one choice")
+        self.end_to_end_seconds = self._histogram(
+            "end_to_end_seconds", "Request to last token, finished requests", "endpoint"
+        )
+        self.edit_visible_seconds = self._histogram("edit_visible_seconds", "Edit request to durable and visible")
+        self.facts_mounted = self._counter("facts_mounted", "Facts mounted by requests")
+        self.sweep_failures = self._counter("sweep_failures", "Removals of expired facts that failed")
+        self.in_flight = Gauge("kalmagrove_http_requests_in_flight", "HTTP requests", registry=self.registry)
+        self.registry.register(_Engine(engine))
+        self.registry.register(_Knowledge(store))
+
+    def render(self) -> bytes:
+        """The exposition text."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, help: str, *labels: str) -> Counter:
+        return Counter(f"kalmagrove_{name}", help, labels, registry=self.registry)
+
+    def _histogram(self, name: str, help: str, *labels: str) -> Histogram:
+        return Histogram(f"kalmagrove_{name}", help, labels, buckets=SECONDS, registry=self.registry)
+
+
+class _Engine(Collector):
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._engine.stats()
+        yield _gauge("engine_healthy", "1 while the engine makes forward progress", self._engine.healthy())
+        yield _gauge("requests_waiting", "Sequences waiting for admission", stats.waiting)
+        yield _gauge("requests_running", "Sequences being decoded", stats.running)
+        pages = GaugeMetricFamily("kalmagrove_pages", "KV pages, by use", labels=["use"])
+        pages.add_metric(["free"], stats.pages_free)
+        pages.add_metric(["context"], stats.pages_context)
+        pages.add_metric(["knowledge"], stats.pages_knowledge)
+        yield pages
+        yield _gauge("pages_capacity", "KV pages in all", stats.pages_total)
+        yield _counter("page_hits", "Mounted facts found in memory", stats.page_hits)
+        yield _counter("page_misses", "Mounted facts read from disk or encoded again", stats.page_misses)
+        yield _counter("facts_encoded", "Facts run through the model", stats.facts_encoded)
+        yield _counter("prompt_tokens", "Prompt tokens computed", stats.prompt_tokens)
+        yield _counter("generated_tokens", "Tokens generated", stats.generated_tokens)
+        yield _counter("preemptions", "Sequences put back because pages ran out", stats.preemptions)
+        yield _counter("engine_cancellations", "Sequences cancelled", stats.cancellations)
+        yield _counter("engine_steps", "Engine steps", stats.steps)
+
+
+class _Knowledge(Collector):
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._store.snapshot
+        yield _gauge("kb_version", "Published version of the knowledge", snapshot.version)
+        yield _gauge("kb_facts", "Facts held", snapshot.count())
+        yield _gauge("kb_tombstones", "Deleted rows that the index still holds", snapshot.tombstones)
+
+
+def _gauge(name: str, help: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"kalmagrove_{name}", help, value=value)
+
+
+def _counter(name: str, help: str, value: float) -> Metric:
+    return CounterMetricFamily(f"kalmagrove_{name}", help, value=value)

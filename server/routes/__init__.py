@@ -1,0 +1,1 @@
+"""HTTP endpoints. Each module makes one router; none does work at import."""

@@ -1,0 +1,162 @@
+"""What every request has in common: strict types, no unknown fields, and fields of OpenAI's that are not served."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from server.engine.protocol import SamplingParams
+
+IGNORED = frozenset(
+    {
+        "metadata",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "user",
+    }
+)
+"""OpenAI fields that change nothing about the answer: accepted, whatever they hold."""
+
+UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "audio": (None,),
+    "best_of": (None, 1),
+    "function_call": (None, "none"),
+    "functions": (None, []),
+    "modalities": (None, ["text"]),
+    "moderation": (None,),
+    "prediction": (None,),
+    "reasoning_effort": (None, "none"),
+    "response_format": (None, {"type": "text"}),
+    "store": (None, False),
+    "suffix": (None, ""),
+    "tool_choice": (None, "none"),
+    "tools": (None, []),
+    "verbosity": (None, "medium"),
+    "web_search_options": (None,),
+}
+"""OpenAI fields that are refused by name unless they hold one of these values, which ask for nothing."""
+
+MAX_STOPS = 16
+MAX_TOP_LOGPROBS = 20
+
+
+class Request(BaseModel):
+    """Base of all request bodies."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class StreamOptions(Request):
+    """How to stream."""
+
+    include_usage: bool | None = None
+    """One more chunk at the end, with the usage and no choices."""
+    include_obfuscation: bool | None = None
+    """Accepted; nothing is obfuscated."""
+
+
+class OpenAIRequest(Request):
+    """A request whose sender may use fields of OpenAI's API that mean nothing here."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_foreign_fields(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        kept = {}
+        for name, value in values.items():
+            if name in cls.model_fields:
+                kept[name] = value
+            elif name in UNSUPPORTED:
+                if value not in UNSUPPORTED[name]:
+                    raise PydanticCustomError("unsupported", "is not supported by this server", {"param": name})
+            elif name not in IGNORED:
+                kept[name] = value
+        return kept
+
+
+class SamplingRequest(OpenAIRequest):
+    """How to pick tokens and how to return them; the part that chat and plain completions share."""
+
+    DEFAULT_MAX_TOKENS: ClassVar[int | None] = None
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31)] | None = None
+    """Extension. 0 and -1: off."""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Extension."""
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Extension."""
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: (
+        Annotated[
+            dict[
+                Annotated[str, Field(pattern=r"^[0-9]{1,9}$")],
+                Annotated[float, Field(ge=-100, le=100)],
+            ],
+            Field(max_length=1024),
+        ]
+        | None
+    ) = None
+    stop: (
+        Annotated[str, Field(min_length=1, max_length=512)]
+        | Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=512)]],
+            Field(max_length=MAX_STOPS),
+        ]
+        | None
+    ) = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    ignore_eos: bool | None = None
+    """Extension: go on to max_tokens."""
+
+    @model_validator(mode="after")
+    def _check_stream_options(self) -> SamplingRequest:
+        if self.stream_options is not None and not self.stream:
+            raise PydanticCustomError("inconsistent", "is only allowed with stream: true", {"param": "stream_options"})
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether the stream ends with a usage chunk."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def choices(self) -> int:
+        """Answers per prompt."""
+        return self.n or 1
+
+    def sampling(self, max_tokens: int, logprobs: int | None, prompt_logprobs: int | None) -> SamplingParams:
+        """Engine parameters. The seed is that of the first choice."""
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return SamplingParams(
+            max_tokens=max_tokens,
+            temperature=_or(self.temperature, 1.0),
+            top_p=_or(self.top_p, 1.0),
+            top_k=max(0, self.top_k or 0),
+            min_p=self.min_p or 0.0,
+            seed=self.seed,
+            repetition_penalty=_or(self.repetition_penalty, 1.0),
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
+            stop=stop,
+            ignore_eos=bool(self.ignore_eos),
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+        )
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

@@ -1,0 +1,151 @@
+"""The server process: load everything, say what is served, listen, and drain when told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import NoReturn
+
+import uvicorn
+import uvloop
+from rich.console import Console
+from rich.markup import escape
+
+from server.app import close, create_app
+from server.loading import StartupError, load
+from server.services import Context
+from server.settings import Settings
+from server.warmup import import_demo, warm_up
+
+POLL_SECONDS = 0.05
+PARTING_SECONDS = 2.0
+"""For streams that were cut off to tell their clients so."""
+OnReady = Callable[[str], None]
+"""Called with the server's URL once it listens."""
+
+
+def run(settings: Settings, on_ready: OnReady | None = None) -> None:
+    """Serve until SIGTERM or SIGINT. Ends the process with status 1 and one line if it cannot start."""
+    console = Console(stderr=True)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    for chatty in ("httpx", "sentence_transformers", "transformers"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        listener = _bind(settings)
+        with listener:
+            app = create_app(settings, load(settings, console))
+            context: Context = app.state.context
+            server = DrainingServer(
+                _config(app, settings), context, partial(_announce, console, context, listener, on_ready)
+            )
+            # Uvicorn raises the signal again once it is done, for whoever else waits for it: nobody.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: None)
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_serve(server, context, console, listener))
+    except StartupError as error:
+        _fail(console, str(error))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+class DrainingServer(uvicorn.Server):
+    """Uvicorn, with a longer goodbye: running requests may end, new ones are told to go elsewhere."""
+
+    def __init__(self, config: uvicorn.Config, context: Context, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._context = context
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting; wait for running requests; cut those that take too long, with an error they can see."""
+        self._context.lifecycle.draining = True
+        for server in self.servers:
+            server.close()
+        if not await self._idle_within(self._context.settings.drain_timeout_s):
+            await self._context.services.engine.aclose()
+            await self._idle_within(PARTING_SECONDS)
+        await super().shutdown(sockets)
+
+    async def _idle_within(self, seconds: float) -> bool:
+        """True once no request is running; False if that takes longer, or somebody insists on the end."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while self.server_state.tasks and not self.force_exit:
+            if loop.time() >= deadline:
+                return False
+            await asyncio.sleep(POLL_SECONDS)
+        return not self.server_state.tasks
+
+
+async def _serve(server: DrainingServer, context: Context, console: Console, listener: socket.socket) -> None:
+    try:
+        await import_demo(context, console)
+        await warm_up(context)
+    except BaseException:
+        await close(context)
+        raise
+    # Uvicorn catches the signals, and raises them again once it is done, for whoever else waits for them: nobody.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    await server.serve([listener])
+
+
+def _config(app: object, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        limit_concurrency=settings.max_connections,
+        timeout_graceful_shutdown=5,
+    )
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """Before the model is loaded, so that a taken port is told at once."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise StartupError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from error
+    return listener
+
+
+def _announce(console: Console, context: Context, listener: socket.socket, on_ready: OnReady | None) -> None:
+    settings, services = context.settings, context.services
+    knowledge = services.store.snapshot
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{listener.getsockname()[1]}"  # the port may have been 0
+    console.print(
+        f"KalmaGrove serves [bold]{escape(services.model_name)}[/] ({services.engine.info.dtype}) with "
+        f"{knowledge.count()} facts, version {knowledge.version}, at [bold]{url}[/]",
+        highlight=False,
+    )
+    if services.keys.open():
+        console.print("No keys are configured: only this machine can reach the server, without a key.")
+    if on_ready is not None:
+        on_ready(url)
+
+
+def _fail(console: Console, message: str) -> NoReturn:
+    console.print(f"[red]kalmagrove:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    raise SystemExit(1)

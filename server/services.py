@@ -1,0 +1,93 @@
+"""What the routes work with, put together once per app."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from kan.prompt import PromptBuilder
+from kb.encoder import Encoder
+from kb.store import Store
+from server.auth import Keys
+from server.completions import Completions
+from server.engine.protocol import Engine
+from server.errors import not_found
+from server.knowledge import KnowledgeService
+from server.limits import Gate
+from server.metrics import Metrics
+from server.prompts import Preparer
+from server.settings import Settings
+
+
+class TokenCounter(Protocol):
+    """How the encoder of embeddings splits text."""
+
+    @property
+    def max_tokens(self) -> int:
+        """The encoder reads no further than this."""
+        ...
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Word pieces per text, the two special ones included."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts a server is made of. The app closes engine and store when it ends."""
+
+    engine: Engine
+    store: Store
+    encoder: Encoder
+    token_counter: TokenCounter
+    prompt: PromptBuilder
+    model_name: str
+    embedding_model_name: str = "all-minilm-l6-v2"
+    keys: Keys = field(default_factory=Keys)
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """Whether the server still takes work. Owned by the event loop."""
+
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Services, and what the app builds from them."""
+
+    settings: Settings
+    services: Services
+    metrics: Metrics
+    knowledge: KnowledgeService
+    preparer: Preparer
+    completions: Completions
+    edits: Gate
+    reads: Gate
+    imports: Gate
+    lifecycle: Lifecycle
+    started_at: int
+
+    @property
+    def fingerprint(self) -> str:
+        """OpenAI's system_fingerprint: changes with the model."""
+        return f"kg_{self.services.engine.info.model_fingerprint[:12]}"
+
+    def require_model(self, name: str) -> None:
+        """Raises ApiError (404) if the request names another model."""
+        if name != self.services.model_name:
+            message = f"The model {name!r} does not exist; this server has {self.services.model_name!r}."
+            raise not_found(message, "model", "model_not_found")
+
+
+async def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+ContextDep = Annotated[Context, Depends(_context)]

@@ -1,0 +1,135 @@
+"""What can be configured, from KALMAGROVE_* environment variables. Unknown names and bad values name themselves."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "KALMAGROVE_"
+CLIENT_VARIABLES = frozenset({"KALMAGROVE_URL", "KALMAGROVE_API_KEY", "KALMAGROVE_ADMIN_KEY"})
+"""Read by the command line when it speaks to a server; no settings of the server."""
+
+
+class Settings(BaseSettings):
+    """Settings of one server process. Immutable."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, protected_namespaces=())
+
+    host: str = "127.0.0.1"
+    """Where to listen. Anything but loopback needs key files."""
+    port: int = Field(8000, ge=0, le=65535)
+    """0: any free port."""
+    data_dir: Path = Path("data")
+    """Models, knowledge and cached pages live under it."""
+    model: str = "smollm2-135m"
+    """A name under data_dir/models, or the path of a checkpoint directory."""
+    phi: Path | None = None
+    """Safetensors file of φ; none: no bias."""
+    engine: Literal["embedded"] = "embedded"
+    client_keys_file: Path | None = None
+    """One `name:sha256-of-key` per line; for /v1, /tokenize, /detokenize."""
+    admin_keys_file: Path | None = None
+    """The same for /admin."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    cache_gib: float = Field(1.0, gt=0)
+    """Memory for KV pages."""
+    page_cache_disk_gib: float = Field(4.0, ge=0)
+    """Disk for encoded facts; 0: none."""
+    max_waiting: int = Field(64, ge=1)
+    """Requests that may queue for the engine; more are refused with 429."""
+    max_running: int = Field(16, ge=1)
+    """Sequences that are decoded together."""
+    step_tokens: int = Field(256, ge=16)
+    """Tokens one engine step may take."""
+    max_choices: int = Field(16, ge=1)
+    """Prompts × n of one request."""
+    max_body_bytes: int = Field(2 * 2**20, ge=1024)
+    max_import_bytes: int = Field(4 * 2**30, ge=1024)
+    """Body bound of /admin/kb/import, which is streamed."""
+    max_line_bytes: int = Field(64 * 2**10, ge=256)
+    """Longest line of an import."""
+    body_idle_timeout_s: float = Field(30.0, gt=0)
+    """Longest silence while a body is being sent."""
+    send_timeout_s: float = Field(60.0, gt=0)
+    """How long a client may leave a stream unread."""
+    max_connections: int = Field(2048, ge=1)
+    max_fact_tokens: int = Field(256, ge=1)
+    max_facts_per_request: int = Field(64, ge=0)
+    """Upper bound of knowledge.top_k."""
+    max_batch_facts: int = Field(512, ge=1)
+    """Facts of one edit; imports commit in batches of this size."""
+    max_pending_edits: int = Field(32, ge=1)
+    """Edits that may be in progress; more are refused with 429."""
+    max_embedding_inputs: int = Field(256, ge=1)
+    top_k: int = Field(8, ge=0)
+    """Facts mounted if a request does not say."""
+    min_score: float = Field(0.2, ge=-1, le=1)
+    """Least relevance of a mounted fact if a request does not say."""
+    min_version_wait_s: float = Field(1.0, ge=0)
+    """How long to wait for knowledge.min_version."""
+    request_timeout_s: float = Field(120.0, gt=0)
+    drain_timeout_s: float = Field(30.0, ge=0)
+    """How long running streams may go on after SIGTERM."""
+    sweep_interval_s: float = Field(5.0, gt=0)
+    """How often expired facts are removed (they stop being served the moment they expire)."""
+    knowledge_url: str | None = None
+    """Path or database URL of the facts log; none: data_dir/kb."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """At info every request is logged."""
+    demo: bool = True
+    """Fill an empty knowledge store with the demo's facts."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_variables(cls, values: Any) -> Any:
+        known = {PREFIX + name.upper() for name in cls.model_fields} | CLIENT_VARIABLES
+        unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+        if unknown:
+            raise ValueError(f"unknown setting {', '.join(unknown)}")
+        return values
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Settings:
+        if self.top_k > self.max_facts_per_request:
+            raise ValueError("top_k is above max_facts_per_request")
+        if not self.keys_configured and not is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host}: without client_keys_file and admin_keys_file the server listens on loopback only"
+            )
+        return self
+
+    @property
+    def keys_configured(self) -> bool:
+        """True if callers must show a key."""
+        return self.client_keys_file is not None or self.admin_keys_file is not None
+
+    @property
+    def model_dir(self) -> Path:
+        """The checkpoint's directory."""
+        path = Path(self.model)
+        return path if path.is_absolute() or len(path.parts) > 1 else self.data_dir / "models" / self.model
+
+    @property
+    def knowledge_location(self) -> str:
+        """What Store.open gets."""
+        return self.knowledge_url or str(self.data_dir / "kb")
+
+    @property
+    def page_dir(self) -> Path | None:
+        """Where encoded facts are cached, if anywhere."""
+        return self.data_dir / "pages" if self.page_cache_disk_gib else None
+
+
+def is_loopback(host: str) -> bool:
+    """True for localhost and addresses that never leave the machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

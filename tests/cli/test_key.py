@@ -1,0 +1,39 @@
+"""Keys: what is printed opens what is stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from server.auth import KeyRing
+from server.cli import app
+
+
+def _create(name: str) -> tuple[str, str]:
+    result = CliRunner().invoke(app, ["key", "create", name])
+    assert result.exit_code == 0, result.stderr
+    return result.stderr.strip().rpartition(" ")[2], result.stdout
+
+
+def test_the_line_knows_the_key(tmp_path: Path) -> None:
+    (first, first_line), (second, second_line) = _create("alice"), _create("bob-2")
+    path = tmp_path / "keys"
+    path.write_text(first_line + second_line)
+    ring = KeyRing.read(path)
+    assert (ring.find(first), ring.find(second)) == ("alice", "bob-2")
+    assert ring.find(first[:-1]) is None
+
+
+def test_the_key_is_not_in_the_line() -> None:
+    secret, line = _create("alice")
+    assert len(secret) >= 40
+    assert secret not in line
+
+
+@pytest.mark.parametrize("name", ["", "with space", "a:b", "x" * 65, "naïve"])
+def test_bad_names(name: str) -> None:
+    result = CliRunner().invoke(app, ["key", "create", name])
+    assert result.exit_code == 2
+    assert result.stdout == ""

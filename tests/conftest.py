@@ -1,0 +1,28 @@
+"""Models that many tests share, each made once per session. Tests must not write into them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kan.checkpoint import Checkpoint
+from kan.importing import import_model
+from tests.tiny import tiny_checkpoint
+
+_MODELS = Path(__file__).resolve().parents[1] / "data" / "models"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """The default tiny model."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """SmolLM2-135M-Instruct: the one `make models` imported, or else imported now from the installed package."""
+    imported = _MODELS / "smollm2-135m"
+    if imported.exists():
+        return Checkpoint.open(imported)
+    return import_model("smollm2-135m", tmp_path_factory.mktemp("models"))

@@ -1,0 +1,100 @@
+"""φ as a function, and as a file that must be right or refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kan.phi import FEATURES, Phi, PhiError, features, hat_basis, load_phi, save_phi, zero_phi
+
+
+def random_phi(seed: int = 0) -> Phi:
+    generator = torch.Generator().manual_seed(seed)
+    return Phi(torch.randn(2, 4, len(FEATURES), 8, generator=generator), "model-a", "encoder-a")
+
+
+def load(path: Path, **overrides: str) -> Phi:
+    wanted = {"model_fingerprint": "model-a", "encoder_fingerprint": "encoder-a"} | overrides
+    return load_phi(path, 2, 4, **wanted)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=20), st.integers(2, 9))
+def test_basis_weights_are_a_partition(relevance: list[float], knots: int) -> None:
+    basis = hat_basis(features(torch.tensor(relevance)), knots)
+    assert basis.shape == (len(relevance), len(FEATURES), knots)
+    assert torch.allclose(basis.sum(-1), torch.ones(()), atol=1e-5)
+    assert bool((basis >= 0).all())
+    assert bool(((basis > 0).sum(-1) <= 2).all())
+
+
+def test_a_spline_passes_through_its_coefficients_and_is_linear_between() -> None:
+    phi = zero_phi(1, 1, knots=5)
+    phi.coefficients[0, 0, 0] = torch.tensor([0.0, 1.0, 4.0, 9.0, 16.0])  # of relevance, knots at -1, -.5, 0, .5, 1
+    for relevance, expected in ((-1.0, 0.0), (-0.5, 1.0), (0.0, 4.0), (0.25, 6.5), (1.0, 16.0)):
+        assert phi(torch.tensor([relevance]))[0, 0, 0] == pytest.approx(expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.permutations(range(6)))
+def test_phi_of_a_fact_does_not_depend_on_its_place(order: list[int]) -> None:
+    relevance = torch.tensor([0.9, 0.1, 0.5, -0.3, 0.5, 0.0])
+    phi = random_phi()
+    assert torch.allclose(phi(relevance)[:, :, order], phi(relevance[order]), atol=1e-6)
+
+
+def test_zero_means_no_bias() -> None:
+    assert zero_phi(2, 4).is_zero
+    assert not random_phi().is_zero
+    assert not bool(zero_phi(2, 4)(torch.tensor([0.3, 0.9])).any())
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    save_phi(random_phi(), tmp_path / "phi.safetensors")
+    loaded = load(tmp_path / "phi.safetensors")
+    assert torch.equal(loaded.coefficients, random_phi().coefficients)
+    assert loaded.digest == random_phi().digest
+
+
+@pytest.mark.parametrize("what", ["model", "encoder"])
+def test_another_fingerprint_is_refused(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "phi.safetensors"
+    save_phi(random_phi(), path)
+    with pytest.raises(PhiError, match=f"phi.safetensors: φ was trained for another {what}"):
+        load(path, **{f"{what}_fingerprint": "b"})
+
+
+def refused(path: Path) -> bool:
+    """True if the file is refused by name; a file that is not must still give exactly the same φ."""
+    try:
+        loaded = load(path)
+    except PhiError as error:
+        return str(path) in str(error)
+    assert torch.equal(loaded.coefficients, random_phi().coefficients)
+    return False
+
+
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "phi.safetensors"
+    save_phi(random_phi(), path)
+    whole = path.read_bytes()
+    flipped = []
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        flipped.append(refused(path))
+    assert sum(flipped) > 0.9 * len(flipped)  # the rest hit the header's padding or a name nobody reads
+    for length in range(0, len(whole), 101):
+        path.write_bytes(whole[:length])
+        assert refused(path)
+
+
+def test_missing_file_and_wrong_shape_are_named(tmp_path: Path) -> None:
+    with pytest.raises(PhiError, match="no such φ file"):
+        load(tmp_path / "absent")
+    save_phi(random_phi(), tmp_path / "phi.safetensors")
+    with pytest.raises(PhiError, match=r"shape \(2, 4, 3, 8\); this model needs \(30, 9, 3"):
+        load_phi(tmp_path / "phi.safetensors", 30, 9, model_fingerprint="model-a", encoder_fingerprint="encoder-a")

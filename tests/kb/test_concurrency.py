@@ -1,0 +1,122 @@
+"""Readers and a writer at the same time, and the merging of segments behind their backs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from kb import compaction, index
+from kb.facts import Upsert
+from kb.index import NamespaceIndex, Row
+from kb.snapshot import Snapshot
+from kb.store import Store
+
+NOW = 1_800_000_000.0
+
+
+def state(snapshot: Snapshot, vector: Any) -> Any:
+    hits = snapshot.search("default", vector, 20, -1.0, NOW)
+    listed = [(fact.id, fact.text, fact.version) for fact in snapshot.facts("default", NOW)]
+    return snapshot.version, snapshot.count(), listed, [(hit.fact.id, hit.fact.text, hit.score) for hit in hits]
+
+
+def test_a_snapshot_never_changes_while_edits_go_on(store: Store, encoder: Any) -> None:
+    vector = encoder.embed(["query"])[0]
+    stop = threading.Event()
+
+    def edit() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            store.apply([Upsert(f"f{number % 40}", "default", f"text {number}")])
+            if number % 60 == 0:
+                store.rollback(max(0, store.snapshot.version - 30))
+
+    def watch() -> int:
+        seen = 0
+        while not stop.is_set():
+            snapshot = store.snapshot
+            first = state(snapshot, vector)
+            listed, hits = first[2], first[3]
+            # Index and facts of one snapshot agree.
+            assert {item[:2] for item in hits} <= {item[:2] for item in listed}
+            assert all(version <= snapshot.version for _, _, version in listed)
+            time.sleep(0.002)
+            assert state(snapshot, vector) == first
+            seen += 1
+        return seen
+
+    with mock.patch.multiple(index, DELTA_ROWS=4, MOST_PARTS=6), ThreadPoolExecutor(4) as pool:
+        writer = pool.submit(edit)
+        watchers = [pool.submit(watch) for _ in range(3)]
+        time.sleep(2.5)
+        stop.set()
+        writer.result()
+        assert all(watcher.result() > 10 for watcher in watchers)
+    assert store.snapshot.version > 50
+
+
+def test_versions_become_visible_before_they_are_acknowledged(store: Store) -> None:
+    def edit(worker: int) -> None:
+        for number in range(40):
+            commit = store.apply([Upsert(f"w{worker}", "default", f"text {worker} {number}")])
+            snapshot = store.snapshot
+            assert snapshot.version >= commit.version
+            fact = snapshot.find("default", f"w{worker}")
+            assert fact is not None
+            assert (fact.text, fact.version) == (f"text {worker} {number}", commit.version)
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(edit, worker) for worker in range(4)]:
+            future.result()
+    assert store.snapshot.version == 160
+
+
+def test_background_merges_empty_the_tombstones_and_change_no_answer(store: Store, encoder: Any) -> None:
+    with mock.patch.object(index, "DELTA_ROWS", 8):
+        for number in range(300):
+            store.apply([Upsert(f"f{number % 50}", "default", f"text {number}")])
+        deadline = time.monotonic() + 10
+        while store.snapshot.indexes["default"].merge_plan() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    parts = store.snapshot.indexes["default"].parts
+    assert sum(len(part.segment) for part in parts) < 80
+    assert len(parts) < 8
+    vector = encoder.embed(["query"])[0]
+    expected = {f"f{number % 50}": f"text {number}" for number in range(250, 300)}
+    scores = {name: float(encoder.embed([text])[0] @ vector) for name, text in expected.items()}
+    best = sorted(scores, key=lambda name: (-scores[name], name))[:10]
+    hits = store.snapshot.search("default", vector, 10, -1.0, NOW)
+    assert [hit.fact.id for hit in hits] == best
+    assert {hit.fact.text for hit in hits} == {expected[name] for name in best}
+
+
+def row(fact_id: str, expires_at: float = np.inf) -> Row:
+    vector = np.random.default_rng(abs(hash(fact_id)) % 2**32).standard_normal(8).astype(np.float32)
+    return Row(fact_id, vector, expires_at)
+
+
+@pytest.mark.parametrize("removed", [["a0"], ["a0", "b3", "c7"], []])
+def test_rows_that_die_during_a_merge_stay_dead(removed: list[str]) -> None:
+    with mock.patch.object(index, "DELTA_ROWS", 4):
+        built = NamespaceIndex()
+        for letter in "abc":
+            built = built.edited((), [row(f"{letter}{number}") for number in range(8)])
+        plan = built.merge_plan()
+        assert plan
+        merged = compaction.merge(plan)
+        later = built.edited(removed, [row("z1")]).edited((), [row("z2")])
+        result = later.replaced(plan, merged)
+        assert result is not None
+        query = row("query").vector
+        assert result.search(query, 30, 0.0) == later.search(query, 30, 0.0)
+        assert list(result.ids()) == list(later.ids())
+        assert result.replaced(plan, merged) is None  # taken away already
+        assert len(built) == 24
+        assert built.tombstones == 0

@@ -1,0 +1,153 @@
+"""The store against a model of it: a plain dict and brute-force search."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from kb import index
+from kb.facts import Change, Delete, FactNotFound, Key, Upsert
+from kb.store import Store
+
+Content = dict[Key, tuple[str, Any, float | None]]
+
+NAMESPACES = st.sampled_from(["default", "other"])
+IDS = st.sampled_from([f"f{number}" for number in range(12)])
+# Few texts, so that facts share them and scores tie.
+TEXTS = st.sampled_from([f"text {number}" for number in range(6)])
+EXPIRY = st.none() | st.integers(0, 20).map(float)
+METADATA = st.sampled_from([{}, {"n": 1}, {"n": True}, {"deep": [{"x": None}]}])
+UPSERTS = st.builds(Upsert, IDS, NAMESPACES, TEXTS, METADATA, EXPIRY)
+DELETES = st.builds(Delete, IDS, NAMESPACES)
+BATCHES = st.lists(UPSERTS | DELETES, min_size=1, max_size=8, unique_by=lambda change: (change.namespace, change.id))
+
+
+class StoreMachine(RuleBasedStateMachine):
+    encoder_factory: Callable[[], Any]
+
+    @initialize()
+    def open_store(self) -> None:
+        # Tiny segments, so that a few edits seal and merge many of them.
+        self.small = mock.patch.multiple(index, DELTA_ROWS=3, MOST_PARTS=4)
+        self.small.start()
+        self.directory = Path(tempfile.mkdtemp())
+        self.encoder = self.encoder_factory()
+        self.store = Store.open(self.directory, self.encoder)
+        self.content: Content = {}
+        self.versions: list[Content] = [{}]
+        self.touched: dict[Key, int] = {}
+
+    def teardown(self) -> None:
+        self.store.close()
+        self.small.stop()
+        shutil.rmtree(self.directory)
+
+    def _new_version(self, content: Content) -> None:
+        version = len(self.versions)
+        for key in content.keys() | self.content.keys():
+            if repr(content.get(key)) != repr(self.content.get(key)):
+                self.touched[key] = version
+        self.content = content
+        self.versions.append(content)
+        assert self.store.snapshot.version == version
+
+    @rule(changes=BATCHES)
+    def edit(self, changes: list[Change]) -> None:
+        content = dict(self.content)
+        missing = [change for change in changes if isinstance(change, Delete)]
+        missing = [change for change in missing if (change.namespace, change.id) not in content]
+        if missing:
+            try:
+                self.store.apply(changes)
+            except FactNotFound as error:
+                assert (error.namespace, error.fact_id) == (missing[0].namespace, missing[0].id)
+                return
+            raise AssertionError("a delete of an unknown fact was accepted")
+        for change in changes:
+            key = (change.namespace, str(change.id))
+            if isinstance(change, Delete):
+                del content[key]
+            else:
+                content[key] = (change.text, change.metadata, change.expires_at)
+                self.touched[key] = len(self.versions)
+        before = {text for text, _, _ in self.content.values()}
+        commit = self.store.apply(changes)
+        assert set(commit.gone_texts) == before - {text for text, _, _ in content.values()}
+        self._new_version(content)
+
+    @rule(back=st.integers(0, 5))
+    def rollback(self, back: int) -> None:
+        version = max(0, len(self.versions) - 1 - back)
+        self.store.rollback(version)
+        self._new_version(self.versions[version])
+
+    @rule(now=st.integers(0, 20))
+    def sweep(self, now: int) -> None:
+        content = {key: value for key, value in self.content.items() if value[2] is None or value[2] > now}
+        commit = self.store.sweep_expired(float(now))
+        if commit is None:
+            assert content == self.content
+        else:
+            assert commit.deleted == len(self.content) - len(content) > 0
+            self._new_version(content)
+
+    @rule()
+    def reopen(self) -> None:
+        self.store.close()
+        self.store = Store.open(self.directory, self.encoder)
+
+    @rule(
+        text=TEXTS, namespace=NAMESPACES, k=st.integers(1, 14), now=st.integers(0, 21), least=st.just(-1) | st.just(0)
+    )
+    def search(self, text: str, namespace: str, k: int, now: int, least: int) -> None:
+        query = self.encoder.embed([text])[0]
+        expected = []
+        for (space, fact_id), (fact_text, _, expires_at) in self.content.items():
+            score = float(np.dot(self.encoder.embed([fact_text])[0].astype(np.float64), query.astype(np.float64)))
+            if space == namespace and (expires_at is None or expires_at > now) and score >= least:
+                expected.append((-round(score, 9), fact_id))
+        found = self.store.snapshot.search(namespace, query, k, float(least), float(now))
+        assert [(-round(hit.score, 9), hit.fact.id) for hit in found] == sorted(expected)[:k]
+
+    @rule(namespace=NAMESPACES, limit=st.integers(1, 5), now=st.integers(0, 21), cursor=st.none() | IDS)
+    def page(self, namespace: str, limit: int, now: int, cursor: str | None) -> None:
+        living = sorted(
+            fact_id
+            for (space, fact_id), (_, _, expires_at) in self.content.items()
+            if space == namespace and (expires_at is None or expires_at > now) and fact_id > (cursor or "")
+        )
+        page = self.store.snapshot.list(namespace, limit, cursor, float(now))
+        assert [fact.id for fact in page.facts] == living[:limit]
+        assert page.next_cursor == (living[limit - 1] if len(living) > limit else None)
+
+    @invariant()
+    def holds_the_content(self) -> None:
+        snapshot = self.store.snapshot
+        assert snapshot.version == len(self.versions) - 1
+        held = {fact.key: (fact.text, fact.metadata, fact.expires_at) for fact in snapshot.by_key.values()}
+        assert repr(sorted(held.items())) == repr(sorted(self.content.items()))
+        assert snapshot.count() == len(self.content)
+        for key in self.content:
+            fact = snapshot.find(*key)
+            assert fact is not None
+            assert fact.version == self.touched[key]
+        for namespace in ("default", "other"):
+            assert snapshot.count(namespace) == sum(key[0] == namespace for key in self.content)
+        assert snapshot.namespaces() == tuple(sorted({key[0] for key in self.content}))
+
+
+def test_the_store_does_what_a_dict_does(make_encoder: Callable[[], Any]) -> None:
+    StoreMachine.encoder_factory = staticmethod(make_encoder)
+    StoreMachine.TestCase.settings = settings(
+        max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    StoreMachine.TestCase("runTest").runTest()

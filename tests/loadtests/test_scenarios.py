@@ -1,0 +1,128 @@
+"""Every scenario from end to end against a stub server, and what it says of servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from loadtests import edit, recency, throughput, ttft
+from loadtests.client import Answer, MountedReport, RequestError, Target
+from loadtests.report import Report
+from loadtests.scenario import Options
+from tests.loadtests.stub_server import Stub, running
+
+
+@pytest.fixture
+def stub() -> Stub:
+    return Stub()
+
+
+@pytest.fixture
+def target(stub: Stub) -> Iterator[Target]:
+    with running(stub) as url:
+        yield Target(url, "client-key", "admin-key")
+
+
+def _options(target: Target, count: int = 6, max_seconds: float = 60.0) -> Options:
+    return Options(target, count=count, facts=40, max_seconds=max_seconds)
+
+
+def _quiet(what: str, done: int, total: int) -> None:
+    assert 0 <= done <= total
+
+
+async def test_ttft(target: Target) -> None:
+    report = await ttft.run(_options(target), _quiet)
+    assert not report.failures
+    assert report.series[ttft.MOUNTED].n == report.series[ttft.PASTED].n == 6
+    assert report.series["retrieval (ms)"].median == 0.7
+    assert report.figures["TTFT ratio of medians, prompt / mounted"] > 0
+
+
+async def test_ttft_refuses_a_run_that_mounted_fewer_facts(target: Target) -> None:
+    report = await ttft.run(Options(target, count=3, facts=4), _quiet)
+    assert report.failures == ["3 answers did not mount 8 facts"]
+
+
+async def test_edit(target: Target, stub: Stub) -> None:
+    report = await edit.run(_options(target), _quiet)
+    assert not report.failures
+    assert report.series["edit acknowledged, idle (ms)"].n == 6
+    assert report.series["edit acknowledged, under 4 streams (ms)"].n == 6
+    assert report.figures["pieces streamed meanwhile, per second"] > 0
+    assert stub.requests >= 4
+    assert stub.keys_seen == {
+        ("/admin/kb/facts", "Bearer admin-key"),
+        ("/v1/chat/completions", "Bearer client-key"),
+    }
+
+
+async def test_edit_tells_of_a_stream_that_failed(target: Target, stub: Stub) -> None:
+    stub.break_stream = True
+    with pytest.raises(RequestError, match="the engine died"):
+        await edit.run(_options(target), _quiet)
+
+
+async def test_recency(target: Target) -> None:
+    report = await recency.run(_options(target), _quiet)
+    assert not report.failures
+    assert report.figures["stale answers"] == 0
+
+
+async def test_recency_catches_a_server_that_lags(target: Target, stub: Stub) -> None:
+    stub.lag = True
+    report = await recency.run(_options(target), _quiet)
+    assert report.figures["stale answers"] == 6
+    assert report.failures
+
+
+async def test_throughput(target: Target) -> None:
+    report = await throughput.run(_options(target, count=20), _quiet)
+    assert not report.failures
+    assert report.series["TTFT, 16 streams (ms)"].n == 32
+    assert report.series["tokens per second, 1 stream"].n == 5
+    assert report.figures["aggregate throughput, 16 streams / 1"] > 1
+
+
+async def test_throughput_tells_a_refusal(target: Target, stub: Stub) -> None:
+    stub.refuse = True
+    with pytest.raises(RequestError, match="429 the queue is full"):
+        await throughput.run(_options(target), _quiet)
+
+
+async def test_time_is_bounded(target: Target) -> None:
+    report = await asyncio.wait_for(ttft.run(_options(target, count=100_000, max_seconds=0.5), _quiet), 30)
+    assert any("of 100000 measured" in failure for failure in report.failures)
+
+
+async def test_no_server() -> None:
+    with pytest.raises(RequestError, match="ConnectError"):
+        await ttft.run(_options(Target("http://127.0.0.1:9")), _quiet)
+
+
+def _answer(version: int | None, *facts: MountedReport) -> Answer:
+    return Answer("text", (0.1,), 1, 1, version, 1.0, facts)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (_answer(None), "snapshot None"),
+        (_answer(6, MountedReport(recency.EDITED, 7, 0.9)), "snapshot 6"),
+        (_answer(7, MountedReport("another", 7, 0.9)), "not mounted"),
+        (_answer(7, MountedReport(recency.EDITED, 6, 0.9)), "has version 6"),
+    ],
+)
+def test_stale(answer: Answer, reason: str) -> None:
+    assert reason in str(recency.stale(7, answer))
+
+
+def test_not_stale() -> None:
+    assert recency.stale(7, _answer(8, MountedReport(recency.EDITED, 7, 0.9))) is None
+
+
+def test_reports_are_of_their_scenario(target: Target) -> None:
+    report: Report = asyncio.run(recency.run(_options(target, count=1), _quiet))
+    assert (report.scenario, report.model, report.server) == ("recency", "stub", target.url)

@@ -1,0 +1,148 @@
+"""/admin/kb: edits, lists, search, history, rollback, expiry."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from server.services import Context
+from tests.server.support import FACTS, QUESTION, Service, error
+
+
+async def test_put_get_list_delete(service: Service) -> None:
+    reply = await service.put(**FACTS)
+    assert reply == {"version": 1, "upserted": 3, "visible_ms": reply["visible_ms"]}
+    assert reply["visible_ms"] > 0
+    fact = (await service.http.get("/admin/kb/facts/ceo")).json()
+    assert fact["text"] == FACTS["ceo"]
+    assert (fact["version"], fact["namespace"], fact["metadata"], fact["expires_at"]) == (1, "default", {}, None)
+    page = (await service.http.get("/admin/kb/facts", params={"limit": 2})).json()
+    assert [fact["id"] for fact in page["facts"]] == ["ceo", "ferry"]
+    rest = (await service.http.get("/admin/kb/facts", params={"limit": 2, "cursor": page["next_cursor"]})).json()
+    assert [fact["id"] for fact in rest["facts"]] == ["tram"]
+    assert rest["next_cursor"] is None
+    gone = (await service.http.delete("/admin/kb/facts/ceo")).json()
+    assert gone == {"version": 2, "deleted": 1, "visible_ms": gone["visible_ms"]}
+    for response in (await service.http.get("/admin/kb/facts/ceo"), await service.http.delete("/admin/kb/facts/ceo")):
+        assert response.status_code == 404
+        assert error(response)["param"] == "id"
+    assert service.version == 2
+
+
+async def test_pages_come_with_the_fact_and_go_with_it(service: Service) -> None:
+    async def pages() -> int:
+        await service.engine.audit()
+        return service.engine.stats().pages_knowledge
+
+    before = await pages()
+    await service.put(ceo=FACTS["ceo"])
+    encoded = service.engine.stats().facts_encoded
+    assert await pages() > before
+    await service.chat()
+    assert service.engine.stats().facts_encoded == encoded  # nothing was left to do for the question
+    await service.http.delete("/admin/kb/facts/ceo")
+    assert await pages() == before
+
+
+async def test_a_text_shared_by_two_facts_stays_until_the_last_is_gone(service: Service) -> None:
+    before = service.engine.stats().pages_knowledge
+    await service.put(one=FACTS["ceo"], two=FACTS["ceo"])
+    await service.http.delete("/admin/kb/facts/one")
+    await service.engine.audit()
+    assert service.engine.stats().pages_knowledge > before
+    await service.http.delete("/admin/kb/facts/two")
+    await service.engine.audit()
+    assert service.engine.stats().pages_knowledge == before
+
+
+async def test_a_batch_is_all_or_nothing(service: Service) -> None:
+    facts = [{"id": "a", "text": "Good."}, {"id": "b", "text": "word " * 300}]
+    response = await service.http.put("/admin/kb/facts", json={"facts": facts})
+    assert response.status_code == 400
+    assert error(response)["param"] == "facts[1].text"
+    assert service.version == 0
+
+
+async def test_namespaces_are_apart(service: Service) -> None:
+    facts = [{"id": "x", "text": "Here.", "namespace": "one"}, {"id": "x", "text": "There.", "namespace": "two"}]
+    assert (await service.http.put("/admin/kb/facts", json={"facts": facts})).status_code == 200
+    for namespace, text in (("one", "Here."), ("two", "There.")):
+        found = await service.http.get("/admin/kb/facts/x", params={"namespace": namespace})
+        assert found.json()["text"] == text
+    version = (await service.http.get("/admin/kb/version")).json()
+    assert version == {"version": 1, "facts": 2, "namespaces": {"one": 1, "two": 1}, "tombstones": 0}
+
+
+async def test_search(informed: Service) -> None:
+    found = (await informed.http.post("/admin/kb/search", json={"query": QUESTION, "top_k": 2})).json()
+    assert found["hits"][0]["fact"]["id"] == "ceo"
+    assert found["version"] == 1
+    too_many = await informed.http.post("/admin/kb/search", json={"query": "x", "top_k": 65})
+    assert error(too_many)["param"] == "top_k"
+
+
+async def test_history_and_rollback(informed: Service) -> None:
+    await informed.put(ceo="The chief executive of Zorvex is Odd Halvorsen.")
+    await informed.http.delete("/admin/kb/facts/tram")
+    history = (await informed.http.get("/admin/kb/facts/ceo/history", params={"limit": 1})).json()
+    assert [(entry["version"], entry["operation"]) for entry in history["versions"]] == [(2, "upsert")]
+    older = await informed.http.get("/admin/kb/facts/ceo/history", params={"before": history["next_before"]})
+    assert [entry["text"] for entry in older.json()["versions"]] == [FACTS["ceo"]]
+    back = (await informed.http.post("/admin/kb/rollback", json={"version": 1})).json()
+    assert back == {"version": 4, "upserted": 2, "deleted": 0, "visible_ms": back["visible_ms"]}
+    assert (await informed.http.get("/admin/kb/facts/ceo")).json()["text"] == FACTS["ceo"]
+    log = (await informed.http.get("/admin/kb/history")).json()["versions"]
+    assert [(entry["version"], entry["kind"]) for entry in log] == [
+        (4, "rollback"),
+        (3, "edit"),
+        (2, "edit"),
+        (1, "edit"),
+    ]
+    assert (await informed.chat()).json()["knowledge"]["facts"][0]["version"] == 4
+    unknown = await informed.http.post("/admin/kb/rollback", json={"version": 99})
+    assert (unknown.status_code, error(unknown)["param"]) == (400, "version")
+    never = await informed.http.get("/admin/kb/facts/none/history")
+    assert never.status_code == 404
+
+
+async def test_expired_facts_are_not_served_and_then_removed(service: Service) -> None:
+    soon = time.time() + 0.3
+    facts = [{"id": "ceo", "text": FACTS["ceo"], "expires_at": soon}]
+    await service.http.put("/admin/kb/facts", json={"facts": facts})
+    assert (await service.chat()).json()["knowledge"]["facts"]
+    await asyncio.sleep(0.35)
+    assert (await service.chat()).json()["knowledge"]["facts"] == []
+    assert (await service.http.get("/admin/kb/facts/ceo")).status_code == 404
+    context: Context = service.app.state.context
+    await context.knowledge.sweep()
+    assert service.store.snapshot.count() == 0
+    await service.engine.audit()
+
+
+async def test_read_your_writes_waits_for_the_version(informed: Service) -> None:
+    waiting = asyncio.create_task(informed.chat(knowledge={"min_version": 2}))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    await informed.put(ceo="The chief executive of Zorvex is Odd Halvorsen.")
+    assert (await waiting).json()["knowledge"]["version"] == 2
+
+
+async def test_concurrent_edits_get_versions_of_their_own(service: Service) -> None:
+    replies = await asyncio.gather(*[service.put(**{f"f{i}": f"Fact number {i}."}) for i in range(12)])
+    assert sorted(reply["version"] for reply in replies) == list(range(1, 13))
+
+
+async def test_a_request_that_outlives_a_delete_leaves_no_pages(informed: Service) -> None:
+    """The deleted fact may have been encoded again for a request that found it before."""
+    before = (await informed.chat()).json()["knowledge"]["facts"]
+    assert before
+    slow = asyncio.create_task(informed.chat(max_tokens=400))
+    await asyncio.sleep(0.2)
+    for fact in FACTS:
+        await informed.http.delete(f"/admin/kb/facts/{fact}")
+    answer = (await slow).json()
+    assert answer["knowledge"]["version"] == 1
+    await informed.engine.audit()
+    stats = informed.engine.stats()
+    preamble = -(-len(informed.context.services.prompt.preamble) // 16)
+    assert stats.pages_knowledge == preamble
