@@ -52,8 +52,8 @@ class Kernel(Protocol):
 def with_key_channel(q: Tensor, k: Tensor, v: Tensor, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Eq. 1 as plain attention: q' = [q, one-hot], k' = [k, φ], v' = [v, 0], scale still 1/√d.
 
-    q [H, n, d], k and v [H_kv, T, d], phi [H, T] -> the same with d + group channels, where group = H / H_kv. The one-hot
-    of a query head picks its own φ out of the group's channels. Cut the output back to d.
+    q [H, n, d], k and v [H_kv, T, d], phi [H, T] -> the same with d + group channels, where group = H / H_kv.
+    The one-hot of a query head picks its own φ out of the group's channels. Cut the output back to d.
     """
     group = q.shape[0] // k.shape[0]
     pick = torch.eye(group, dtype=q.dtype).repeat(k.shape[0], 1)

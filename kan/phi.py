@@ -28,6 +28,8 @@ from torch import Tensor
 FEATURES = ("relevance", "gap", "log_count")
 RANGES = ((-1.0, 1.0), (0.0, 1.0), (0.0, math.log(64.0)))
 FORMAT = "kalmagrove-phi-1"
+GAP_SLOPE = 30.0
+GAP_FLOOR = 6.0
 
 
 class PhiError(Exception):
@@ -62,13 +64,28 @@ def zero_phi(num_layers: int, num_heads: int, knots: int = 8) -> Phi:
     return Phi(torch.zeros(num_layers, num_heads, len(FEATURES), knots))
 
 
+def gap_phi(num_layers: int, num_heads: int, head_dim: int, knots: int = 8) -> Phi:
+    """A φ that nobody trained: facts behind the best one lose attention in proportion to their gap.
+
+    It multiplies the attention weight of a fact whose gap is x by exp(-GAP_SLOPE · x), and by no less than
+    exp(-GAP_FLOOR): a retriever's ranking, told to the model. The same in every layer and head.
+    """
+    phi = zero_phi(num_layers, num_heads, knots)
+    low, high = RANGES[FEATURES.index("gap")]
+    gaps = torch.linspace(low, high, knots)
+    weight = torch.clamp(GAP_SLOPE * gaps, max=GAP_FLOOR)
+    phi.coefficients[:, :, FEATURES.index("gap")] = -math.sqrt(head_dim) * weight
+    return phi
+
+
 def features(relevance: Tensor) -> Tensor:
     """relevance [m] -> [m, features], each mapped to [0, 1] by its range."""
     gap = relevance.max() - relevance
     count = torch.full_like(relevance, math.log(max(len(relevance), 1)))
     raw = torch.stack((relevance, gap, count), dim=-1)
     low, high = torch.tensor(RANGES, dtype=raw.dtype).T
-    return ((raw - low) / (high - low)).clamp(0, 1)
+    scaled: Tensor = (raw - low) / (high - low)
+    return scaled.clamp(0, 1)
 
 
 def hat_basis(x: Tensor, knots: int) -> Tensor:

@@ -109,6 +109,11 @@ class Completions:
         # Requests in retrieval are not in the engine's queue yet; this bounds both together.
         self._gate = Gate(settings.max_waiting + settings.max_running, "requests")
 
+    @property
+    def in_progress(self) -> int:
+        """Jobs that have been admitted and are not finished."""
+        return self._gate.held
+
     @asynccontextmanager
     async def run(self, job: Job) -> AsyncGenerator[Run, None]:
         """Find the facts, submit every choice, and hand out their chunks.

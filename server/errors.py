@@ -202,7 +202,11 @@ def _from_http(error: HTTPException) -> ApiError:
 def _from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     """The first field's problem. Of the branches of a union the one that got furthest is what the client meant."""
     field = errors[0]["loc"][:2]
-    first = max((error for error in errors if error["loc"][:2] == field), key=lambda error: len(error["loc"]))
+    branches: dict[object, Mapping[str, Any]] = {}
+    for error in errors:
+        if error["loc"][:2] == field:
+            branches.setdefault(tuple(part for part in error["loc"] if isinstance(part, str)), error)
+    first = max(branches.values(), key=_reach)
     kind, context = str(first["type"]), first.get("ctx") or {}
     param = context.get("param") or path_of(first["loc"])
     if kind == "extra_forbidden":
@@ -213,6 +217,12 @@ def _from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     code = "unsupported_parameter" if kind == "unsupported" else "invalid_value"
     message = str(first["msg"])
     return invalid(f"{param}: {message}" if param else message, param, code)
+
+
+def _reach(error: Mapping[str, Any]) -> tuple[int, list[int]]:
+    """How far validation got before this error: how deep, and past how many list items."""
+    location = error["loc"]
+    return len(location), [part for part in location if isinstance(part, int)]
 
 
 def path_of(location: Sequence[str | int]) -> str | None:

@@ -21,6 +21,7 @@ from kb.encoder import Encoder
 from kb.facts import Change, InvalidChange, KnowledgeError, Upsert
 from kb.snapshot import Hit, Snapshot
 from kb.store import Commit, Prepared, Store
+from kb.validation import validate_batch
 from server.engine.protocol import Engine, FactTokens, MountedFact
 from server.errors import invalid
 from server.metrics import Metrics
@@ -128,8 +129,8 @@ class KnowledgeService:
     async def apply(self, changes: Sequence[Change]) -> Edited:
         """All changes or none. Raises KnowledgeError, EngineError."""
         started = time.perf_counter()
-        facts = await _on(self._preparer, partial(self._fact_tokens, changes))
-        prepared = await self._prepare(changes, facts)
+        checked, facts = await _on(self._preparer, partial(self._check, changes))
+        prepared = await self._prepare(checked, facts)
         return await self._commit(started, partial(self.store.commit, prepared))
 
     async def rollback(self, version: int) -> Edited:
@@ -166,16 +167,18 @@ class KnowledgeService:
         key = self._prompt.fact_key(self._engine.info.model_fingerprint, text)
         return FactTokens(key, self._prompt.fact(text))
 
-    def _fact_tokens(self, changes: Sequence[Change]) -> list[FactTokens]:
+    def _check(self, changes: Sequence[Change]) -> tuple[Sequence[Change], list[FactTokens]]:
+        """The changes, valid, and the facts to encode. Before any work: a refused edit must cost nothing."""
+        checked = validate_batch(changes, self.store.limits)
         facts = []
-        for index, change in enumerate(changes):
+        for index, change in enumerate(checked):
             if isinstance(change, Upsert):
                 tokens = self._tokens(change.text)
                 if len(tokens.tokens) > self._max_fact_tokens:
                     message = f"has {len(tokens.tokens)} tokens; at most {self._max_fact_tokens} are allowed"
                     raise InvalidChange(index, "text", message)
                 facts.append(tokens)
-        return facts
+        return checked, facts
 
     async def _prepare(self, changes: Sequence[Change], facts: list[FactTokens]) -> Prepared:
         """Embed and encode side by side. If the embedding fails, or the client leaves, encoding stops too."""

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from kan.checkpoint import Checkpoint, CheckpointError
 from kan.config import KANConfig
-from kan.phi import PhiError
+from kan.phi import Phi, PhiError, gap_phi
 from kan.prompt import PromptBuilder
 from kb.encoder import Encoder
 from kb.facts import KnowledgeError, Limits
@@ -48,7 +48,7 @@ def load(settings: Settings, console: Console) -> Services:
                     checkpoint,
                     prompt,
                     engine_options(settings, checkpoint.config),
-                    settings.phi,
+                    _phi(settings, checkpoint.config),
                     encoder_fingerprint=encoder.fingerprint,
                 )
         except BaseException:
@@ -89,6 +89,14 @@ def _checkpoint(settings: Settings) -> Checkpoint:
             f"there is no model at {directory}; `kalmagrove model import {settings.model}` may bring it there"
         )
     return Checkpoint.open(directory)
+
+
+def _phi(settings: Settings, config: KANConfig) -> Phi | Path | None:
+    if settings.phi == "none":
+        return None
+    if settings.phi == "gap":
+        return gap_phi(config.num_layers, config.num_heads, config.head_dim)
+    return Path(settings.phi)
 
 
 def _open_store(settings: Settings, encoder: Encoder, console: Console) -> Store:

@@ -28,8 +28,8 @@ class Settings(BaseSettings):
     """Models, knowledge and cached pages live under it."""
     model: str = "smollm2-135m"
     """A name under data_dir/models, or the path of a checkpoint directory."""
-    phi: Path | None = None
-    """Safetensors file of φ; none: no bias."""
+    phi: str = "gap"
+    """Safetensors file of φ; `gap`: the built-in one that goes by the retriever's ranking; `none`: no bias."""
     engine: Literal["embedded"] = "embedded"
     client_keys_file: Path | None = None
     """One `name:sha256-of-key` per line; for /v1, /tokenize, /detokenize."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from kan.checkpoint import Checkpoint
 from kan.importing import import_model
 from tests.tiny import tiny_checkpoint
+
+# A busy machine is no failure: pytest's own timeout bounds a test that hangs.
+settings.register_profile("kalmagrove", deadline=None)
+settings.load_profile("kalmagrove")
 
 _MODELS = Path(__file__).resolve().parents[1] / "data" / "models"
 

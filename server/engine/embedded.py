@@ -85,16 +85,18 @@ class EmbeddedEngine:
         checkpoint: Checkpoint,
         prompt: PromptBuilder,
         options: EngineOptions,
-        phi_path: Path | None,
+        phi: Phi | Path | None,
         *,
         encoder_fingerprint: str = "",
     ) -> EmbeddedEngine:
-        """Load the weights (seconds) and return a running engine. Raises CheckpointError or PhiError."""
+        """Load the weights (seconds) and return a running engine. `phi`: itself, its file, or None for no bias.
+
+        Raises CheckpointError or PhiError, naming the file; ValueError for options that do not fit the model.
+        """
         config = checkpoint.config
-        phi = None
-        if phi_path is not None:
+        if isinstance(phi, Path):
             phi = load_phi(
-                phi_path,
+                phi,
                 config.num_layers,
                 config.num_heads,
                 model_fingerprint=checkpoint.fingerprint,
@@ -113,7 +115,7 @@ class EmbeddedEngine:
         return self._thread.is_alive() and not (self._closed or self._dead or stalled)
 
     async def encode(self, facts: Sequence[FactTokens]) -> None:
-        """See the protocol. Raises RequestTooLarge for a fact over `max_fact_tokens`, EngineOverloaded if too many wait."""
+        """See the protocol. RequestTooLarge: a fact over `max_fact_tokens`; EngineOverloaded: too many wait."""
         if not facts:
             return
         self._require_alive()
@@ -141,17 +143,9 @@ class EmbeddedEngine:
         await future
 
     async def forget(self, keys: Sequence[str]) -> None:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-
-        def drop() -> None:
-            for key in keys:
-                self._worker.forget(key)
-            loop.call_soon_threadsafe(_resolve, future, None)
-
+        """See the protocol. Does not wait for the engine: whatever is submitted later comes after it."""
         self._require_alive()
-        self._inbox.put(drop)
-        await future
+        self._inbox.put(partial(self._worker.forget, tuple(keys)))
 
     def generate(self, request: GenerationRequest) -> TokenStream:
         """See the protocol. Also raises ValueError for sampling parameters out of range."""

@@ -23,8 +23,6 @@ from server.engine.options import EngineOptions
 from server.engine.protocol import FactTokens
 from server.engine.sequence import Encoding, Generation, Prefix, Sequence, pages_for, prefix_of
 
-REMEMBERED_FORGOTTEN = 4096
-
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -50,7 +48,6 @@ class Scheduler:
         self._phi = phi
         self._options = options
         self._reserve = pages_for(options.max_fact_tokens)
-        self._forgotten: OrderedDict[str, None] = OrderedDict()
         self.preamble = Prefix()
         self.preamble_tokens = 0
         self.waiting: deque[Generation] = deque()
@@ -67,18 +64,10 @@ class Scheduler:
 
     def encode(self, fact: FactTokens, done: Callable[[Exception | None], None]) -> None:
         """Call `done` once the fact's pages are resident or on disk."""
-        self._forgotten.pop(fact.key, None)
         if fact.key in self._knowledge or self._knowledge.is_stored(fact.key):
             done(None)
         else:
             self._encoding(fact).done.append(done)
-
-    def forget(self, key: str) -> None:
-        """The fact is gone: no new request can name it; its pages go when its last reader ends."""
-        self._knowledge.forget(key)
-        self._forgotten[key] = None
-        if len(self._forgotten) > REMEMBERED_FORGOTTEN:
-            self._forgotten.popitem(last=False)
 
     def remove(self, generation: Generation) -> None:
         """Finished, cancelled, expired: wherever it is, it holds nothing afterwards."""
@@ -87,9 +76,6 @@ class Scheduler:
             generation.drop_pages(self._pool)
         elif generation in self.waiting:
             self.waiting.remove(generation)
-        for mounted in generation.request.facts:
-            if mounted.fact.key in self._forgotten:
-                self._knowledge.forget(mounted.fact.key)
 
     def encoded(self, encoding: Encoding) -> None:
         """All tokens of the fact are computed: publish its pages."""

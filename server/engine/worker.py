@@ -64,8 +64,9 @@ class Worker:
     def encode(self, fact: FactTokens, done: Callable[[Exception | None], None]) -> None:
         self._scheduler.encode(fact, done)
 
-    def forget(self, key: str) -> None:
-        self._scheduler.forget(key)
+    def forget(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._knowledge.forget(key)
 
     def step(self) -> bool:
         """One forward pass and what follows from it. False if nothing could move."""

@@ -103,6 +103,17 @@ async def _progress(body: AsyncIterator[bytes], context: Context, namespace: str
     yield line(ImportProgress(version=version, imported=imported, done=True))
 
 
+def _end_of_block(data: bytes, longest_line: int) -> int:
+    """Where to cut: after the last whole line of the first block; 0 while there is too little.
+
+    A line that is too long is cut where it stands: the parser then says which one it is.
+    """
+    if len(data) <= BLOCK_BYTES:
+        return 0
+    end = (data.rfind(b"\n", 0, BLOCK_BYTES) + 1) or (data.find(b"\n") + 1)
+    return end or (len(data) if len(data) > longest_line else 0)
+
+
 async def _batches(body: AsyncIterator[bytes], context: Context, namespace: str) -> AsyncIterator[NumberedBatch]:
     """Cuts the body at line ends into blocks, which are parsed on a thread."""
     limits = replace(context.services.store.limits, batch_changes=BATCH_LINES)
@@ -124,10 +135,8 @@ async def _batches(body: AsyncIterator[bytes], context: Context, namespace: str)
 
     async for chunk in body:
         rest += chunk
-        end = rest.rfind(b"\n") + 1
-        too_long = len(rest) - end > context.settings.max_line_bytes  # let the parser say which line
-        if end > BLOCK_BYTES or too_long:
-            block, rest = (rest, b"") if too_long else (rest[:end], rest[end:])
+        while end := _end_of_block(rest, context.settings.max_line_bytes):
+            block, rest = rest[:end], rest[end:]
             for batch in await context.knowledge.read(partial(parsed, block)):
                 yield NumberedBatch(batch.changes, lines_before + batch.last_line)
             lines_before += block.count(b"\n")

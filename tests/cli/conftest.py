@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -15,8 +16,9 @@ from tests.tiny import tiny_checkpoint
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     data_dir = tmp_path_factory.mktemp("server-data")
     (data_dir / "models").mkdir()
-    tiny_checkpoint(data_dir / "models" / "tiny")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KALMAGROVE_MODEL", "tiny")
-        with temporary_server(data_dir) as target:
-            yield target
+    tiny_checkpoint(data_dir / "models", max_position_embeddings=4096)
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KALMAGROVE_MODEL", "tiny")
+            target = stack.enter_context(temporary_server(data_dir))
+        yield target

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
 from kan.checkpoint import Checkpoint
 from kan.prompt import PromptBuilder
 from server.engine.embedded import EmbeddedEngine
@@ -160,3 +162,16 @@ async def settled(engine: EmbeddedEngine) -> EngineStats:
     assert stats.pages_free + stats.pages_context + stats.pages_knowledge == stats.pages_total
     assert engine.healthy()
     return stats
+
+
+def assert_same(observed: Sequence[Answer], expected: Sequence[Answer]) -> None:
+    """Equal tokens and text; attention and log probabilities equal but for rounding."""
+    for one, other in zip(observed, expected, strict=True):
+        assert one.tokens == other.tokens
+        assert (one.text, one.finish_reason) == (other.text, other.finish_reason)
+        assert one.attention == pytest.approx(other.attention, abs=1e-5)
+        assert flat(one.logprobs) == pytest.approx(flat(other.logprobs), abs=1e-5)
+
+
+def flat(logprobs: Sequence[TokenLogprob | None]) -> list[float]:
+    return [x for one in logprobs if one for x in (one.logprob, *(logprob for _, logprob in one.top))]

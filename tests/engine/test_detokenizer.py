@@ -112,9 +112,7 @@ def test_stop_strings_cut_as_on_the_whole_text(chunks: list[str], stop: tuple[st
 
 
 @given(chunked(), stops)
-def test_stop_strings_hold_back_no_more_than_could_begin_one(
-    chunks: list[str], stop: tuple[str, ...]
-) -> None:
+def test_stop_strings_hold_back_no_more_than_could_begin_one(chunks: list[str], stop: tuple[str, ...]) -> None:
     cutter, shown, pushed = StopStrings(stop), "", ""
     for chunk in chunks:
         pushed += chunk

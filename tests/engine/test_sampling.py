@@ -56,9 +56,7 @@ def reference_token(logits: Sequence[float], params: SamplingParams, uniform: fl
     total = weights.sum() if len(order) == len(logits) else sum(weights[order].tolist())
     before = [0.0, *itertools.accumulate(weights[order].tolist())]
     if params.top_p < 1:
-        order = [
-            token_id for token_id, mass in zip(order, before, strict=False) if mass < params.top_p * total
-        ]
+        order = [token_id for token_id, mass in zip(order, before, strict=False) if mass < params.top_p * total]
     order = [token_id for token_id in order if weights[token_id] >= params.min_p]
     if not cut_by_rank:
         order.sort()
@@ -196,9 +194,7 @@ def test_a_draw_at_the_very_edge_is_still_possible_under_the_model() -> None:
 
 def test_logits_are_left_alone() -> None:
     row = torch.arange(6.0)
-    params = SamplingParams(
-        logit_bias={1: 9.0}, temperature=0.7, min_p=0.3, repetition_penalty=2.0, logprobs=2
-    )
+    params = SamplingParams(logit_bias={1: 9.0}, temperature=0.7, min_p=0.3, repetition_penalty=2.0, logprobs=2)
     Sampler(params, [5]).sample(row)
     assert torch.equal(row, torch.arange(6.0))
 
@@ -214,9 +210,7 @@ def test_nan_is_refused(temperature: float) -> None:
 
 @settings(deadline=None)
 @given(
-    st.sampled_from(SIZES).flatmap(
-        lambda size: st.lists(rows(size), min_size=0, max_size=4).map(lambda r: (size, r))
-    )
+    st.sampled_from(SIZES).flatmap(lambda size: st.lists(rows(size), min_size=0, max_size=4).map(lambda r: (size, r)))
 )
 def test_greedy_is_the_lowest_of_the_best(case: tuple[int, list[list[float]]]) -> None:
     size, batch = case

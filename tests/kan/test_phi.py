@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kan.phi import FEATURES, Phi, PhiError, features, hat_basis, load_phi, save_phi, zero_phi
+from kan.phi import FEATURES, Phi, PhiError, features, gap_phi, hat_basis, load_phi, save_phi, zero_phi
 
 
 def random_phi(seed: int = 0) -> Phi:
@@ -45,6 +45,13 @@ def test_phi_of_a_fact_does_not_depend_on_its_place(order: list[int]) -> None:
     relevance = torch.tensor([0.9, 0.1, 0.5, -0.3, 0.5, 0.0])
     phi = random_phi()
     assert torch.allclose(phi(relevance)[:, :, order], phi(relevance[order]), atol=1e-6)
+
+
+def test_gap_phi_weighs_facts_by_their_distance_from_the_best() -> None:
+    """e^(-30 · gap), never below e^-6, in the units of Eq. 1 (before 1/√d)."""
+    phi = gap_phi(2, 4, head_dim=64, knots=51)(torch.tensor([0.8, 0.78, 0.5, -0.2]))
+    assert torch.allclose(phi[1, 3] / 8, torch.tensor([0.0, -0.6, -6.0, -6.0]), atol=1e-4)
+    assert torch.equal(phi[0, 0], phi[1, 3])
 
 
 def test_zero_means_no_bias() -> None:

@@ -1,37 +1,20 @@
-"""A fast deterministic encoder, and the store opened with it."""
+"""The store opened with a fast encoder, here or in another process."""
 
 from __future__ import annotations
 
-import hashlib
+import multiprocessing
+import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from kb.store import Store
-
-
-class HashEncoder:
-    """A pseudo-random unit vector per text; equal texts get equal vectors."""
-
-    fingerprint = "hash-encoder-1"
-
-    def __init__(self, dimension: int = 16) -> None:
-        self.dimension = dimension
-        self.embedded: list[str] = []
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        self.embedded.extend(texts)
-        rows = np.stack([self._row(text) for text in texts])
-        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-    def _row(self, text: str) -> NDArray[np.float64]:
-        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-        return np.random.default_rng(seed).standard_normal(self.dimension)
+from tests.kb.editing import StartEditor, start_editor
+from tests.kb.hashing import HashEncoder
 
 
 @pytest.fixture
@@ -51,9 +34,15 @@ def make_encoder() -> Callable[[], HashEncoder]:
 
 
 @pytest.fixture(scope="session")
-def editor_program() -> Path:
-    """The program that edits a store in another process."""
-    return Path(__file__).with_name("editor_program.py")
+def editors(failing_disk: Path) -> StartEditor:
+    """Starts editors: forked from a process that has imported everything, with the failing disk preloaded."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.kb.editing"])
+    with mock.patch.dict(os.environ, {"LD_PRELOAD": str(failing_disk)}):
+        probe = context.Process(target=str)  # starts the server that later ones are forked from
+        probe.start()
+    probe.join()
+    return start_editor
 
 
 @pytest.fixture(scope="session")
@@ -63,5 +52,6 @@ def failing_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("needs gcc")
     source = Path(__file__).with_name("failing_disk.c")
     library = tmp_path_factory.mktemp("preload") / "failing_disk.so"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True, timeout=60)
+    command = ["gcc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
+    subprocess.run(command, check=True, timeout=60)
     return library

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from kb.store import Store
+from tests.kb.editing import Editor, StartEditor
 
 BATCHES = 200
 KILLS = 12
@@ -34,52 +30,36 @@ def content_after(number: int) -> dict[str, str]:
     return content
 
 
-def edit_until_killed(program: Path, directory: Path, expected: set[int], delay: float) -> tuple[int, int]:
-    """Starts the editor, lets it edit for `delay` seconds and kills it: (acknowledged, sent) batches in all."""
-    command = [sys.executable, str(program), str(directory)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        start = json.loads(process.stdout.readline())
-        done = start["version"]
-        assert done in expected
-        assert start["content"] == content_after(done)
-        killer = threading.Timer(delay, process.kill)
-        killer.start()
-        sent = done
-        try:
-            while sent < BATCHES:
-                process.stdin.write(json.dumps(request(sent)) + "\n")
-                process.stdin.flush()
-                sent += 1
-                answer = process.stdout.readline()
-                if not answer:
-                    break
-                assert json.loads(answer) == {"ok": True, "version": sent}
-                done = sent
-        except BrokenPipeError:
-            pass
-        killer.join()
-        process.wait()
-        process.stdin = None  # its buffer holds a request that nobody will read
-    return done, sent
+def edit_until_killed(editor: Editor, expected: range, edits: int, delay: float) -> tuple[int, int]:
+    """Has some batches applied, sends another and kills the editor `delay` seconds later: (acknowledged, sent)."""
+    done: int = editor.start["version"]
+    assert done in expected
+    assert editor.start["content"] == content_after(done)
+    last = min(done + edits, BATCHES - 1)
+    for number in range(done, last):
+        assert editor.ask(**request(number)) == {"ok": True, "version": number + 1}
+    editor.send(**request(last))
+    time.sleep(delay)
+    editor.kill()
+    try:
+        editor.answer()
+    except EOFError:
+        return last, last + 1
+    return last + 1, last + 1
 
 
-def test_the_acknowledged_batches_survive_kill_9(
-    tmp_path: Path, editor_program: Path, make_encoder: Callable[[], Any]
-) -> None:
+def test_the_acknowledged_batches_survive_kill_9(tmp_path: Path, editors: StartEditor, encoder: Any) -> None:
     random_source = random.Random(20_240_607)
     acknowledged, sent = 0, 0
-    kills = 0
     while acknowledged < BATCHES:
-        # A batch takes about two milliseconds; a run gets through about a twelfth of them.
-        delay = random_source.uniform(0.005, 2 * 0.002 * BATCHES / KILLS)
-        acknowledged, sent = edit_until_killed(editor_program, tmp_path, set(range(acknowledged, sent + 1)), delay)
-        kills += 1
-        assert kills < 5 * KILLS, "the machine is too slow for this test"
-    assert kills > 2
+        edits = random_source.randrange(2 * BATCHES // KILLS)
+        delay = random_source.uniform(0, 0.004)  # a batch takes about two milliseconds
+        expected = range(acknowledged, sent + 1)
+        with editors(tmp_path) as editor:
+            if editor.start["version"] == BATCHES:
+                break
+            acknowledged, sent = edit_until_killed(editor, expected, edits, delay)
     # The last store, looked at from within: facts, versions and index agree.
-    encoder = make_encoder()
     with Store.open(tmp_path, encoder) as store:
         snapshot = store.snapshot
         assert snapshot.version == BATCHES

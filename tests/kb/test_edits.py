@@ -177,13 +177,8 @@ def test_history_tells_every_version_newest_first(store: Store) -> None:
     assert [item.version for item in store.history("default", "a", limit=2, before=5)] == [4, 3]
     assert store.history("default", "nobody") == []
     entries = [(entry.version, entry.kind, entry.upserted, entry.deleted) for entry in store.log_entries()]
-    assert entries == [
-        (5, "rollback", 1, 1),
-        (4, "edit", 0, 1),
-        (3, "edit", 1, 0),
-        (2, "edit", 1, 0),
-        (1, "edit", 1, 0),
-    ]
+    assert entries[:2] == [(5, "rollback", 1, 1), (4, "edit", 0, 1)]
+    assert entries[2:] == [(version, "edit", 1, 0) for version in (3, 2, 1)]
     assert [entry.version for entry in store.log_entries(limit=2, before=4)] == [3, 2]
 
 

@@ -71,5 +71,5 @@ def test_the_fingerprint_tells_models_apart(minilm: MiniLMEncoder, tmp_path: Pat
         assert minilm.fingerprint != again.fingerprint
     assert minilm.dimension == 384
     assert minilm.embed([]).shape == (0, 384)
-    with pytest.raises(FileNotFoundError, match="modules.json"):
+    with pytest.raises(FileNotFoundError, match=r"modules\.json"):
         MiniLMEncoder(tmp_path)

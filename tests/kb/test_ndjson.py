@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,8 +113,5 @@ def test_a_line_without_end_is_refused_before_it_is_held() -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
-    try:
-        for batch in read_batches([data]):
-            assert orjson.dumps([change.id for change in batch.changes])
-    except InvalidLine as error:
-        assert error.line >= 1
+    with suppress(InvalidLine):
+        assert all(batch.changes for batch in read_batches([data]))

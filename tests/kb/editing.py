@@ -1,0 +1,91 @@
+"""A store in another process, which may be killed and whose disk may fail."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from kb.facts import Delete, KnowledgeError, Upsert, WriteFailed
+from kb.store import Store
+from tests.kb.hashing import HashEncoder
+
+
+class Editor:
+    """The near end: asks one thing at a time."""
+
+    def __init__(self, connection: Connection, kill: Callable[[], None]) -> None:
+        self._connection = connection
+        self.kill = kill
+        self.start: dict[str, Any] = self.answer()
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        self.send(**request)
+        return self.answer()
+
+    def send(self, **request: Any) -> None:
+        self._connection.send(request)
+
+    def answer(self) -> dict[str, Any]:
+        """Raises EOFError when the editor died without one."""
+        answer: dict[str, Any] = self._connection.recv()
+        return answer
+
+
+StartEditor = Callable[..., AbstractContextManager[Editor]]
+
+
+@contextmanager
+def start_editor(directory: Path, switch: Path | None = None) -> Iterator[Editor]:
+    """Opens the store of `directory` elsewhere; its fsync fails while the file `switch` exists."""
+    context = multiprocessing.get_context("forkserver")
+    near, far = context.Pipe()
+    process = context.Process(target=_serve, args=(directory, far, switch), daemon=True)
+    process.start()
+    far.close()
+    try:
+        yield Editor(near, process.kill)
+    finally:
+        near.close()
+        process.join()
+        process.close()
+
+
+def _serve(directory: Path, connection: Connection, switch: Path | None) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if switch is not None:
+        os.environ["FAILING_DISK"] = str(switch)
+    with Store.open(directory, HashEncoder()) as store:
+        content = {fact.id: fact.text for fact in store.snapshot.facts("default", time.time())}
+        connection.send({"version": store.snapshot.version, "content": content})
+        while True:
+            try:
+                request = connection.recv()
+            except EOFError:
+                return
+            connection.send(_answer(store, request))
+
+
+def _answer(store: Store, request: dict[str, Any]) -> dict[str, Any]:
+    if "file_bytes" in request:  # a limit of the kernel's: writing beyond it fails with EFBIG
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_bytes"], resource.RLIM_INFINITY))
+        return {"ok": True}
+    if "read" in request:
+        fact = store.snapshot.get("default", request["read"], time.time())
+        return {"ok": True, "text": fact.text if fact else None}
+    upserts = [Upsert(name, "default", text) for name, text in request.get("upsert", {}).items()]
+    deletes = [Delete(name, "default") for name in request.get("delete", [])]
+    try:
+        commit = store.apply([*upserts, *deletes])
+    except WriteFailed as error:
+        return {"ok": False, "recorded": error.recorded, "error": str(error), "version": store.snapshot.version}
+    except KnowledgeError as error:
+        return {"ok": False, "error": repr(error)}
+    return {"ok": True, "version": commit.version}

@@ -1,0 +1,119 @@
+"""The service behind a real socket: in a thread of this process, or as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import uvicorn
+
+from server.app import create_app
+from server.services import Context, Services
+from server.settings import Settings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Live:
+    """A listening service, and its inside."""
+
+    url: str
+    context: Context
+    loop: asyncio.AbstractEventLoop
+
+    def inside(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run on the server's own event loop."""
+        return asyncio.run_coroutine_threadsafe(work(), self.loop).result(30)
+
+    def until_idle(self, seconds: float = 10.0) -> None:
+        """Wait until no request is left, then check that every page is back."""
+        deadline = time.monotonic() + seconds
+        while True:
+            stats = self.context.services.engine.stats()
+            if stats.waiting + stats.running + stats.pages_context == 0 and self.context.completions.in_progress == 0:
+                break
+            assert time.monotonic() < deadline, f"not idle: {stats}"
+            time.sleep(0.02)
+        self.inside(self.context.services.engine.audit)  # type: ignore[attr-defined]
+
+    def cancelled(self, stage: str) -> float:
+        """How many requests were cancelled at the stage."""
+        value = self.context.metrics.registry.get_sample_value("kalmagrove_cancellations_total", {"stage": stage})
+        return value or 0.0
+
+
+@contextmanager
+def listening(services: Services, **settings: Any) -> Iterator[Live]:
+    """Serve in a thread until the block ends."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        app = create_app(Settings(**settings), services)
+        config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5)
+        server = uvicorn.Server(config)
+        loops: list[asyncio.AbstractEventLoop] = []
+
+        async def serve() -> None:
+            loops.append(asyncio.get_running_loop())
+            await server.serve([listener])
+
+        thread = threading.Thread(target=lambda: asyncio.run(serve()))
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        try:
+            yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.context, loops[0])
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def process(environment: Mapping[str, str], log: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """`kalmagrove serve` on a free port, once it is ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    child = start(environment, log, port)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            assert child.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            try:
+                if httpx.get(f"{url}/ready").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield child, url
+    finally:
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+        child.wait()
+
+
+def start(environment: Mapping[str, str], log: Path, port: int = 0) -> subprocess.Popen[bytes]:
+    """`kalmagrove serve`, whatever becomes of it."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("KALMAGROVE_")}
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "server.cli", "serve"],
+            env={**own, "KALMAGROVE_PORT": str(port), "KALMAGROVE_DEMO": "false", **environment},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )

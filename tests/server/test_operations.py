@@ -1,0 +1,148 @@
+"""Health, readiness, metrics, overload and timeouts."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kan.checkpoint import Checkpoint
+from kb.errors import WriteFailed
+from kb.minilm import MiniLMEncoder
+from server.engine.protocol import EngineUnavailable, GenerationRequest, SamplingParams, TokenChunk
+from tests.server.support import FACTS, Service, build_services, chat_body, error, events, running
+
+
+async def test_ready_follows_the_engine_and_the_drain(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (await service.http.get("/ready")).json() == {"status": "ready", "model": "tiny", "knowledge_version": 0}
+    with monkeypatch.context() as patch:
+        patch.setattr(type(service.engine), "healthy", lambda self: False)
+        response = await service.http.get("/ready")
+        assert (response.status_code, error(response)["code"]) == (503, "engine_unhealthy")
+        assert response.headers["retry-after"]
+        assert (await service.http.get("/health")).status_code == 200
+    service.context.lifecycle.draining = True
+    for path in ("/ready", "/v1/models", "/admin/kb/version"):
+        response = await service.http.get(path)
+        assert (response.status_code, error(response)["code"]) == (503, "server_draining")
+        assert response.headers["retry-after"]
+    assert (await service.http.get("/health")).status_code == 200
+    assert (await service.http.get("/metrics")).status_code == 200
+
+
+def samples(text: str) -> dict[str, float]:
+    return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line[0] != "#"}
+
+
+async def test_metrics(informed: Service) -> None:
+    await informed.chat(stream=True)
+    await informed.http.delete("/admin/kb/facts/ceo")
+    await informed.http.get("/nowhere/1")
+    await informed.http.get("/nowhere/2")
+    found = samples((await informed.http.get("/metrics")).text)
+    names = {re.split(r"\{", name)[0] for name in found}
+    assert all(name.startswith("kalmagrove_") and ":" not in name for name in names)
+    for name in ("queue", "retrieval", "time_to_first_token", "inter_token", "end_to_end", "edit_visible", "http_request"):
+        assert f"kalmagrove_{name}_seconds_bucket" in names
+    assert found["kalmagrove_kb_version"] == 2
+    assert found["kalmagrove_kb_facts"] == 2
+    assert found["kalmagrove_edit_visible_seconds_count"] == 2
+    assert found['kalmagrove_time_to_first_token_seconds_count{endpoint="chat"}'] == 1
+    assert found["kalmagrove_inter_token_seconds_count"] == 3
+    assert found["kalmagrove_page_hits_total"] == found["kalmagrove_facts_mounted_total"] > 0
+    assert found['kalmagrove_refusals_total{reason="not_found"}'] == 2
+    route = 'method="DELETE",route="/admin/kb/facts/{id}",status="200"'
+    assert found[f"kalmagrove_http_requests_total{{{route}}}"] == 1
+    assert sum(value for name, value in found.items() if "nowhere" in name) == 0
+    pages = [found[f'kalmagrove_pages{{use="{use}"}}'] for use in ("free", "context", "knowledge")]
+    assert sum(pages) == found["kalmagrove_pages_capacity"]
+    edges = {float(edge) for edge in re.findall(r'retrieval_seconds_bucket\{le="([\d.]+)"', str(list(found)))}
+    assert len([edge for edge in edges if 0.05 <= edge <= 0.2]) > 12  # 100 ms is resolved
+
+
+async def test_full_queue_is_refused_at_once(tmp_path: Path, tiny: Checkpoint, encoder: MiniLMEncoder) -> None:
+    services = build_services(tmp_path, tiny, encoder, max_running=1, max_waiting=1)
+    async with running(services, max_running=1, max_waiting=1) as service:
+        busy = [asyncio.create_task(service.chat(max_tokens=300)) for _ in range(2)]
+        await asyncio.sleep(0.15)
+        response = await service.chat()
+        assert (response.status_code, error(response)["code"]) == (429, "server_overloaded")
+        assert int(response.headers["retry-after"]) >= 1
+        many = await service.chat(n=3)
+        assert many.status_code == 429
+        assert [answer.status_code for answer in await asyncio.gather(*busy)] == [200, 200]
+        assert (await service.chat()).status_code == 200
+        refused_half_way = await service.chat(n=4)  # two choices fit, then the engine refuses
+        assert refused_half_way.status_code == 429
+        assert (await service.chat()).status_code == 200
+        await service.engine.audit()
+
+
+async def test_deadline_before_the_first_token(tmp_path: Path, tiny: Checkpoint, encoder: MiniLMEncoder) -> None:
+    services = build_services(tmp_path, tiny, encoder, max_running=1)
+    async with running(services, request_timeout_s=0.4) as service:
+        endless = SamplingParams(max_tokens=950, ignore_eos=True)
+        streams = [service.engine.generate(GenerationRequest(f"busy-{i}", (1,), sampling=endless)) for i in range(3)]
+        late = await service.chat()
+        assert (late.status_code, error(late)["code"]) == (504, "timeout")
+        for stream in streams:
+            await stream.aclose()
+        last = events(await service.chat(max_tokens=900, n=3, stream=True))[-1]
+        assert last["error"]["code"] == "timeout"
+        await service.engine.audit()
+
+
+async def test_an_error_in_mid_stream_is_an_event(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = type(service.engine).generate
+
+    def failing(self: Any, request: Any) -> AsyncIterator[TokenChunk]:
+        async def chunks() -> AsyncIterator[TokenChunk]:
+            stream = real(self, request)
+            yield await anext(stream)
+            await stream.aclose()
+            raise EngineUnavailable("the engine failed")
+
+        return chunks()
+
+    monkeypatch.setattr(type(service.engine), "generate", failing)
+    for path, body in (
+        ("/v1/chat/completions", chat_body(stream=True, max_tokens=50)),
+        ("/v1/completions", {"model": "tiny", "prompt": "x", "stream": True, "max_tokens": 50, "logit_bias": {"70": 100}}),
+    ):
+        received = events(await service.http.post(path, json=body))
+        assert received[0]["choices"]
+        assert received[-1]["error"]["code"] == "server_unavailable"
+        assert not any(choice["finish_reason"] for event in received[:-1] for choice in event["choices"])
+    whole = await service.chat(max_tokens=50)
+    assert (whole.status_code, error(whole)["code"]) == (503, "server_unavailable")
+
+
+async def test_a_bug_is_a_500_without_details(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object, request: object) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(type(service.engine), "generate", broken)
+    response = await service.chat()
+    assert (response.status_code, error(response)["code"]) == (500, "internal_error")
+    assert "secret" not in response.text
+    assert response.headers["x-request-id"]
+
+
+async def test_a_failed_write_is_refused_and_serving_goes_on(
+    informed: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: object, prepared: object) -> None:
+        raise WriteFailed("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(informed.store), "commit", full)
+        response = await informed.http.put("/admin/kb/facts", json={"facts": [{"id": "a", "text": "New."}]})
+        assert (response.status_code, error(response)["code"]) == (503, "knowledge_write_failed")
+        assert response.headers["retry-after"]
+        assert (await informed.chat()).json()["knowledge"]["version"] == 1
+        assert (await informed.http.get("/ready")).status_code == 200
+    assert (await informed.put(**FACTS))["version"] == 2
