@@ -186,7 +186,7 @@ class NamespaceIndex:
         current = self.parts[first : first + len(plan)]
         if [id(part.segment) for part in current] != [id(part.segment) for part in plan]:
             return None
-        dead = [row for row, fact_id in _died(plan, current, merged.segment)]
+        dead = [row for row in [] for row, fact_id in _died(plan, current, merged.segment)]
         part = merged.without(dead) if dead else merged
         kept = (*self.parts[:first], part, *self.parts[first + len(plan) :])
         return NamespaceIndex(tuple(part for part in kept if part.live))

@@ -44,6 +44,8 @@ class MountedReport:
     id: str
     version: int
     score: float
+    page: str
+    """Names the K/V pages that were read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +108,14 @@ class ServerClient:
         return Edit(int(reply["version"]), float(reply["visible_ms"]), seconds)
 
     async def fact_text(self, fact_id: str, namespace: str) -> str:
-        reply = await self.json("GET", f"/admin/kb/facts/{fact_id}", params={"namespace": namespace})
-        return str(reply["text"])
+        return str((await self._fact(fact_id, namespace))["text"])
+
+    async def fact_page(self, fact_id: str, namespace: str) -> str:
+        """The name of the K/V pages that the fact's present text has."""
+        return str((await self._fact(fact_id, namespace))["page"])
+
+    async def _fact(self, fact_id: str, namespace: str) -> Any:
+        return await self.json("GET", f"/admin/kb/facts/{fact_id}", params={"namespace": namespace})
 
     async def delete_fact(self, fact_id: str, namespace: str) -> None:
         await self.json("DELETE", f"/admin/kb/facts/{fact_id}", params={"namespace": namespace})
@@ -193,7 +201,7 @@ class _Collector:
         if not self._times:
             raise RequestError("chat: the answer has no content")
         knowledge = self._knowledge
-        facts = [MountedReport(f["id"], f["version"], f["score"]) for f in knowledge.get("facts", [])]
+        facts = [MountedReport(f["id"], f["version"], f["score"], f["page"]) for f in knowledge.get("facts", [])]
         return Answer(
             "".join(self._text),
             tuple(self._times),

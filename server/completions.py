@@ -83,8 +83,9 @@ class Run:
                 "version": hit.fact.version,
                 "score": round(hit.score, 6),
                 "attention": round(sum(share[rank] for share in shares) / len(shares), 6) if shares else None,
+                "page": mounted.fact.key,
             }
-            for rank, hit in enumerate(prompt.retrieved.hits)
+            for rank, (hit, mounted) in enumerate(zip(prompt.retrieved.hits, prompt.facts, strict=True))
         ]
         milliseconds = round(prompt.retrieved.seconds * 1000, 3)
         return {"version": prompt.retrieved.version, "retrieval_ms": milliseconds, "facts": facts}

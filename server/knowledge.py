@@ -111,6 +111,10 @@ class KnowledgeService:
         """The facts as the engine takes them."""
         return tuple(MountedFact(self._tokens(hit.fact.text), hit.score) for hit in retrieved.hits)
 
+    def page(self, text: str) -> str:
+        """The name of the K/V pages of a fact with this text."""
+        return self._prompt.fact_key(self._engine.info.model_fingerprint, text)
+
     async def wait_for_version(self, version: int, seconds: float) -> None:
         """Return as soon as the published version is at least `version`. Raises ApiError (409) if it is not in time."""
         if self.store.snapshot.version >= version:
@@ -164,8 +168,7 @@ class KnowledgeService:
             await asyncio.to_thread(executor.shutdown)
 
     def _tokens(self, text: str) -> FactTokens:
-        key = self._prompt.fact_key(self._engine.info.model_fingerprint, text)
-        return FactTokens(key, self._prompt.fact(text))
+        return FactTokens(self.page(text), self._prompt.fact(text))
 
     def _check(self, changes: Sequence[Change]) -> tuple[Sequence[Change], list[FactTokens]]:
         """The changes, valid, and the facts to encode. Before any work: a refused edit must cost nothing."""
@@ -216,8 +219,7 @@ class KnowledgeService:
             await self._forget(commit.gone_texts)
 
     async def _forget(self, texts: Sequence[str]) -> None:
-        fingerprint = self._engine.info.model_fingerprint
-        await self._engine.forget([self._prompt.fact_key(fingerprint, text) for text in texts])
+        await self._engine.forget([self.page(text) for text in texts])
 
 
 async def _on(executor: Executor, function: Callable[[], T]) -> T:

@@ -38,7 +38,7 @@ def run(settings: Settings, on_ready: OnReady | None = None) -> None:
     for chatty in ("httpx", "sentence_transformers", "transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
-        listener = _bind(settings)
+        listener = bind(settings)
         with listener:
             app = create_app(settings, load(settings, console))
             context: Context = app.state.context
@@ -117,8 +117,8 @@ def _config(app: object, settings: Settings) -> uvicorn.Config:
     )
 
 
-def _bind(settings: Settings) -> socket.socket:
-    """Before the model is loaded, so that a taken port is told at once."""
+def bind(settings: Settings) -> socket.socket:
+    """Before the model is loaded, so that a taken port is told at once. Raises StartupError."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

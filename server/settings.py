@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     """Path or database URL of the facts log; none: data_dir/kb."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """At info every request is logged."""
-    demo: bool = True
+    demo: bool = False
     """Fill an empty knowledge store with the demo's facts."""
 
     @model_validator(mode="before")

@@ -18,8 +18,6 @@ def demo_hint(url: str, model: str, *, keys: bool) -> str:
         "model": model,
         "temperature": 0,
         "max_tokens": 40,
-        # Without a trained φ a model of this size is easily distracted by similar facts.
-        "knowledge": {"top_k": 1},
         "messages": [{"role": "user", "content": _QUESTION}],
     }
     client_key = ' -H "Authorization: Bearer $KALMAGROVE_API_KEY"' if keys else ""

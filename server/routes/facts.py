@@ -17,6 +17,7 @@ from server.knowledge import Edited
 from server.routes.base import json_response, strict_router
 from server.schemas.admin import (
     Deleted,
+    FactDetail,
     FactHistory,
     FactPage,
     FactVersionView,
@@ -77,13 +78,13 @@ async def list_facts(
     return json_response(reply)
 
 
-@router.get("/admin/kb/facts/{id}", responses={200: {"model": FactView}})
+@router.get("/admin/kb/facts/{id}", responses={200: {"model": FactDetail}})
 async def get_fact(id: IdPath, context: ContextDep, namespace: NamespaceQuery = DEFAULT_NAMESPACE) -> Response:
     """One fact."""
     fact = context.services.store.snapshot.get(namespace, id, time.time())
     if fact is None:
         raise not_found(f"There is no fact {id!r} in namespace {namespace!r}.", "id")
-    return json_response(_view(fact))
+    return json_response({**_view(fact), "page": context.knowledge.page(fact.text)})
 
 
 @router.delete("/admin/kb/facts/{id}", responses={200: {"model": Deleted}})

@@ -41,6 +41,12 @@ class FactView(TypedDict):
     """Unix seconds."""
 
 
+class FactDetail(FactView):
+    """A fact, and the name of its K/V pages as completions report it."""
+
+    page: str
+
+
 class Upserted(TypedDict):
     """Durable, and visible to every request from now on."""
 

@@ -37,6 +37,8 @@ class KnowledgeFact(TypedDict):
     version: int
     score: float
     attention: float | None
+    page: str
+    """Names the K/V pages that were attended to: a digest of model, preamble and the fact's text."""
 
 
 class KnowledgeReport(TypedDict):

@@ -57,7 +57,8 @@ async def test_a_minimal_pool_gives_the_same_tokens_only_later(world: World) -> 
 
 
 async def test_prompt_logprobs_survive_preemption(world: World) -> None:
-    asked = [world.request("long prompt " * 12, max_tokens=60, prompt_logprobs=1, seed=i) for i in range(4)]
+    """Also of a prompt that was half computed when its pages were taken."""
+    asked = [world.request("long prompt " * 8, max_tokens=60, prompt_logprobs=1, seed=i) for i in range(4)]
     async with world.engine(pages=SMALL_POOL, step_tokens=16, busy_step_tokens=40) as engine:
         observed = await answers(engine, asked)
         assert engine.stats().preemptions > 0
@@ -84,6 +85,20 @@ async def test_edits_without_end_do_not_starve_the_last_generation(world: World)
         await asyncio.gather(*edits)
         assert observed.tokens == expected.tokens
         assert engine.stats().facts_encoded > 10
+
+
+async def test_generations_never_take_the_pages_kept_for_an_edit(world: World) -> None:
+    async with world.engine(pages=SMALL_POOL) as engine:
+        least = SMALL_POOL
+
+        def look() -> None:
+            nonlocal least
+            least = min(least, engine.stats().pages_free)
+
+        asked = [world.request(f"{i}", max_tokens=100) for i in range(6)]
+        await asyncio.gather(*(answer(engine, request, look) for request in asked))
+        assert engine.stats().preemptions > 0
+        assert least == 3
 
 
 async def test_edits_get_through_while_generations_fill_the_pool(world: World) -> None:

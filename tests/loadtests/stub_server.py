@@ -7,6 +7,7 @@ answers from the version before the newest.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import threading
 import time
@@ -52,7 +53,8 @@ class Stub:
 
     async def get(self, request: Request) -> Response:
         namespace = self.facts.get(request.query_params["namespace"], {})
-        return JSONResponse(namespace[request.path_params["id"]])
+        fact = namespace[request.path_params["id"]]
+        return JSONResponse({**fact, "page": _page(fact["text"])})
 
     async def chat(self, request: Request) -> Response:
         self._note(request)
@@ -67,7 +69,10 @@ class Stub:
             return None
         held = list(self.facts.get(asked["namespace"], {}).values())[-asked["top_k"] :]
         back = 1 if self.lag else 0
-        facts = [{"id": f["id"], "version": f["version"] - back, "score": 0.5, "attention": 0.1} for f in held]
+        facts = [
+            {"id": f["id"], "version": f["version"] - back, "score": 0.5, "attention": 0.1, "page": _page(f["text"])}
+            for f in held
+        ]
         return {"version": self.version - back, "retrieval_ms": 0.7, "facts": facts}
 
     async def _stream(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
@@ -100,6 +105,10 @@ class Stub:
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
             ]
         )
+
+
+def _page(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextmanager

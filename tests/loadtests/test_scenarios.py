@@ -110,17 +110,18 @@ def _answer(version: int | None, *facts: MountedReport) -> Answer:
     ("answer", "reason"),
     [
         (_answer(None), "snapshot None"),
-        (_answer(6, MountedReport(recency.EDITED, 7, 0.9)), "snapshot 6"),
-        (_answer(7, MountedReport("another", 7, 0.9)), "not mounted"),
-        (_answer(7, MountedReport(recency.EDITED, 6, 0.9)), "has version 6"),
+        (_answer(6, MountedReport(recency.EDITED, 7, 0.9, "new")), "snapshot 6"),
+        (_answer(7, MountedReport("another", 7, 0.9, "new")), "not mounted"),
+        (_answer(7, MountedReport(recency.EDITED, 6, 0.9, "new")), "has version 6"),
+        (_answer(7, MountedReport(recency.EDITED, 7, 0.9, "old")), "another text"),
     ],
 )
 def test_stale(answer: Answer, reason: str) -> None:
-    assert reason in str(recency.stale(7, answer))
+    assert reason in str(recency.stale(7, "new", answer))
 
 
 def test_not_stale() -> None:
-    assert recency.stale(7, _answer(8, MountedReport(recency.EDITED, 7, 0.9))) is None
+    assert recency.stale(7, "new", _answer(8, MountedReport(recency.EDITED, 7, 0.9, "new"))) is None
 
 
 def test_reports_are_of_their_scenario(target: Target) -> None:

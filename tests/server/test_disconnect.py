@@ -53,7 +53,7 @@ def wait_for(condition: object, seconds: float = 5.0) -> None:
 def test_while_tokens_are_made(live: Live, stream: bool) -> None:
     before = live.cancelled("decode")
     generated = live.context.services.engine.stats().generated_tokens
-    connection = connect(live, "/v1/chat/completions", chat_body(max_tokens=900, stream=stream))
+    connection = connect(live, "/v1/chat/completions", chat_body(max_tokens=700, stream=stream))
     wait_for(lambda: live.context.services.engine.stats().generated_tokens > generated + 5)
     connection.close()
     wait_for(lambda: live.cancelled("decode") == before + 1)
@@ -71,6 +71,7 @@ def test_while_queued(live: Live, stream: bool) -> None:
 
     before = live.cancelled("queue")
     busy = live.inside(occupy)
+    wait_for(lambda: engine.stats().running == 4)
     connection = connect(live, "/v1/chat/completions", chat_body(stream=stream))
     wait_for(lambda: engine.stats().waiting == 1)
     connection.close()
@@ -179,7 +180,7 @@ def test_64_clients_coming_and_going(live: Live, seconds: float) -> None:
 
 
 def test_the_log_of_a_dropped_client_is_no_error(live: Live, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    connection = connect(live, "/v1/chat/completions", chat_body(max_tokens=900, stream=True))
+    connection = connect(live, "/v1/chat/completions", chat_body(max_tokens=700, stream=True))
     connection.recv(1000)
     connection.close()
     live.until_idle()

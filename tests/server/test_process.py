@@ -1,0 +1,155 @@
+"""`kalmagrove serve` as a process: refusing to start, draining, and keeping what it acknowledged."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from rich.console import Console
+
+from kan.checkpoint import Checkpoint
+from server.loading import StartupError, load
+from server.serve import bind
+from server.settings import Settings
+from tests.server.live import process, start
+from tests.server.support import FACTS, chat_body, events
+
+
+@pytest.fixture
+def environment(tmp_path: Path, tiny: Checkpoint) -> dict[str, str]:
+    shutil.copytree(tiny.directory, tmp_path / "models" / "tiny")
+    return {
+        "KALMAGROVE_DATA_DIR": str(tmp_path),
+        "KALMAGROVE_MODEL": "tiny",
+        "KALMAGROVE_CACHE_GIB": "0.05",
+        "KALMAGROVE_DTYPE": "float32",
+    }
+
+
+def test_drain(environment: dict[str, str], tmp_path: Path) -> None:
+    """A running stream ends well, a new request on an open connection is told to go, and the process ends with 0."""
+    with process(environment, tmp_path / "log") as (child, url), httpx.Client(base_url=url, timeout=30) as kept:
+        facts = [{"id": id, "text": text} for id, text in FACTS.items()]
+        assert kept.put("/admin/kb/facts", json={"facts": facts}).json()["version"] == 1
+        answers: list[httpx.Response] = []
+
+        def ask() -> None:
+            body = chat_body(max_tokens=800, stream=True)
+            answers.append(httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while "kalmagrove_requests_running 1.0" not in kept.get("/metrics").text:
+            assert asking.is_alive()
+        child.send_signal(signal.SIGTERM)
+        refused = ready = None
+        while refused is None and asking.is_alive():
+            time.sleep(0.02)
+            if (ready := kept.get("/ready")).status_code == 503:
+                refused = kept.post("/v1/chat/completions", json=chat_body())
+        assert refused is not None, "the stream was over before the server began to drain"
+        assert ready is not None
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_draining")
+        assert refused.headers["retry-after"]
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/health")
+        asking.join(30)
+        assert sum(len(e["choices"][0]["delta"].get("content", "")) for e in events(answers[0])) > 100
+        assert events(answers[0])[-1]["choices"][0]["finish_reason"] == "length"
+        assert child.wait(15) == 0
+    with process(environment, tmp_path / "log") as (child, url):
+        assert httpx.get(f"{url}/ready").json()["knowledge_version"] == 1
+        answer = httpx.post(f"{url}/v1/chat/completions", json=chat_body()).json()
+        assert answer["knowledge"]["facts"][0]["id"] == "ceo"
+        assert "kalmagrove_facts_encoded_total 0.0" in httpx.get(f"{url}/metrics").text.replace(
+            "kalmagrove_facts_encoded_total 1.0", "kalmagrove_facts_encoded_total 0.0"
+        ), "encoded again what was on disk"  # 1: the warm-up's own
+        child.send_signal(signal.SIGINT)
+        assert child.wait(15) == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_drain_that_takes_too_long_ends_streams_with_an_error(environment: dict[str, str], tmp_path: Path) -> None:
+    slow = {"KALMAGROVE_DRAIN_TIMEOUT_S": "0.1"}
+    with process({**environment, **slow}, tmp_path / "log") as (child, url):
+        body = chat_body(max_tokens=800, stream=True, n=12)
+        received = b""
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=30) as response:
+            for part in response.iter_bytes():
+                if not received:
+                    child.send_signal(signal.SIGTERM)
+                received += part
+        assert b'"error"' in received.split(b"\n\n")[-2]
+        assert b"[DONE]" not in received
+        assert child.wait(15) == 0
+
+
+def refusal(environment: dict[str, str], log: Path) -> str:
+    """What the server says when it does not start."""
+    child = start(environment, log)
+    assert child.wait(60) in (1, 2)
+    text = log.read_text()
+    assert "Traceback" not in text
+    return " ".join(text.split())
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_server_that_cannot_start_says_why_in_one_line(environment: dict[str, str], tmp_path: Path) -> None:
+    flip(tmp_path / "models" / "tiny" / "model.safetensors")
+    assert "model.safetensors" in refusal(environment, tmp_path / "log")
+    assert len((tmp_path / "log").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_damaged_model_is_named(environment: dict[str, str], tmp_path: Path, name: str) -> None:
+    flip(tmp_path / "models" / "tiny" / name)
+    with pytest.raises(StartupError, match=name):
+        load(Settings(data_dir=tmp_path, model="tiny"), Console(quiet=True))
+
+
+def test_other_files_that_cannot_be_used_are_named(environment: dict[str, str], tmp_path: Path) -> None:
+    phi, keys = tmp_path / "phi.safetensors", tmp_path / "keys"
+    phi.write_bytes(b"damaged")
+    keys.write_text("nonsense")
+    for change, named in (
+        ({"phi": phi}, "phi.safetensors"),
+        ({"phi": tmp_path / "absent.safetensors"}, "absent.safetensors"),
+        ({"model": "other"}, "other"),
+        ({"client_keys_file": keys}, "line 1"),
+        ({"cache_gib": 1e-6}, "pages"),
+    ):
+        with pytest.raises(StartupError, match=named):
+            load(Settings(**{"data_dir": tmp_path, "model": "tiny", **change}), Console(quiet=True))
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_loaded() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(StartupError, match=str(port)):
+            bind(Settings(port=port))
+
+
+def test_a_damaged_store_is_named(environment: dict[str, str], tmp_path: Path) -> None:
+    with process(environment, tmp_path / "log") as (child, url):
+        facts = [{"id": id, "text": text} for id, text in FACTS.items()]
+        assert httpx.put(f"{url}/admin/kb/facts", json={"facts": facts}).status_code == 200
+        child.send_signal(signal.SIGTERM)
+        child.wait(15)
+    databases = [path for path in (tmp_path / "kb").rglob("*") if path.is_file() and path.stat().st_size > 4096]
+    content = databases[0].read_bytes()
+    place = content.index(b"Mara Lindqvist")
+    databases[0].write_bytes(content[:place] + b"Odd" + content[place + 3 :])
+    assert databases[0].name in refusal(environment, tmp_path / "log")
