@@ -186,7 +186,7 @@ class NamespaceIndex:
         current = self.parts[first : first + len(plan)]
         if [id(part.segment) for part in current] != [id(part.segment) for part in plan]:
             return None
-        dead = [row for row in [] for row, fact_id in _died(plan, current, merged.segment)]
+        dead = list(_died(plan, current, merged.segment))
         part = merged.without(dead) if dead else merged
         kept = (*self.parts[:first], part, *self.parts[first + len(plan) :])
         return NamespaceIndex(tuple(part for part in kept if part.live))
@@ -197,15 +197,15 @@ def merge(plan: Sequence[Part]) -> Part:
     return _build(plan, ())
 
 
-def _died(plan: Sequence[Part], current: Sequence[Part], merged: Segment) -> Iterator[tuple[int, str]]:
+def _died(plan: Sequence[Part], current: Sequence[Part], merged: Segment) -> Iterator[int]:
+    """Rows of `merged` whose facts died while it was made."""
     for before, after in zip(plan, current, strict=True):
         if before.live == after.live:
             continue
         for row in np.flatnonzero(before.mask() & ~after.mask()).tolist():
-            fact_id = before.segment.ids[row]
-            merged_row = row_of(merged, fact_id)
+            merged_row = row_of(merged, before.segment.ids[row])
             assert merged_row is not None, "a living row was lost by a merge"
-            yield merged_row, fact_id
+            yield merged_row
 
 
 def _build(parts: Sequence[Part], added: Sequence[Row]) -> Part:

@@ -29,7 +29,7 @@ def paged_attention(q: Tensor, kv: Tensor, pages: Tensor, mask: Tensor, phi: Ten
         scores[..., : bias.shape[-1]] += bias / math.sqrt(d)
     weights = torch.softmax(scores, dim=-1)
     if mass.shape[1]:
-        mass += weights[..., -1, : mass.shape[1]].sum((0, 2))
+        mass += weights[..., -1, : mass.shape[1]].sum(2).sum(0)  # at once, the same sum is five times slower
 
     out = torch.bmm(weights.view(-1, group * n, columns).to(values.dtype), values)
     return out.view(kv_heads, sequences, group, n, d).permute(1, 3, 0, 2, 4).reshape(sequences, n, heads, d)

@@ -26,11 +26,10 @@ from server.engine.protocol import (
     EngineUnavailable,
     FactTokens,
     GenerationRequest,
-    RequestTooLarge,
     TokenChunk,
 )
-from server.engine.sampling import check_sampling
-from server.engine.sequence import Generation, pages_for
+from server.engine.request_limits import RequestLimits
+from server.engine.sequence import Generation
 from server.engine.token_stream import TokenStream
 from server.engine.worker import Worker
 
@@ -42,7 +41,7 @@ MAX_FAILURES = 3
 BLOCKED_WAIT_SECONDS = 0.002
 
 Command = Callable[[], None]
-Delivery = tuple[TokenStream, TokenChunk | Exception]
+Reply = Callable[[], None]
 
 
 class EmbeddedEngine:
@@ -53,7 +52,6 @@ class EmbeddedEngine:
     ) -> None:
         self._options = options
         self._tokenizer = prompt.tokenizer
-        self._preamble_tokens = len(prompt.preamble)
         self.info = EngineInfo(
             name=model.config.name,
             model_fingerprint=fingerprint,
@@ -63,11 +61,13 @@ class EmbeddedEngine:
             max_running=options.max_running,
             dtype=str(model.dtype).removeprefix("torch."),
         )
-        self._check_pool()
+        self._limits = RequestLimits(
+            options, self.info.context_length, self.info.vocab_size, preamble_tokens=len(prompt.preamble)
+        )
         self._store = PageStore(options.page_dir, options.disk_bytes) if options.page_dir else None
         self._inbox: SimpleQueue[Command | None] = SimpleQueue()
         self._streams: dict[Generation, tuple[asyncio.AbstractEventLoop, TokenStream]] = {}
-        self._outbox: dict[asyncio.AbstractEventLoop, list[Delivery]] = {}
+        self._outbox: dict[asyncio.AbstractEventLoop, list[Reply]] = {}
         self._open = 0
         self._open_encodings = 0
         self._lock = threading.Lock()
@@ -119,27 +119,38 @@ class EmbeddedEngine:
         if not facts:
             return
         self._require_alive()
-        for fact in facts:
-            if not 0 < len(fact.tokens) <= self._options.max_fact_tokens:
-                raise RequestTooLarge(
-                    f"a fact may have 1 to {self._options.max_fact_tokens} tokens, not {len(fact.tokens)}"
-                )
+        self._limits.check_facts(facts)
         with self._lock:
             if self._open_encodings + len(facts) > self._options.max_encode_queue:
                 raise EngineOverloaded("too many facts wait to be encoded", RETRY_AFTER_SECONDS)
             self._open_encodings += len(facts)
         await asyncio.gather(*[self._encode_one(fact) for fact in facts])
 
-    async def _encode_one(self, fact: FactTokens) -> None:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+    def _encode_one(self, fact: FactTokens) -> asyncio.Future[None]:
+        """Not a coroutine: everything is in the inbox before anything else can happen on the loop."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def done(error: Exception | None) -> None:
             with self._lock:
                 self._open_encodings -= 1
-            loop.call_soon_threadsafe(_resolve, future, error)
+            self._reply(future, error)
 
         self._inbox.put(partial(self._worker.encode, fact, done))
+        return future
+
+    async def _call(self, action: Command) -> None:
+        """Carry out `action` on the engine's thread and wait for it; what it raises is raised here."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def carry_out() -> None:
+            try:
+                action()
+            except Exception as error:
+                self._reply(future, error)
+            else:
+                self._reply(future, None)
+
+        self._inbox.put(carry_out)
         await future
 
     async def forget(self, keys: Sequence[str]) -> None:
@@ -150,13 +161,12 @@ class EmbeddedEngine:
     def generate(self, request: GenerationRequest) -> TokenStream:
         """See the protocol. Also raises ValueError for sampling parameters out of range."""
         self._require_alive()
-        self._check_size(request)
-        check_sampling(request.sampling, self.info.vocab_size)
+        self._limits.check_request(request)
+        generation = Generation(request, self._tokenizer)
         with self._lock:
             if self._open >= self._options.max_waiting + self._options.max_running:
                 raise EngineOverloaded("the waiting queue is full", RETRY_AFTER_SECONDS)
             self._open += 1
-        generation = Generation(request, self._tokenizer)
         stream = TokenStream(partial(self._inbox.put, partial(self._cancel, generation)))
         self._streams[generation] = (asyncio.get_running_loop(), stream)
         self._inbox.put(partial(self._worker.submit, generation))
@@ -173,19 +183,11 @@ class EmbeddedEngine:
 
     async def audit(self) -> None:
         """AssertionError unless every page is accounted for (checked on the engine's own thread)."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        await self._call(self._worker.audit)
 
-        def check() -> None:
-            try:
-                self._worker.audit()
-            except AssertionError as error:
-                loop.call_soon_threadsafe(_resolve, future, error)
-            else:
-                loop.call_soon_threadsafe(_resolve, future, None)
-
-        self._inbox.put(check)
-        await future
+    def _require_alive(self) -> None:
+        if self._closed or self._dead is not None or not self._thread.is_alive():
+            raise EngineUnavailable("the engine is shut down" if self._closed else f"the engine died: {self._dead}")
 
     # --- on the engine's thread ---
 
@@ -218,7 +220,12 @@ class EmbeddedEngine:
                 return True
             if command is None:
                 return False
-            command()
+            try:
+                command()
+            except Exception as error:
+                self._recover(error, MAX_FAILURES)
+            if self._dead is not None:  # what was sent before its sender could know
+                self._worker.abandon(EngineUnavailable(f"the engine died: {self._dead}"))
             if self._inbox.empty():
                 self._flush()
 
@@ -241,9 +248,12 @@ class EmbeddedEngine:
         if entry is None:
             return
         loop, stream = entry
-        self._outbox.setdefault(loop, []).append((stream, item))
+        self._outbox.setdefault(loop, []).append(partial(stream.put, item))
         if isinstance(item, Exception) or item.finish_reason is not None:
             self._close_stream(generation)
+
+    def _reply(self, future: asyncio.Future[None], error: Exception | None) -> None:
+        self._outbox.setdefault(future.get_loop(), []).append(partial(_resolve, future, error))
 
     def _close_stream(self, generation: Generation) -> None:
         if self._streams.pop(generation, None) is not None:
@@ -251,43 +261,14 @@ class EmbeddedEngine:
                 self._open -= 1
 
     def _flush(self) -> None:
-        """Hand over everything of this step with one wake-up per event loop."""
+        """Hand over everything of this step with one wake-up per event loop, after the numbers it changed."""
         self._stats = self._worker.stats()
         outbox, self._outbox = self._outbox, {}
-        for loop, deliveries in outbox.items():
+        for loop, replies in outbox.items():
             try:
-                loop.call_soon_threadsafe(_deliver, deliveries)
+                loop.call_soon_threadsafe(_deliver, replies)
             except RuntimeError:  # the loop has closed: nobody is left to read
-                log.debug("dropped %d chunks of a closed event loop", len(deliveries))
-
-    # --- checks ---
-
-    def _require_alive(self) -> None:
-        if self._closed or self._dead is not None or not self._thread.is_alive():
-            raise EngineUnavailable("the engine is shut down" if self._closed else f"the engine died: {self._dead}")
-
-    def _check_size(self, request: GenerationRequest) -> None:
-        lengths = [len(mounted.fact.tokens) for mounted in request.facts]
-        if not request.prompt:
-            raise ValueError("prompt: must hold at least one token")
-        if any(not 0 < length <= self._options.max_fact_tokens for length in lengths):
-            raise RequestTooLarge(f"a mounted fact must have 1 to {self._options.max_fact_tokens} tokens")
-        own = len(request.prompt) + request.sampling.max_tokens
-        layout = self._preamble_tokens + max(lengths) if lengths else 0
-        if own + layout > self.info.context_length:
-            raise RequestTooLarge(
-                f"{len(request.prompt)} prompt tokens, {request.sampling.max_tokens} to generate and {layout} "
-                f"positions of knowledge exceed the context of {self.info.context_length} tokens"
-            )
-        pages = pages_for(own) + pages_for(self._preamble_tokens) + sum(map(pages_for, lengths))
-        available = self._options.pages - pages_for(self._options.max_fact_tokens)
-        if pages > available:
-            raise RequestTooLarge(f"the request needs {pages} pages of 16 tokens; the cache has {available} to give")
-
-    def _check_pool(self) -> None:
-        least = pages_for(self._preamble_tokens) + 2 * pages_for(self._options.max_fact_tokens) + 2
-        if self._options.pages < least:
-            raise ValueError(f"pages: this model needs at least {least}, not {self._options.pages}")
+                log.debug("dropped %d replies to a closed event loop", len(replies))
 
 
 def choose_dtype(name: DtypeName) -> torch.dtype:
@@ -298,9 +279,9 @@ def choose_dtype(name: DtypeName) -> torch.dtype:
     return {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}[name]
 
 
-def _deliver(deliveries: list[Delivery]) -> None:
-    for stream, item in deliveries:
-        stream.put(item)
+def _deliver(replies: list[Reply]) -> None:
+    for reply in replies:
+        reply()
 
 
 def _resolve(future: asyncio.Future[None], error: BaseException | None) -> None:

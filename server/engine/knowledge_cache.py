@@ -82,7 +82,7 @@ class KnowledgeCache:
             self._pool.release(pages)
             return
         self._publish(encoding.fact.key, pages)
-        if self._store is not None and not self.is_stored(encoding.fact.key):
+        if self._store is not None and not encoding.forgotten and not self.is_stored(encoding.fact.key):
             self._store.write(encoding.fact.key, _assemble(encoding))
 
     def forget(self, key: str) -> None:

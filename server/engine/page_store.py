@@ -71,7 +71,7 @@ class PageStore:
         with self._lock:
             self._queued.discard(key)
             self._total -= self._sizes.pop(key, 0)
-            self._path(key).unlink(missing_ok=True)
+            self._delete(key)
 
     def flush(self) -> None:
         """Wait until everything queued so far has been written."""
@@ -126,7 +126,13 @@ class PageStore:
             while self._total > self._limit and len(self._sizes) > 1:
                 old, size = self._sizes.popitem(last=False)
                 self._total -= size
-                self._path(old).unlink(missing_ok=True)
+                self._delete(old)
+
+    def _delete(self, key: str) -> None:
+        try:
+            self._path(key).unlink(missing_ok=True)
+        except OSError as error:
+            log.error("page content %s could not be deleted: %s", self._path(key), error)
 
     def _path(self, key: str) -> Path:
         return self._directory / f"{key}{SUFFIX}"

@@ -67,7 +67,15 @@ class Scheduler:
         if fact.key in self._knowledge or self._knowledge.is_stored(fact.key):
             done(None)
         else:
-            self._encoding(fact).done.append(done)
+            encoding = self._encoding(fact)
+            encoding.done.append(done)
+            encoding.forgotten = False
+
+    def forget(self, key: str) -> None:
+        """The fact is gone: drop its pages here and on disk. Readers keep theirs; so do those who wait for them."""
+        self._knowledge.forget(key)
+        if key in self.encodings:
+            self.encodings[key].forgotten = True
 
     def remove(self, generation: Generation) -> None:
         """Finished, cancelled, expired: wherever it is, it holds nothing afterwards."""
@@ -81,9 +89,15 @@ class Scheduler:
         """All tokens of the fact are computed: publish its pages."""
         del self.encodings[encoding.fact.key]
         self._pool.release(encoding.prefix.pages)
-        self._knowledge.admit(encoding)
+        if encoding.forgotten and not self._awaited(encoding.fact.key):
+            self._pool.release(encoding.pages)
+        else:
+            self._knowledge.admit(encoding)
         for done in encoding.done:
             done(None)
+
+    def _awaited(self, key: str) -> bool:
+        return any(key == mounted.fact.key for one in self.waiting for mounted in one.request.facts)
 
     def abandon_encodings(self, error: Exception) -> None:
         for encoding in self.encodings.values():

@@ -98,6 +98,8 @@ class Encoding(Sequence):
 
     fact: FactTokens = field(default_factory=lambda: FactTokens("", ()))
     done: list[Callable[[Exception | None], None]] = field(default_factory=list)
+    forgotten: bool = False
+    """Its fact was deleted meanwhile: the pages are for those who already wait for them, and not for the disk."""
     captured: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)
     """Per chunk, per layer: keys before RoPE and values."""
 

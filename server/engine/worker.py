@@ -66,7 +66,7 @@ class Worker:
 
     def forget(self, keys: Sequence[str]) -> None:
         for key in keys:
-            self._knowledge.forget(key)
+            self._scheduler.forget(key)
 
     def step(self) -> bool:
         """One forward pass and what follows from it. False if nothing could move."""

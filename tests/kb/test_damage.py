@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +206,38 @@ def test_an_old_copy_of_either_file_is_noticed(tmp_path: Path, encoder: Any) -> 
         shutil.copy(tmp_path / "old" / name, tmp_path / name / name)
         with pytest.raises(StoreCorrupt, match=message):
             Store.open(tmp_path / name, encoder)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE entries SET text = 'text 78' WHERE version = 80",
+        "UPDATE entries SET id = 'f0' WHERE version = 3",
+        "UPDATE entries SET namespace = 'other' WHERE version = 3",
+        "UPDATE entries SET metadata = '{}' WHERE version = 3",
+        "UPDATE entries SET expires_at = 1.0 WHERE version = 3",
+        "UPDATE entries SET op = 'delete' WHERE version = 3",
+        "UPDATE entries SET version = 4, seq = 1 WHERE version = 3",
+        "UPDATE entries SET text = x'ff' WHERE version = 3",
+        "DELETE FROM entries WHERE version = 80",
+        "INSERT INTO entries SELECT 81, seq, op, namespace, id, text, metadata, expires_at FROM entries LIMIT 1",
+        "UPDATE batches SET kind = 'rollback' WHERE version = 3",
+        "UPDATE batches SET created_at = 0 WHERE version = 80",
+        "UPDATE batches SET chain = zeroblob(32) WHERE version = 3",
+        "UPDATE batches SET version = 81 WHERE version = 80",
+        "DELETE FROM batches WHERE version = 3",
+        "DELETE FROM batches WHERE version = 80",
+        "DROP TABLE entries",
+        "DROP TABLE batches",
+        "PRAGMA user_version = 2",
+    ],
+)
+def test_a_changed_log_is_refused(closed: Any, tmp_path: Path, encoder: Any, statement: str) -> None:
+    shutil.copytree(closed[0], tmp_path / "kb")
+    with closing(sqlite3.connect(tmp_path / "kb" / "facts.db")) as connection, connection:
+        connection.execute(statement)
+    with pytest.raises(StoreCorrupt, match=r"facts\.db: "):
+        Store.open(tmp_path / "kb", encoder)
 
 
 def test_a_damaged_vector_is_computed_again(tmp_path: Path, encoder: Any) -> None:

@@ -60,6 +60,18 @@ def test_a_failing_fsync_refuses_edits(tmp_path: Path, editors: StartEditor, cra
     assert content(editors, directory) == {"b": "three"}
 
 
+def test_an_edit_refused_wholly_written_is_not_found_after_a_crash(tmp_path: Path, editors: StartEditor) -> None:
+    directory, switch = tmp_path / "kb", tmp_path / "failing"
+    with editors(directory, switch) as editor:
+        editor.ask(upsert={"a": "one"})
+        switch.write_text("once:facts.db-wal")
+        refused = editor.ask(upsert={"a": "two"})
+        assert (refused["ok"], refused["recorded"]) == (False, False)
+        assert not switch.exists()
+        editor.kill()
+    assert content(editors, directory) == {"a": "one"}
+
+
 @pytest.mark.parametrize("after", ["edit", "crash", "close"])
 def test_a_failing_marker_refuses_the_edit_which_the_log_still_holds(
     tmp_path: Path, editors: StartEditor, after: str

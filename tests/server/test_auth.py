@@ -50,7 +50,13 @@ def every_route(service: Service) -> list[tuple[str, str]]:
 async def test_every_route_needs_a_key_of_its_role(locked: Service) -> None:
     routes = every_route(locked)
     assert len(routes) > 18
-    for method, template in [*routes, ("GET", "/openapi.json"), ("GET", "/nowhere"), ("GET", "/admin"), ("PUT", "/admin//kb")]:
+    for method, template in [
+        *routes,
+        ("GET", "/openapi.json"),
+        ("GET", "/nowhere"),
+        ("GET", "/admin"),
+        ("PUT", "/admin//kb"),
+    ]:
         path = template.replace("{id}", "x").replace("{model}", "tiny")
         if path in OPEN_PATHS:
             assert (await locked.http.request(method, path)).status_code == 200
@@ -85,9 +91,7 @@ async def test_keys_are_never_logged_but_their_owners_are(locked: Service, caplo
     assert not any("secret" in message for message in own)
 
 
-async def test_one_file_does_not_open_the_other_role(
-    tmp_path: Path, tiny: Checkpoint, encoder: MiniLMEncoder
-) -> None:
+async def test_one_file_does_not_open_the_other_role(tmp_path: Path, tiny: Checkpoint, encoder: MiniLMEncoder) -> None:
     keys = Keys.read(write_keys(tmp_path / "client", ann=CLIENT), None)
     async with running(build_services(tmp_path, tiny, encoder, keys)) as service:
         for headers, status in (({}, 401), (bearer(CLIENT), 403)):

@@ -37,7 +37,9 @@ def connect(live: Live, path: str, body: object) -> socket.socket:
     address = urlsplit(live.url)
     content = json.dumps(body).encode()
     connection = socket.create_connection((address.hostname, address.port))
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    )
     connection.sendall(head.encode() + b"\r\n\r\n" + content)
     return connection
 

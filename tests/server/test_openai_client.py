@@ -177,9 +177,7 @@ async def test_an_async_task_that_is_cancelled_cancels_the_work(live: Live) -> N
     before = sum(live.cancelled(stage) for stage in ("retrieval", "queue", "decode"))
     async with openai.AsyncOpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as client:
         task = asyncio.create_task(
-            client.chat.completions.create(
-                model=MODEL, messages=USER, max_tokens=700, extra_body={"ignore_eos": True}
-            )
+            client.chat.completions.create(model=MODEL, messages=USER, max_tokens=700, extra_body={"ignore_eos": True})
         )
         await asyncio.sleep(0.1)
         task.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from kan.checkpoint import Checkpoint
 from kb.errors import WriteFailed
 from kb.minilm import MiniLMEncoder
 from server.engine.protocol import EngineUnavailable, GenerationRequest, SamplingParams, TokenChunk
+from server.streaming import EventStream
 from tests.server.support import FACTS, Service, build_services, chat_body, error, events, running
 
 
@@ -46,7 +47,15 @@ async def test_metrics(informed: Service) -> None:
     found = samples((await informed.http.get("/metrics")).text)
     names = {re.split(r"\{", name)[0] for name in found}
     assert all(name.startswith("kalmagrove_") and ":" not in name for name in names)
-    for name in ("queue", "retrieval", "time_to_first_token", "inter_token", "end_to_end", "edit_visible", "http_request"):
+    for name in (
+        "queue",
+        "retrieval",
+        "time_to_first_token",
+        "inter_token",
+        "end_to_end",
+        "edit_visible",
+        "http_request",
+    ):
         assert f"kalmagrove_{name}_seconds_bucket" in names
     assert found["kalmagrove_kb_version"] == 2
     assert found["kalmagrove_kb_facts"] == 2
@@ -97,6 +106,39 @@ async def test_deadline_before_the_first_token(tmp_path: Path, tiny: Checkpoint,
         await service.engine.audit()
 
 
+async def test_a_body_that_stops_coming(tmp_path: Path, tiny: Checkpoint, encoder: MiniLMEncoder) -> None:
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(5)
+
+    async with running(build_services(tmp_path, tiny, encoder), body_idle_timeout_s=0.1) as service:
+        for path, kind in (("/v1/chat/completions", "application/json"), ("/admin/kb/import", "application/x-ndjson")):
+            response = await service.http.post(path, content=stalled(), headers={"Content-Type": kind})
+            assert (response.status_code, error(response)["code"]) == (408, "body_timeout")
+
+
+async def test_a_client_that_does_not_read_is_dropped(informed: Service, caplog: pytest.LogCaptureFixture) -> None:
+    async def parts() -> AsyncGenerator[bytes, None]:
+        try:
+            yield b"one"
+            yield b"two"
+        finally:
+            closed.set()
+
+    async def blocked(message: Any) -> None:
+        if message.get("body") == b"two":
+            await asyncio.sleep(5)
+
+    async def silent() -> Any:
+        await asyncio.sleep(5)
+
+    closed = asyncio.Event()
+    stream = await EventStream.start(parts(), send_timeout_s=0.05)
+    await stream({"type": "http"}, silent, blocked)
+    assert closed.is_set()
+    assert "unread" in caplog.text
+
+
 async def test_an_error_in_mid_stream_is_an_event(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     real = type(service.engine).generate
 
@@ -112,7 +154,10 @@ async def test_an_error_in_mid_stream_is_an_event(service: Service, monkeypatch:
     monkeypatch.setattr(type(service.engine), "generate", failing)
     for path, body in (
         ("/v1/chat/completions", chat_body(stream=True, max_tokens=50)),
-        ("/v1/completions", {"model": "tiny", "prompt": "x", "stream": True, "max_tokens": 50, "logit_bias": {"70": 100}}),
+        (
+            "/v1/completions",
+            {"model": "tiny", "prompt": "x", "stream": True, "max_tokens": 50, "logit_bias": {"70": 100}},
+        ),
     ):
         received = events(await service.http.post(path, json=body))
         assert received[0]["choices"]

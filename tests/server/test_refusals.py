@@ -218,9 +218,7 @@ async def test_huge_bodies_and_foreign_types(small: Service, method: str, path: 
             yield b" " * 10_000
 
     declared = await small.http.request(method, path, content=b" " * 100_001)
-    streamed = await small.http.request(
-        method, path, content=endless(), headers={"Content-Type": "application/json"}
-    )
+    streamed = await small.http.request(method, path, content=endless(), headers={"Content-Type": "application/json"})
     for response in (declared, streamed):
         assert (response.status_code, error(response)["code"]) == (413, "body_too_large")
     form = await small.http.request(method, path, content=b"a=b", headers={"Content-Type": "text/plain"})
