@@ -208,6 +208,15 @@ def test_an_old_copy_of_either_file_is_noticed(tmp_path: Path, encoder: Any) -> 
             Store.open(tmp_path / name, encoder)
 
 
+def test_the_database_of_another_store_is_noticed(tmp_path: Path, encoder: Any) -> None:
+    for name in ("one", "two"):
+        with Store.open(tmp_path / name, encoder) as store:
+            store.apply([Upsert("a", "default", name)])
+    shutil.copy(tmp_path / "one" / "facts.db", tmp_path / "two" / "facts.db")
+    with pytest.raises(StoreCorrupt, match="not what was acknowledged"):
+        Store.open(tmp_path / "two", encoder)
+
+
 @pytest.mark.parametrize(
     "statement",
     [
