@@ -165,7 +165,7 @@ class FactLog:
         except (*_DATABASE_ERRORS, UnicodeError, TypeError, ValueError) as error:
             if isinstance(error, SQLAlchemyError) and not self._sqlite:
                 raise StoreUnavailable(f"{self._name}: {error}") from error
-            raise StoreCorrupt(self._name, f"cannot be read: {_reason(error)}") from error
+            raise StoreCorrupt(self._name, f"cannot be used: {_reason(error)}") from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -179,11 +179,19 @@ class FactLog:
             self._check_sqlite()
         with self._writer.begin():
             schema.metadata.create_all(self._writer)
+        # Damage to a table's definition may show only when something is written.
+        if self._sqlite and schema.shape(self._writer) != schema.expected_shape():
+            raise StoreCorrupt(self._name, f"its tables are not those of format {schema.FORMAT}")
 
     def _check_sqlite(self) -> None:
         driver = _driver(self._writer)
         if driver.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):
             raise StoreUnavailable(f"{self._name}: SQLite cannot keep a write-ahead log here")
+        # A database that cannot be written is refused now rather than at the first edit.
+        # (SQLite lets a write transaction begin there all the same; only a write tells.)
+        driver.execute("BEGIN IMMEDIATE")
+        driver.execute("PRAGMA user_version=0")
+        driver.execute("ROLLBACK")
         result = driver.execute("PRAGMA integrity_check(1)").fetchone()
         if result != ("ok",):
             raise StoreCorrupt(self._name, f"SQLite finds it damaged: {result[0]}")

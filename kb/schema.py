@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import (
     BigInteger,
     Column,
+    Connection,
     Double,
     Index,
     Integer,
@@ -12,6 +13,8 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    create_engine,
+    text,
 )
 
 # Kept in SQLite's user_version, so that a later format is refused rather than misread.
@@ -53,3 +56,28 @@ embeddings = Table(
     Column("vector", LargeBinary, nullable=False),
     Column("checksum", LargeBinary, nullable=False),
 )
+
+
+_SHAPE = (
+    "SELECT type, name, tbl_name FROM sqlite_master",
+    "SELECT m.name, c.* FROM sqlite_master m, pragma_table_xinfo(m.name) c WHERE m.type = 'table'",
+    "SELECT m.name, c.* FROM sqlite_master m, pragma_index_xinfo(m.name) c WHERE m.type = 'index'",
+)
+
+
+def shape(connection: Connection) -> list[list[str]]:
+    """The tables and indexes of a SQLite database with their columns."""
+    with connection.begin():
+        return [sorted(map(repr, connection.execute(text(query)))) for query in _SHAPE]
+
+
+def expected_shape() -> list[list[str]]:
+    """What `shape` finds in a sound store."""
+    engine = create_engine("sqlite://")
+    try:
+        with engine.connect() as connection:
+            with connection.begin():
+                metadata.create_all(connection)
+            return shape(connection)
+    finally:
+        engine.dispose()

@@ -239,6 +239,9 @@ def test_the_database_of_another_store_is_noticed(tmp_path: Path, encoder: Any) 
         "DROP TABLE entries",
         "DROP TABLE batches",
         "PRAGMA user_version = 2",
+        "ALTER TABLE embeddings RENAME COLUMN checksum TO checksun",
+        "ALTER TABLE embeddings DROP COLUMN checksum",
+        "CREATE TABLE more (stuff)",
     ],
 )
 def test_a_changed_log_is_refused(closed: Any, tmp_path: Path, encoder: Any, statement: str) -> None:
