@@ -138,7 +138,13 @@ def _is_admin(path: str) -> bool:
 
 def _require_local(headers: Headers) -> None:
     """Without keys a web page must not be able to reach us through a name that it lets point here, or cross-site."""
-    host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
     origin = headers.get("origin")
-    if not is_loopback(host) or (origin is not None and not is_loopback(urlsplit(origin).hostname or "")):
+    if not _is_local(f"//{headers.get('host', '')}") or (origin is not None and not _is_local(origin)):
         raise forbidden("Without configured keys only http://localhost may be used.")
+
+
+def _is_local(url: str) -> bool:
+    try:
+        return is_loopback(urlsplit(url).hostname or "")
+    except ValueError:  # no URL at all
+        return False

@@ -22,7 +22,7 @@ from kb.facts import Change, InvalidChange, KnowledgeError, Upsert
 from kb.snapshot import Hit, Snapshot
 from kb.store import Commit, Prepared, Store
 from kb.validation import validate_batch
-from server.engine.protocol import Engine, FactTokens, MountedFact
+from server.engine.protocol import Engine, EngineError, FactTokens, MountedFact
 from server.errors import invalid
 from server.metrics import Metrics
 
@@ -135,11 +135,15 @@ class KnowledgeService:
         started = time.perf_counter()
         checked, facts = await _on(self._preparer, partial(self._check, changes))
         prepared = await self._prepare(checked, facts)
-        return await self._commit(started, partial(self.store.commit, prepared))
+
+        def commit() -> Commit:
+            return self.store.commit(prepared)
+
+        return await self._commit(started, commit, checked)
 
     async def rollback(self, version: int) -> Edited:
         """Facts as they were at `version`, as a new version. Their pages are made when they are first mounted."""
-        return await self._commit(time.perf_counter(), partial(self.store.rollback, version))
+        return await self._commit(time.perf_counter(), partial(self.store.rollback, version), ())
 
     async def sweep(self) -> None:
         """Remove expired facts for good; a failure is logged and tried again next time."""
@@ -194,12 +198,13 @@ class KnowledgeService:
             if encoding:
                 encoding.cancel()
                 await asyncio.gather(encoding, return_exceptions=True)
+            await asyncio.shield(self._forget_unheld(changes))
             raise
         return prepared
 
-    async def _commit(self, started: float, commit: Callable[[], Commit]) -> Edited:
+    async def _commit(self, started: float, commit: Callable[[], Commit], changes: Sequence[Change]) -> Edited:
         """Shielded: once the writer has begun, a client that leaves must not keep the rest from happening."""
-        task = asyncio.create_task(self._commit_and_publish(commit))
+        task = asyncio.create_task(self._commit_and_publish(commit, changes))
         self._commits.add(task)
         task.add_done_callback(self._commits.discard)
         done = await asyncio.shield(task)
@@ -207,8 +212,12 @@ class KnowledgeService:
         self._metrics.edit_visible_seconds.observe(seconds)
         return Edited(done.version, done.upserted, done.deleted, round(seconds * 1000, 3))
 
-    async def _commit_and_publish(self, commit: Callable[[], Commit]) -> Commit:
-        done = await _on(self._writer, commit)
+    async def _commit_and_publish(self, commit: Callable[[], Commit], changes: Sequence[Change]) -> Commit:
+        try:
+            done = await _on(self._writer, commit)
+        except Exception:
+            await self._forget_unheld(changes)
+            raise
         await self._publish(done)
         return done
 
@@ -217,6 +226,21 @@ class KnowledgeService:
             self._published.notify_all()
         if commit.gone_texts:
             await self._forget(commit.gone_texts)
+
+    async def _forget_unheld(self, changes: Sequence[Change]) -> None:
+        """A refused edit leaves no pages behind, except of facts that are as the edit wanted them already.
+
+        A text that another fact holds is forgotten too: it is encoded again when that fact is next mounted.
+        """
+        snapshot = self.store.snapshot
+        upserts = [change for change in changes if isinstance(change, Upsert)]
+        held = [snapshot.find(change.namespace, change.id or "") for change in upserts]
+        unheld = [
+            change.text for change, fact in zip(upserts, held, strict=True) if fact is None or fact.text != change.text
+        ]
+        if unheld:
+            with contextlib.suppress(EngineError):  # closed: it holds nothing any more
+                await self._forget(unheld)
 
     async def _forget(self, texts: Sequence[str]) -> None:
         await self._engine.forget([self.page(text) for text in texts])

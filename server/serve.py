@@ -120,7 +120,8 @@ def _config(app: object, settings: Settings) -> uvicorn.Config:
 def bind(settings: Settings) -> socket.socket:
     """Before the model is loaded, so that a taken port is told at once. Raises StartupError."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol is named because event loops switch Nagle's algorithm off (40 ms per token) only where they see it.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
@@ -139,9 +140,10 @@ def _announce(console: Console, context: Context, listener: socket.socket, on_re
         f"KalmaGrove serves [bold]{escape(services.model_name)}[/] ({services.engine.info.dtype}) with "
         f"{knowledge.count()} facts, version {knowledge.version}, at [bold]{url}[/]",
         highlight=False,
+        soft_wrap=True,
     )
     if services.keys.open():
-        console.print("No keys are configured: only this machine can reach the server, without a key.")
+        console.print("No keys are configured: only this machine can reach the server, without a key.", soft_wrap=True)
     if on_ready is not None:
         on_ready(url)
 

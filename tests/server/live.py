@@ -58,7 +58,7 @@ class Live:
 @contextmanager
 def listening(services: Services, **settings: Any) -> Iterator[Live]:
     """Serve in a thread until the block ends."""
-    with socket.socket() as listener:
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         app = create_app(Settings(**settings), services)
         config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5)

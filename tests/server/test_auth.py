@@ -110,6 +110,8 @@ async def test_one_file_does_not_open_the_other_role(tmp_path: Path, tiny: Check
         ("localhost", "https://evil.example", 403),
         ("localhost", "null", 403),
         ("", None, 403),
+        ("[", None, 403),
+        ("localhost", "http://[", 403),
     ],
 )
 async def test_without_keys_only_this_machine_is_served(

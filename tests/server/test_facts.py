@@ -110,7 +110,7 @@ async def test_expired_facts_are_not_served_and_then_removed(service: Service) -
     facts = [{"id": "ceo", "text": FACTS["ceo"], "expires_at": soon}]
     await service.http.put("/admin/kb/facts", json={"facts": facts})
     assert (await service.chat()).json()["knowledge"]["facts"]
-    await asyncio.sleep(0.35)
+    await asyncio.sleep(max(0, soon - time.time()) + 0.05)
     assert (await service.chat()).json()["knowledge"]["facts"] == []
     assert (await service.http.get("/admin/kb/facts/ceo")).status_code == 404
     context: Context = service.app.state.context

@@ -184,11 +184,14 @@ async def test_a_failed_write_is_refused_and_serving_goes_on(
     def full(self: object, prepared: object) -> None:
         raise WriteFailed("no space left on device")
 
+    pages = informed.engine.stats().pages_knowledge
     with monkeypatch.context() as patch:
         patch.setattr(type(informed.store), "commit", full)
         response = await informed.http.put("/admin/kb/facts", json={"facts": [{"id": "a", "text": "New."}]})
         assert (response.status_code, error(response)["code"]) == (503, "knowledge_write_failed")
         assert response.headers["retry-after"]
+        await informed.engine.audit()
+        assert informed.engine.stats().pages_knowledge == pages
         assert (await informed.chat()).json()["knowledge"]["version"] == 1
         assert (await informed.http.get("/ready")).status_code == 200
     assert (await informed.put(**FACTS))["version"] == 2
