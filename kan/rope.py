@@ -7,22 +7,26 @@ from torch import Tensor
 
 
 class RotaryTable:
-    """cos and sin for every position, float32 (float64 for a float64 model): two tensors [positions, head_dim / 2]."""
+    """cos and sin for every position, float32 (float64 for a float64 model): two tensors [positions, head_dim].
+
+    Both halves of a row hold the same angles; the sine's first half is negated, as `rotate` wants it.
+    """
 
     def __init__(self, head_dim: int, positions: int, theta: float, dtype: torch.dtype) -> None:
         exact = torch.float64
         inverse = theta ** (-torch.arange(0, head_dim, 2, dtype=exact) / head_dim)
         angles = torch.arange(positions, dtype=exact)[:, None] * inverse
         compute = exact if dtype == exact else torch.float32
-        self.cos = angles.cos().to(compute)
-        self.sin = angles.sin().to(compute)
+        self.cos = torch.cat((angles.cos(), angles.cos()), dim=-1).to(compute)
+        self.sin = torch.cat((-angles.sin(), angles.sin()), dim=-1).to(compute)
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions [rows] -> cos, sin [rows, 1, head_dim / 2], ready to broadcast over heads."""
+        """positions [rows] -> cos, sin [rows, 1, head_dim], ready to broadcast over heads."""
         return self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x [rows, heads, head_dim] -> the same, rotated. Computed in the table's precision, returned in x's."""
-    first, second = x.to(cos.dtype).chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    exact = x.to(cos.dtype)
+    swapped = exact.roll(exact.shape[-1] // 2, dims=-1)
+    return torch.addcmul(exact * cos, swapped, sin).to(x.dtype)

@@ -149,8 +149,9 @@ class Completions:
             async with asyncio.timeout(deadline - time.monotonic()):
                 if wanted.min_version is not None and wanted.enabled is not False:
                     await self._knowledge.wait_for_version(wanted.min_version, self._settings.min_version_wait_s)
-                return await self._knowledge.read(
-                    lambda: tuple(self._preparer.prepare(source, wanted) for source in job.sources)
+                questions = 0 if wanted.enabled is False else len(job.sources)
+                return await self._knowledge.embed(
+                    questions, lambda: tuple(self._preparer.prepare(source, wanted) for source in job.sources)
                 )
         except TimeoutError:
             raise timed_out("The request's deadline passed while its knowledge was looked up.") from None

@@ -25,9 +25,13 @@ from kb.validation import validate_batch
 from server.engine.protocol import Engine, EngineError, FactTokens, MountedFact
 from server.errors import invalid
 from server.metrics import Metrics
+from server.threads import compute_alone
 
 T = TypeVar("T")
 logger = logging.getLogger("kalmagrove.knowledge")
+
+TEXTS_BETWEEN_STEPS = 4
+"""So many texts are embedded between two steps of the engine: about the time of one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +82,10 @@ class KnowledgeService:
         self._prompt = prompt
         self._metrics = metrics
         self._max_fact_tokens = max_fact_tokens
-        self._readers = ThreadPoolExecutor(2, "kalmagrove-reader")
+        self._readers = ThreadPoolExecutor(2, "kalmagrove-reader", compute_alone)
         # Apart from the readers, so that a large edit never makes a question wait for its embedding.
-        self._preparer = ThreadPoolExecutor(2, "kalmagrove-prepare")
-        self._writer = ThreadPoolExecutor(1, "kalmagrove-writer")
+        self._preparer = ThreadPoolExecutor(2, "kalmagrove-prepare", compute_alone)
+        self._writer = ThreadPoolExecutor(1, "kalmagrove-writer", compute_alone)
         self._published = asyncio.Condition()
         self._commits: set[asyncio.Task[Commit]] = set()
 
@@ -89,12 +93,17 @@ class KnowledgeService:
         """Run something short that blocks (a search, a page of an export) on a reader thread."""
         return await _on(self._readers, function)
 
-    async def embed(self, function: Callable[[], T]) -> T:
-        """Run something that embeds many texts where no question waits behind it."""
+    async def embed(self, texts: int, function: Callable[[], T]) -> T:
+        """Run something that blocks while it embeds so many texts.
+
+        A few are fastest on the engine's thread, which has every core; many would make its streams wait.
+        """
+        if 0 < texts <= TEXTS_BETWEEN_STEPS:
+            return await self._engine.run(function)
         return await _on(self._preparer, function)
 
     def search(self, query: Query) -> Retrieved:
-        """Embed and search. Blocks: call it through `read`. The snapshot is pinned after the embedding, so it is
+        """Embed and search. Blocks: call it through `embed`. The snapshot is pinned after the embedding, so it is
         never older than the request."""
         started = time.perf_counter()
         hits: list[Hit] = []
@@ -191,7 +200,7 @@ class KnowledgeService:
         """Embed and encode side by side. If the embedding fails, or the client leaves, encoding stops too."""
         encoding = asyncio.create_task(self._engine.encode(facts)) if facts else None
         try:
-            prepared = await _on(self._preparer, partial(self.store.prepare, changes))
+            prepared = await self.embed(len(facts), partial(self.store.prepare, changes))
             if encoding:
                 await encoding
         except BaseException:

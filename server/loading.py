@@ -23,6 +23,7 @@ from server.engine.embedded import EmbeddedEngine, choose_dtype
 from server.engine.options import EngineOptions
 from server.services import Services
 from server.settings import Settings
+from server.threads import compute_alone
 
 PAGE_TOKENS = 16
 GIB = 2**30
@@ -34,6 +35,7 @@ class StartupError(Exception):
 
 def load(settings: Settings, console: Console) -> Services:
     """Blocks for seconds. Raises StartupError."""
+    compute_alone()
     with _explained():
         keys = Keys.read(settings.client_keys_file, settings.admin_keys_file)
         with console.status(f"Loading {settings.model} …"):

@@ -31,7 +31,7 @@ async def import_demo(context: Context, console: Console) -> None:
 async def warm_up(context: Context) -> None:
     """So that the first request is as fast as the others: embed, encode, mount and generate once."""
     services = context.services
-    await context.knowledge.read(lambda: services.encoder.embed([WARM_UP_TEXT]))
+    await context.knowledge.embed(1, lambda: services.encoder.embed([WARM_UP_TEXT]))
     key = services.prompt.fact_key(services.engine.info.model_fingerprint, WARM_UP_TEXT)
     fact = FactTokens(key, services.prompt.fact(WARM_UP_TEXT))
     await services.engine.encode([fact])

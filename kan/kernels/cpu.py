@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -18,8 +19,7 @@ def paged_attention(q: Tensor, kv: Tensor, pages: Tensor, mask: Tensor, phi: Ten
     kv_heads, page_size = kv.shape[1], kv.shape[3]
     group, columns = heads // kv_heads, pages.shape[1] * page_size
 
-    gathered = kv.flatten(0, 1).flatten(2).index_select(1, pages.reshape(-1))
-    keys, values = gathered.view(2, kv_heads * sequences, columns, d)
+    keys, values = _gather(kv, pages.reshape(-1)).view(2, kv_heads * sequences, columns, d)
     queries = q.view(sequences, n, kv_heads, group, d).permute(2, 0, 3, 1, 4).reshape(-1, group * n, d)
 
     products = torch.bmm(queries, keys.transpose(1, 2)).view(kv_heads, sequences, group, n, columns)
@@ -33,3 +33,13 @@ def paged_attention(q: Tensor, kv: Tensor, pages: Tensor, mask: Tensor, phi: Ten
 
     out = torch.bmm(weights.view(-1, group * n, columns).to(values.dtype), values)
     return out.view(kv_heads, sequences, group, n, d).permute(1, 3, 0, 2, 4).reshape(sequences, n, heads, d)
+
+
+def _gather(kv: Tensor, pages: Tensor) -> Tensor:
+    """kv [2, H_kv, pages, PAGE_SIZE, d], pages [N] -> [2 · H_kv · N, PAGE_SIZE · d].
+
+    As rows of one table, because an embedding look-up uses every core and index_select along an inner axis does not.
+    """
+    planes = kv.shape[0] * kv.shape[1]
+    rows = torch.arange(planes)[:, None] * kv.shape[2] + pages
+    return F.embedding(rows.view(-1), kv.view(planes * kv.shape[2], -1))

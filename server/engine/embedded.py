@@ -6,10 +6,12 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 import torch
 
@@ -32,6 +34,7 @@ from server.engine.request_limits import RequestLimits
 from server.engine.sequence import Generation
 from server.engine.token_stream import TokenStream
 from server.engine.worker import Worker
+from server.threads import compute_with_all_cores
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ MAX_FAILURES = 3
 """Steps that may fail in a row before the engine declares itself dead."""
 BLOCKED_WAIT_SECONDS = 0.002
 
+T = TypeVar("T")
 Command = Callable[[], None]
 Reply = Callable[[], None]
 
@@ -66,6 +70,7 @@ class EmbeddedEngine:
         )
         self._store = PageStore(options.page_dir, options.disk_bytes) if options.page_dir else None
         self._inbox: SimpleQueue[Command | None] = SimpleQueue()
+        self._jobs: deque[Command] = deque()
         self._streams: dict[Generation, tuple[asyncio.AbstractEventLoop, TokenStream]] = {}
         self._outbox: dict[asyncio.AbstractEventLoop, list[Reply]] = {}
         self._open = 0
@@ -138,20 +143,12 @@ class EmbeddedEngine:
         self._inbox.put(partial(self._worker.encode, fact, done))
         return future
 
-    async def _call(self, action: Command) -> None:
-        """Carry out `action` on the engine's thread and wait for it; what it raises is raised here."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def carry_out() -> None:
-            try:
-                action()
-            except Exception as error:
-                self._reply(future, error)
-            else:
-                self._reply(future, None)
-
-        self._inbox.put(carry_out)
-        await future
+    async def run(self, function: Callable[[], T]) -> T:
+        """See the protocol: on the engine's thread, which computes with every core; at most one between two steps."""
+        self._require_alive()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._inbox.put(partial(self._jobs.append, partial(self._carry_out, function, future)))
+        return await future
 
     async def forget(self, keys: Sequence[str]) -> None:
         """See the protocol. Does not wait for the engine: whatever is submitted later comes after it."""
@@ -183,7 +180,7 @@ class EmbeddedEngine:
 
     async def audit(self) -> None:
         """AssertionError unless every page is accounted for (checked on the engine's own thread)."""
-        await self._call(self._worker.audit)
+        await self.run(self._worker.audit)
 
     def _require_alive(self) -> None:
         if self._closed or self._dead is not None or not self._thread.is_alive():
@@ -193,10 +190,14 @@ class EmbeddedEngine:
 
     def _run(self) -> None:
         failures = 0
+        compute_with_all_cores()
         with torch.inference_mode():
             while self._obey():
                 try:
                     self._step_started = time.monotonic()
+                    if self._jobs:
+                        self._jobs.popleft()()
+                        self._flush()
                     moved = self._worker.step()
                     self._step_started = None
                     failures = 0 if moved else failures
@@ -206,16 +207,17 @@ class EmbeddedEngine:
                     self._recover(error, failures)
                     moved = True
                 self._flush()
-                if not moved and not self._worker.idle:
+                if not (moved or self._jobs or self._worker.idle):
                     time.sleep(BLOCKED_WAIT_SECONDS)
-            self._worker.abandon(EngineUnavailable("the engine has shut down"))
+            self._abandon(EngineUnavailable("the engine has shut down"))
             self._flush()
 
     def _obey(self) -> bool:
         """Carry out every waiting command; with nothing to do, wait for one. False to stop."""
         while True:
             try:
-                command = self._inbox.get(block=self._worker.idle or self._dead is not None)
+                nothing_to_do = self._worker.idle and not self._jobs
+                command = self._inbox.get(block=nothing_to_do or self._dead is not None)
             except Empty:
                 return True
             if command is None:
@@ -225,7 +227,7 @@ class EmbeddedEngine:
             except Exception as error:
                 self._recover(error, MAX_FAILURES)
             if self._dead is not None:  # what was sent before its sender could know
-                self._worker.abandon(EngineUnavailable(f"the engine died: {self._dead}"))
+                self._abandon(EngineUnavailable(f"the engine died: {self._dead}"))
             if self._inbox.empty():
                 self._flush()
 
@@ -234,10 +236,16 @@ class EmbeddedEngine:
         if failures >= MAX_FAILURES:
             self._dead = error
         try:
-            self._worker.abandon(EngineUnavailable(f"the engine failed: {error}"))
+            self._abandon(EngineUnavailable(f"the engine failed: {error}"))
         except Exception as second:
             log.critical("the engine cannot recover", exc_info=second)
             self._dead = second
+
+    def _abandon(self, error: Exception) -> None:
+        """Answer everybody who waits: with an error, or with what was asked for if it needs no model."""
+        while self._jobs:
+            self._jobs.popleft()()
+        self._worker.abandon(error)
 
     def _cancel(self, generation: Generation) -> None:
         self._worker.cancel(generation)
@@ -252,8 +260,16 @@ class EmbeddedEngine:
         if isinstance(item, Exception) or item.finish_reason is not None:
             self._close_stream(generation)
 
+    def _carry_out(self, function: Callable[[], T], future: asyncio.Future[T]) -> None:
+        try:
+            settle = partial(_set_result, future, function())
+        except Exception as error:
+            settle = partial(_set_exception, future, error)
+        self._outbox.setdefault(future.get_loop(), []).append(settle)
+
     def _reply(self, future: asyncio.Future[None], error: Exception | None) -> None:
-        self._outbox.setdefault(future.get_loop(), []).append(partial(_resolve, future, error))
+        settle = partial(_set_result, future, None) if error is None else partial(_set_exception, future, error)
+        self._outbox.setdefault(future.get_loop(), []).append(settle)
 
     def _close_stream(self, generation: Generation) -> None:
         if self._streams.pop(generation, None) is not None:
@@ -284,10 +300,11 @@ def _deliver(replies: list[Reply]) -> None:
         reply()
 
 
-def _resolve(future: asyncio.Future[None], error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
+def _set_result(future: asyncio.Future[T], value: T) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _set_exception(future: asyncio.Future[T], error: Exception) -> None:
+    if not future.done():
         future.set_exception(error)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from kan.attention import PAGE_SIZE
 from kan.model import KANModel, PagedCache
@@ -83,7 +85,7 @@ class KnowledgeCache:
             return
         self._publish(encoding.fact.key, pages)
         if self._store is not None and not encoding.forgotten and not self.is_stored(encoding.fact.key):
-            self._store.write(encoding.fact.key, _assemble(encoding))
+            self._store.write(encoding.fact.key, partial(_assemble, encoding.captured))
 
     def forget(self, key: str) -> None:
         """Drop the entry here and on disk; readers keep their references."""
@@ -115,10 +117,10 @@ class KnowledgeCache:
             self._cache.write(layer, slots, rotate(keys, cos, sin), values)
 
 
-def _assemble(encoding: Encoding) -> PageContent:
-    """Join the chunks of a finished encoding: [layers, tokens, H_kv, d]."""
-    layers = range(len(encoding.captured[0]))
+def _assemble(captured: list[list[tuple[Tensor, Tensor]]]) -> PageContent:
+    """Join what was captured per chunk and layer: [layers, tokens, H_kv, d]."""
+    layers = range(len(captured[0]))
     return PageContent(
-        keys=torch.stack([torch.cat([chunk[layer][0] for chunk in encoding.captured]) for layer in layers]),
-        values=torch.stack([torch.cat([chunk[layer][1] for chunk in encoding.captured]) for layer in layers]),
+        keys=torch.stack([torch.cat([chunk[layer][0] for chunk in captured]) for layer in layers]),
+        values=torch.stack([torch.cat([chunk[layer][1] for chunk in captured]) for layer in layers]),
     )

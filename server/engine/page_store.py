@@ -9,12 +9,14 @@ import logging
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from queue import Full, Queue
 
 import torch
 
 from kan.pages import PageContent, PageContentError, pack, unpack
+from server.threads import compute_alone
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ class PageStore:
         self._queued: set[str] = set()
         """Keys waiting to be written; removing a key takes it out, and its write is dropped."""
         self._total = 0
-        self._queue: Queue[tuple[str, PageContent] | None] = Queue(QUEUE_LENGTH)
+        self._queue: Queue[tuple[str, Callable[[], PageContent]] | None] = Queue(QUEUE_LENGTH)
         directory.mkdir(parents=True, exist_ok=True)
         self._scan()
         self._writer = threading.Thread(target=self._write_all, name="kalmagrove-pages", daemon=True)
@@ -56,8 +58,8 @@ class PageStore:
         with self._lock:
             return key in self._sizes
 
-    def write(self, key: str, content: PageContent) -> None:
-        """Queue a write; returns at once."""
+    def write(self, key: str, content: Callable[[], PageContent]) -> None:
+        """Queue a write; returns at once. `content` is called on the writing thread."""
         with self._lock:
             self._queued.add(key)
         try:
@@ -96,6 +98,7 @@ class PageStore:
         self._trim()
 
     def _write_all(self) -> None:
+        compute_alone()
         while (item := self._queue.get()) is not None:
             try:
                 self._write(*item)
@@ -105,8 +108,8 @@ class PageStore:
                 self._queue.task_done()
         self._queue.task_done()
 
-    def _write(self, key: str, content: PageContent) -> None:
-        data = pack(content)
+    def _write(self, key: str, content: Callable[[], PageContent]) -> None:
+        data = pack(content())
         temporary = self._path(key).with_suffix(".tmp")
         try:
             temporary.write_bytes(data)

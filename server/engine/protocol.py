@@ -5,9 +5,11 @@ Nothing here knows HTTP, FAISS or torch: an engine turns token ids (and facts as
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
+
+T = TypeVar("T")
 
 FinishReason = Literal["stop", "length"]
 
@@ -170,6 +172,10 @@ class Engine(Protocol):
 
     async def forget(self, keys: Sequence[str]) -> None:
         """Free pages of facts that are gone: now, or when their last reader ends."""
+        ...
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Run a short computation (milliseconds) where it disturbs the model least, and return what it returns."""
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:

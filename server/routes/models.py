@@ -55,7 +55,7 @@ async def embeddings(body: EmbeddingRequest, context: ContextDep) -> Response:
         message = f"input: at most {context.settings.max_embedding_inputs} texts on this server"
         raise invalid(message, "input", "invalid_value")
     with context.reads.enter():
-        return await context.knowledge.embed(partial(_embed, context, body))
+        return await context.knowledge.embed(len(body.texts), partial(_embed, context, body))
 
 
 def _embed(context: Context, body: EmbeddingRequest) -> Response:
