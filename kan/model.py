@@ -6,7 +6,7 @@ It knows rows, pages and groups. It does not know requests, facts, scheduling or
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,11 +105,16 @@ class KANModel:
     def new_cache(self, pages: int) -> PagedCache:
         return PagedCache(self.config, pages, self.dtype)
 
-    def forward(self, batch: Batch, cache: PagedCache) -> Tensor:
-        """Run every layer, write the rows' K/V into the cache, return hidden states [R, hidden] for `logits`."""
+    def forward(self, batch: Batch, cache: PagedCache, between: Callable[[], None] | None = None) -> Tensor:
+        """Run every layer, write the rows' K/V into the cache, return hidden states [R, hidden] for `logits`.
+
+        `between` is called before each layer. It may run another batch, as long as that writes to other pages.
+        """
         x = F.embedding(batch.tokens, self.embedding)
         cos, sin = self.rotary.at(batch.positions)
         for index, layer in enumerate(self.layers):
+            if between is not None:
+                between()
             x = layer.o.plus(self._attend(self._norm(x, layer.input_norm), layer, index, batch, cache, cos, sin), x)
             gate, up = layer.gate_up(self._norm(x, layer.post_norm)).chunk(2, dim=-1)
             x = layer.down.plus(F.silu(gate) * up, x)

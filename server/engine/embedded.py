@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from kan.checkpoint import Checkpoint
 from kan.model import KANModel
 from kan.phi import Phi, load_phi
 from kan.prompt import PromptBuilder
+from server.engine.interruption import Interruption
 from server.engine.options import DtypeName, EngineOptions
 from server.engine.page_store import PageStore
 from server.engine.protocol import (
@@ -70,7 +70,10 @@ class EmbeddedEngine:
         )
         self._store = PageStore(options.page_dir, options.disk_bytes) if options.page_dir else None
         self._inbox: SimpleQueue[Command | None] = SimpleQueue()
-        self._jobs: deque[Command] = deque()
+        self._edits: SimpleQueue[Command] = SimpleQueue()
+        """Facts to encode: unlike other commands they may be obeyed in the middle of a step."""
+        self._jobs: SimpleQueue[Command] = SimpleQueue()
+        """Computations of `run`, likewise."""
         self._streams: dict[Generation, tuple[asyncio.AbstractEventLoop, TokenStream]] = {}
         self._outbox: dict[asyncio.AbstractEventLoop, list[Reply]] = {}
         self._open = 0
@@ -140,14 +143,16 @@ class EmbeddedEngine:
                 self._open_encodings -= 1
             self._reply(future, error)
 
-        self._inbox.put(partial(self._worker.encode, fact, done))
+        self._edits.put(partial(self._worker.encode, fact, done))
+        self._inbox.put(_wake)
         return future
 
     async def run(self, function: Callable[[], T]) -> T:
-        """See the protocol: on the engine's thread, which computes with every core; at most one between two steps."""
+        """See the protocol: on the engine's thread, which computes with every core; at most one in every step."""
         self._require_alive()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._inbox.put(partial(self._jobs.append, partial(self._carry_out, function, future)))
+        self._jobs.put(partial(self._carry_out, function, future))
+        self._inbox.put(_wake)
         return await future
 
     async def forget(self, keys: Sequence[str]) -> None:
@@ -195,10 +200,9 @@ class EmbeddedEngine:
             while self._obey():
                 try:
                     self._step_started = time.monotonic()
-                    if self._jobs:
-                        self._jobs.popleft()()
-                        self._flush()
-                    moved = self._worker.step()
+                    interruption = Interruption(self._take_edits, self._take_job, self._encode_now)
+                    interruption()
+                    moved = self._worker.step(interruption)
                     self._step_started = None
                     failures = 0 if moved else failures
                 except Exception as error:
@@ -207,7 +211,7 @@ class EmbeddedEngine:
                     self._recover(error, failures)
                     moved = True
                 self._flush()
-                if not (moved or self._jobs or self._worker.idle):
+                if not (moved or self._worker.idle):
                     time.sleep(BLOCKED_WAIT_SECONDS)
             self._abandon(EngineUnavailable("the engine has shut down"))
             self._flush()
@@ -216,7 +220,7 @@ class EmbeddedEngine:
         """Carry out every waiting command; with nothing to do, wait for one. False to stop."""
         while True:
             try:
-                nothing_to_do = self._worker.idle and not self._jobs
+                nothing_to_do = self._worker.idle and self._jobs.empty() and self._edits.empty()
                 command = self._inbox.get(block=nothing_to_do or self._dead is not None)
             except Empty:
                 return True
@@ -243,9 +247,28 @@ class EmbeddedEngine:
 
     def _abandon(self, error: Exception) -> None:
         """Answer everybody who waits: with an error, or with what was asked for if it needs no model."""
-        while self._jobs:
-            self._jobs.popleft()()
+        while self._take_job():
+            pass
+        self._take_edits()
         self._worker.abandon(error)
+
+    def _take_edits(self) -> None:
+        while not self._edits.empty():
+            self._edits.get()()
+            self._flush()
+
+    def _encode_now(self) -> bool:
+        encoded = self._worker.encode_now()
+        if encoded:
+            self._flush()
+        return encoded
+
+    def _take_job(self) -> bool:
+        if self._jobs.empty():
+            return False
+        self._jobs.get()()
+        self._flush()
+        return True
 
     def _cancel(self, generation: Generation) -> None:
         self._worker.cancel(generation)
@@ -285,6 +308,10 @@ class EmbeddedEngine:
                 loop.call_soon_threadsafe(_deliver, replies)
             except RuntimeError:  # the loop has closed: nobody is left to read
                 log.debug("dropped %d replies to a closed event loop", len(replies))
+
+
+def _wake() -> None:
+    """A command that only ends the wait for commands."""
 
 
 def choose_dtype(name: DtypeName) -> torch.dtype:

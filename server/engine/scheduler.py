@@ -54,6 +54,8 @@ class Scheduler:
         self.running: list[Generation] = []
         self.encodings: OrderedDict[str, Encoding] = OrderedDict()
         self.counters = Counters()
+        self._in_flight: list[Sequence] = []
+        """Encodings in the step that is running."""
 
     @property
     def idle(self) -> bool:
@@ -122,7 +124,18 @@ class Scheduler:
         facts = self._take(self.encodings.values(), for_facts, self._start)
         chunks += facts
         chunks += self._take(prompts, budget - sum(chunk.count for chunk in facts), self._grow)
+        self._in_flight = [chunk.sequence for chunk in facts]
         return [chunk for chunk in chunks if isinstance(chunk.sequence, Encoding) or chunk.sequence in self.running]
+
+    def schedule_edits(self) -> list[Chunk]:
+        """Facts that arrived while a step is running, for a forward pass in its midst: all of them, if they are few.
+
+        A large import waits its turn in the steps themselves.
+        """
+        arrived = [one for one in self.encodings.values() if one not in self._in_flight]
+        if sum(one.pending for one in arrived) > self._options.busy_step_tokens:
+            return []
+        return self._take(arrived, self._options.busy_step_tokens, self._start)
 
     def _take(self, sequences: Iterable[Sequence], budget: int, reserve: Callable[..., bool]) -> list[Chunk]:
         """Chunks of the sequences in order, within a budget of tokens and as pages allow."""
@@ -141,13 +154,17 @@ class Scheduler:
         if generation not in self.running:
             return False
         missing = generation.missing_pages(count)
-        while missing and not self._knowledge.make_room(missing + self._reserve):
+        while missing and not self._knowledge.make_room(missing + self._kept_back()):
             youngest = self.running[-1]
             if youngest is generation:
                 return False
             self._preempt(youngest)
         generation.pages += self._pool.allocate(missing, "context")
         return True
+
+    def _kept_back(self) -> int:
+        """Pages that generations must leave free. Those of facts under way count: they can soon be evicted."""
+        return max(0, self._reserve - sum(len(one.pages) for one in self.encodings.values()))
 
     def _preempt(self, generation: Generation) -> None:
         self.running.remove(generation)
@@ -175,7 +192,7 @@ class Scheduler:
             if not self._resident(generation):
                 return
             self._mount(generation)
-            needed = pages_for(len(generation.tokens)) + self._reserve
+            needed = pages_for(len(generation.tokens)) + self._kept_back()
             if not self._knowledge.make_room(needed) and (self.running or self.encodings):
                 generation.drop_pages(self._pool)
                 return

@@ -43,6 +43,7 @@ class Worker:
         self._pool = PagePool(options.pages)
         self._knowledge = KnowledgeCache(model, self._cache, self._pool, store)
         self._builder = BatchBuilder(self._pool)
+        self._edit_builder = BatchBuilder(self._pool)
         self._scheduler = Scheduler(self._pool, self._knowledge, phi, options)
         self._steps = self._encoded = self._prompt_tokens = self._generated = self._cancelled = 0
         self._encode_preamble(preamble)
@@ -68,8 +69,11 @@ class Worker:
         for key in keys:
             self._scheduler.forget(key)
 
-    def step(self) -> bool:
-        """One forward pass and what follows from it. False if nothing could move."""
+    def step(self, between: Callable[[], None] | None = None) -> bool:
+        """One forward pass and what follows from it. False if nothing could move.
+
+        `between` is called between the layers. It may call `encode` and `encode_now`, and nothing else here.
+        """
         for late in self._scheduler.expired(time.monotonic()):
             self._scheduler.remove(late)
             self._emit(late, DeadlineExceeded("the request's deadline passed"))
@@ -77,11 +81,23 @@ class Worker:
         if not chunks:
             return False
         batch, placed = self._builder.build(chunks)
-        hidden = self._model.forward(batch, self._cache)
+        hidden = self._model.forward(batch, self._cache, between)
         self._finish_encodings(batch, placed)
         self._deliver(self._sample(hidden, placed))
         self._steps += 1
         return True
+
+    def encode_now(self) -> bool:
+        """Encode the facts of an edit in the middle of a step, without waiting for its end. False if there are none.
+
+        Takes no page from anybody, and at most as many tokens as a step may while streams are decoding.
+        """
+        chunks = self._scheduler.schedule_edits()
+        if chunks:
+            batch, placed = self._edit_builder.build(chunks)
+            self._model.forward(batch, self._cache)
+            self._finish_encodings(batch, placed)
+        return bool(chunks)
 
     def abandon(self, error: Exception) -> None:
         """Give everybody an error and take all pages back; what is resident may be damaged and goes too."""
