@@ -19,7 +19,7 @@ from kb.errors import StoreCorrupt
 _MAGIC = b"KBHEAD01"
 _BODY = struct.Struct(">8sQ32s")
 _SLOT = _BODY.size + 32
-_ADVICE = "restore it and the database from one backup, or accept the log as it is by opening once with trust_log"
+_ADVICE = "restore it and the database from one backup, or accept the log as it is: kalmagrove kb accept-log"
 _STRIDE = 4096  # the slots lie in different sectors and pages
 
 

@@ -168,6 +168,27 @@ def rollback(
     messages().print(f"{changes}: version {written.version}")
 
 
+@app.command("accept-log")
+def accept_log(
+    store: Annotated[Path, typer.Argument(help="A store directory that no server has open.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Accept a store whose head marker is lost or of another copy, with the knowledge its log holds.
+
+    Whether acknowledged edits are missing from that log can then no longer be told.
+    """
+    if not yes:
+        typer.confirm("Acknowledged edits may be missing from the log. Accept it as it is?", abort=True)
+    from server.cli.local import open_store
+
+    try:
+        with open_store(store, trust_log=True) as target:
+            facts = target.count(None)
+    except CommandError as error:
+        fail(error)
+    messages().print(f"accepted, with {facts} facts")
+
+
 @contextmanager
 def _opened(server: str, key: str | None, store: Path | None) -> Iterator[KnowledgeTarget]:
     """The knowledge to work on. A CommandError from it, or from working on it, ends the command."""

@@ -18,15 +18,21 @@ DEFAULT_TOP_K = 8
 
 
 @contextmanager
-def open_store(directory: Path) -> Iterator[StoreTarget]:
-    """Raises CommandError, also for a directory that does not exist: only a server makes new stores."""
+def open_store(directory: Path, *, trust_log: bool = False) -> Iterator[StoreTarget]:
+    """Raises CommandError, also for a directory that does not exist: only a server makes new stores.
+
+    `trust_log`: see Store.open.
+    """
     if not directory.is_dir():
         raise CommandError(f"{directory} is not a directory", NOT_FOUND)
     with progress_bar() as bar, _told():
         task = bar.add_task("opening the store", total=None)
         encoder = MiniLMEncoder()
         store = Store.open(
-            directory, encoder, progress=lambda done, total: bar.update(task, completed=done, total=total)
+            directory,
+            encoder,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            trust_log=trust_log,
         )
     with store:
         yield StoreTarget(store, encoder)

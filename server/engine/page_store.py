@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 QUEUE_LENGTH = 256
 SUFFIX = ".pages"
+NICENESS = 10
 
 
 class PageStore:
@@ -99,6 +100,8 @@ class PageStore:
 
     def _write_all(self) -> None:
         compute_alone()
+        # Nobody waits for these writes, but edits and streams wait for the processor.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while (item := self._queue.get()) is not None:
             try:
                 self._write(*item)

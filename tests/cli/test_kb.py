@@ -218,3 +218,16 @@ def test_a_store_that_is_open_elsewhere(store: Path) -> None:
         result = CliRunner().invoke(app, ["kb", "get", "x", "--store", str(store)])
     assert result.exit_code == 1
     assert "--server" in result.stderr
+
+
+def test_accept_log_opens_a_store_that_lost_its_head_marker(store: Path) -> None:
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["kb", *arguments])
+
+    _done(run("add", "The ferry leaves at nine.", "--id", "ferry", "--store", str(store)))
+    (store / "facts.db.head").unlink()
+    refused = run("get", "ferry", "--store", str(store))
+    assert refused.exit_code == 1
+    assert "accept-log" in refused.output
+    assert "1 facts" in _done(run("accept-log", str(store), "--yes")).output
+    assert "nine" in _done(run("get", "ferry", "--store", str(store))).output

@@ -178,7 +178,7 @@ def test_without_its_marker_a_store_opens_only_when_told_to(
     else:
         marker.write_bytes(b"" if damage == "empty" else bytes(8192))
     for _ in range(2):
-        with pytest.raises(StoreCorrupt, match=r"facts\.db\.head: .*trust_log"):
+        with pytest.raises(StoreCorrupt, match=r"facts\.db\.head: .*accept-log"):
             Store.open(tmp_path / "kb", encoder)
     Store.open(tmp_path / "kb", encoder, trust_log=True).close()
     assert check(tmp_path / "kb", expected, encoder)
