@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -94,6 +95,9 @@ async def _serve(server: DrainingServer, context: Context, console: Console, lis
     try:
         await import_demo(context, console)
         await warm_up(context)
+        # What is loaded now stays: a collection that walks all of it would stop every stream for tens of milliseconds.
+        gc.collect()
+        gc.freeze()
     except BaseException:
         await close(context)
         raise
