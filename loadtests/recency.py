@@ -12,7 +12,7 @@ from loadtests.scenario import Options, Progress, new_report, open_bench, user
 
 EDITED = "edited-fact"
 QUESTION = "Who is the keeper of the Quiet Cape lighthouse?"
-ANSWER_TOKENS = 4
+ANSWER_TOKENS = 12
 
 
 @dataclass(frozen=True, slots=True)
