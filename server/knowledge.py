@@ -31,7 +31,7 @@ T = TypeVar("T")
 logger = logging.getLogger("kalmagrove.knowledge")
 
 TEXTS_BETWEEN_STEPS = 4
-"""So many texts are embedded between two steps of the engine: about the time of one step."""
+"""So many texts are embedded on the engine's thread, in the midst of its steps: about the time of one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +144,7 @@ class KnowledgeService:
         started = time.perf_counter()
         checked, facts = await _on(self._preparer, partial(self._check, changes))
         prepared = await self._prepare(checked, facts)
-
-        def commit() -> Commit:
-            return self.store.commit(prepared)
-
-        return await self._commit(started, commit, checked)
+        return await self._commit(started, partial(self.store.commit, prepared), checked)
 
     async def rollback(self, version: int) -> Edited:
         """Facts as they were at `version`, as a new version. Their pages are made when they are first mounted."""

@@ -46,9 +46,6 @@ def run(settings: Settings, on_ready: OnReady | None = None) -> None:
             server = DrainingServer(
                 _config(app, settings), context, partial(_announce, console, context, listener, on_ready)
             )
-            # Uvicorn raises the signal again once it is done, for whoever else waits for it: nobody.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: None)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(_serve(server, context, console, listener))
     except StartupError as error:
