@@ -184,8 +184,14 @@ class EmbeddedEngine:
             await asyncio.to_thread(store.close)
 
     async def audit(self) -> None:
-        """AssertionError unless every page is accounted for (checked on the engine's own thread)."""
-        await self.run(self._worker.audit)
+        """AssertionError unless every page is accounted for, once all that was asked for before is under way.
+
+        Checked on the engine's own thread, and in the inbox's order: every earlier cancellation has been heard.
+        """
+        self._require_alive()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._inbox.put(partial(self._carry_out, self._worker.audit, future))
+        await future
 
     def _require_alive(self) -> None:
         if self._closed or self._dead is not None or not self._thread.is_alive():

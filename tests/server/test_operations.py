@@ -87,7 +87,7 @@ async def test_full_queue_is_refused_at_once(tmp_path: Path, tiny: Checkpoint, e
         assert (await service.chat()).status_code == 200
         refused_half_way = await service.chat(n=4)  # two choices fit, then the engine refuses
         assert refused_half_way.status_code == 429
-        await service.engine.audit()  # the engine hears of the two it is rid of with its next command
+        await service.engine.audit()  # in the inbox behind the two cancellations
         assert (await service.chat()).status_code == 200
         await service.engine.audit()
 
