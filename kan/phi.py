@@ -5,11 +5,12 @@
 Features x_f of a fact among m mounted ones, with relevance r = ρ(question)·ρ(fact):
 
     relevance   r
-    gap         max r over the mounted facts - r        (0 for the best fact)
+    lead        r - max r over the other facts: minus the gap to the best one, and for the best its lead on the next
     log_count   log m
 
 A spline is piecewise linear over evenly spaced knots (a sum of hat functions) and constant beyond the ends, so an
-input outside the range seen in training cannot blow up. All-zero coefficients mean no bias.
+input outside the range seen in training cannot blow up. A fact that is alone leads without limit. All-zero
+coefficients mean no bias.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-FEATURES = ("relevance", "gap", "log_count")
-RANGES = ((-1.0, 1.0), (0.0, 1.0), (0.0, math.log(64.0)))
+FEATURES = ("relevance", "lead", "log_count")
+RANGES = ((-0.2, 1.0), (-0.5, 0.3), (0.0, math.log(64.0)))
+KNOTS = 17
+"""One of them at a lead of exactly 0."""
 FORMAT = "kalmagrove-phi-1"
 GAP_SLOPE = 30.0
 GAP_FLOOR = 6.0
@@ -60,32 +63,39 @@ class Phi:
         return values
 
 
-def zero_phi(num_layers: int, num_heads: int, knots: int = 8) -> Phi:
+def zero_phi(num_layers: int, num_heads: int, knots: int = KNOTS) -> Phi:
     return Phi(torch.zeros(num_layers, num_heads, len(FEATURES), knots))
 
 
-def gap_phi(num_layers: int, num_heads: int, head_dim: int, knots: int = 8) -> Phi:
+def gap_phi(num_layers: int, num_heads: int, head_dim: int, knots: int = KNOTS) -> Phi:
     """A φ that nobody trained: facts behind the best one lose attention in proportion to their gap.
 
     It multiplies the attention weight of a fact whose gap is x by exp(-GAP_SLOPE · x), and by no less than
     exp(-GAP_FLOOR): a retriever's ranking, told to the model. The same in every layer and head.
     """
     phi = zero_phi(num_layers, num_heads, knots)
-    low, high = RANGES[FEATURES.index("gap")]
-    gaps = torch.linspace(low, high, knots)
-    weight = torch.clamp(GAP_SLOPE * gaps, max=GAP_FLOOR)
-    phi.coefficients[:, :, FEATURES.index("gap")] = -math.sqrt(head_dim) * weight
+    low, high = RANGES[FEATURES.index("lead")]
+    gaps = -torch.linspace(low, high, knots)
+    weight = torch.clamp(GAP_SLOPE * gaps, min=0.0, max=GAP_FLOOR)
+    phi.coefficients[:, :, FEATURES.index("lead")] = -math.sqrt(head_dim) * weight
     return phi
 
 
 def features(relevance: Tensor) -> Tensor:
     """relevance [m] -> [m, features], each mapped to [0, 1] by its range."""
-    gap = relevance.max() - relevance
     count = torch.full_like(relevance, math.log(max(len(relevance), 1)))
-    raw = torch.stack((relevance, gap, count), dim=-1)
+    raw = torch.stack((relevance, _lead(relevance), count), dim=-1)
     low, high = torch.tensor(RANGES, dtype=raw.dtype).T
     scaled: Tensor = (raw - low) / (high - low)
     return scaled.clamp(0, 1)
+
+
+def _lead(relevance: Tensor) -> Tensor:
+    if len(relevance) < 2:
+        return torch.full_like(relevance, torch.inf)
+    (first, second), (best, _) = relevance.topk(2)
+    best_other = torch.where(torch.arange(len(relevance)) == best, second, first)
+    return relevance - best_other
 
 
 def hat_basis(x: Tensor, knots: int) -> Tensor:

@@ -34,7 +34,7 @@ class MiniLMEncoder:
                 raise FileNotFoundError(f"{directory / name}: no such file, so this is no sentence encoder")
         self._dtype = dtype or (torch.bfloat16 if _has_native_bfloat16() else torch.float32)
         self._modules, self._tokenizer = _load(directory, self._dtype)
-        self._fingerprint = _fingerprint(directory, self._dtype)
+        self._model_fingerprint = _fingerprint(directory)
         self._dimension = int(self.embed(["warm-up"]).shape[1])
 
     @property
@@ -45,7 +45,12 @@ class MiniLMEncoder:
     @property
     def fingerprint(self) -> str:
         """Digest of the model's files and of the arithmetic it runs in."""
-        return self._fingerprint
+        return hashlib.sha256(f"{self._model_fingerprint} {self._dtype}".encode()).hexdigest()
+
+    @property
+    def model_fingerprint(self) -> str:
+        """Digest of the model's files alone: in any arithmetic, the same text has nearly the same vector."""
+        return self._model_fingerprint
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """float32 [len(texts), dimension], rows of unit length. Thread-safe."""
@@ -112,8 +117,8 @@ def _has_native_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def _fingerprint(directory: Path, dtype: torch.dtype) -> str:
-    digest = hashlib.sha256(str(dtype).encode())
+def _fingerprint(directory: Path) -> str:
+    digest = hashlib.sha256()
     for path in sorted(_model_files(directory)):
         digest.update(f"\0{path.relative_to(directory).as_posix()}\0".encode())
         with path.open("rb") as file:

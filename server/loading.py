@@ -51,7 +51,7 @@ def load(settings: Settings, console: Console) -> Services:
                     prompt,
                     engine_options(settings, checkpoint.config),
                     _phi(settings, checkpoint.config),
-                    encoder_fingerprint=encoder.fingerprint,
+                    encoder_fingerprint=encoder.model_fingerprint,
                 )
         except BaseException:
             store.close()

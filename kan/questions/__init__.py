@@ -1,0 +1,1 @@
+"""Questions about facts, by data set, and the facts to mount for them."""

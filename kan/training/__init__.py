@@ -1,0 +1,1 @@
+"""Training φ on a frozen model."""

@@ -1,0 +1,53 @@
+"""`kalmagrove train`: learn φ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.cli.console import CommandError, fail, messages, progress_bar
+from server.cli.options import DataDir
+
+app = typer.Typer(help="Train what the model lacks to use knowledge well.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `phi` a subcommand while it is the only one."""
+
+
+@app.command()
+def phi(
+    data: Annotated[
+        Path, typer.Option(help="Directory with factbook_facts_2026, counterfact and squad_train_subset (.jsonl.gz).")
+    ],
+    output: Annotated[Path, typer.Option("--out", help="Directory of the run; one that exists is resumed.")],
+    model: Annotated[str, typer.Option(help="A name under the models directory, or a path.")] = "smollm2-135m",
+    steps: Annotated[int, typer.Option(min=1, help="Batches to learn from.")] = 900,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch.")] = 8,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam, in units of the attention score.")] = 0.05,
+    questions: Annotated[int, typer.Option(min=1, help="Training questions per set.")] = 1500,
+    dev_questions: Annotated[int, typer.Option(min=1, help="Held-out questions per set.")] = 60,
+    seed: Annotated[int, typer.Option(help="Of the questions, the batches and what is mounted.")] = 0,
+    data_dir: DataDir = Path("data"),
+) -> None:
+    """Train φ on a frozen model: phi.safetensors, its model card and the learning curve."""
+    from kan.checkpoint import Checkpoint, CheckpointError
+    from kan.questions.rows import DataError
+    from kan.training.trainer import TrainingOptions
+    from server.phi_training import PhiRun, train_phi
+
+    options = TrainingOptions(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    try:
+        named = data_dir / "models" / model
+        checkpoint = Checkpoint.open(named if named.is_dir() else Path(model))
+        run = PhiRun(data, output, checkpoint, questions, dev_questions, options)
+        with progress_bar() as bar:
+            train_phi(run, bar)
+    except (CheckpointError, DataError, ValueError, OSError) as error:
+        fail(CommandError(str(error)))
+    except ModuleNotFoundError as error:
+        fail(CommandError(f"{error.name} is not installed; `pip install kalmagrove[train]` brings it"))
+    messages().print(f"wrote {output}", highlight=False)

@@ -1,0 +1,132 @@
+"""`kalmagrove train phi`, wired: questions, the real encoder and index, the frozen model, the trainer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+
+from kan.checkpoint import Checkpoint
+from kan.phi import gap_phi, save_phi
+from kan.prompt import PromptBuilder
+from kan.questions.mounting import Distractors
+from kan.questions.question import Split
+from kan.questions.sources import load_pool
+from kan.training.card import ModelCard, write_card
+from kan.training.curve import plot_curve
+from kan.training.decoder import FrozenDecoder
+from kan.training.examples import Sampler, Source
+from kan.training.fact_bank import FactBank
+from kan.training.objective import Objective
+from kan.training.trainer import Point, Trainer, TrainingOptions
+from kb.minilm import MiniLMEncoder
+from server.engine.embedded import choose_dtype
+
+WEIGHTS: Mapping[str, float] = {
+    "synthetic": 0.30,
+    "factbook": 0.30,
+    "counterfact": 0.15,
+    "squad": 0.15,
+    "two_fact": 0.10,
+}
+"""How often each set is drawn."""
+STATE = "state.pt"
+PHI = "phi.safetensors"
+CARD = "phi.md"
+CURVE = "curve.png"
+
+
+@dataclass(frozen=True, slots=True)
+class PhiRun:
+    """Where a run reads and writes, and how large its pools of questions are."""
+
+    data: Path
+    output: Path
+    checkpoint: Checkpoint
+    questions: int
+    dev_questions: int
+    options: TrainingOptions
+
+
+def train_phi(run: PhiRun, progress: Progress) -> None:
+    """Train, or go on with what `run.output` holds. Raises DataError, ValueError or OSError for what cannot be used."""
+    run.output.mkdir(parents=True, exist_ok=True)
+    encoder = MiniLMEncoder()
+    prompt = PromptBuilder.from_checkpoint(run.checkpoint)
+    sources: dict[Split, list[Source]] = {
+        "train": _sources(run, "train", run.questions, encoder, progress),
+        "dev": _sources(run, "dev", run.dev_questions, encoder, progress),
+    }
+    trainer = _trainer(run, prompt, encoder, sources, progress)
+    state = run.output / STATE
+    if state.exists():
+        trainer.resume(state)
+    task = progress.add_task("training", total=run.options.steps, completed=trainer.step)
+
+    def advance(point: Point) -> None:
+        progress.update(task, completed=point.step, description=f"training (loss {point.loss:.2f})")
+
+    started = time.monotonic()
+    trainer.run(lambda: _save(run, trainer), advance)
+    card = ModelCard(
+        model=run.checkpoint.config.name,
+        phi=trainer.phi,
+        sets={source.pool.dataset: (len(source.pool.questions), len(source.pool.facts)) for source in sources["train"]},
+        weights=WEIGHTS,
+        options=run.options,
+        curve=trainer.curve,
+        minutes=(time.monotonic() - started) / 60,
+        device=_device().type,
+    )
+    write_card(card, run.output / CARD)
+
+
+def _sources(run: PhiRun, split: Split, questions: int, encoder: MiniLMEncoder, progress: Progress) -> list[Source]:
+    task = progress.add_task(f"reading and embedding the {split} questions", total=len(WEIGHTS))
+    sources = []
+    for name, weight in WEIGHTS.items():
+        pool = load_pool(name, run.data, split, questions=questions, seed=run.options.seed)
+        sources.append(Source(pool, Distractors(pool, encoder.embed), weight))
+        progress.advance(task)
+    return sources
+
+
+def _trainer(
+    run: PhiRun,
+    prompt: PromptBuilder,
+    encoder: MiniLMEncoder,
+    sources: Mapping[Split, list[Source]],
+    progress: Progress,
+) -> Trainer:
+    config = run.checkpoint.config
+    # A GPU multiplies plain matrices in bf16 as well as a CPU that can; nothing else differs.
+    device = _device()
+    dtype = torch.bfloat16 if device.type == "cuda" else choose_dtype("auto")
+    decoder = FrozenDecoder(config, run.checkpoint.tensors(), dtype, device)
+    bank = FactBank(decoder, prompt)
+    texts = {fact.text for split in sources.values() for source in split for fact in source.pool.facts}
+    task = progress.add_task("encoding facts", total=len(texts))
+    bank.add(texts, lambda facts: progress.advance(task, facts))
+    train, dev = (
+        Sampler(sources[split], prompt, config.eos_token_ids[0], seed=run.options.seed) for split in ("train", "dev")
+    )
+    start = replace(
+        gap_phi(config.num_layers, config.num_heads, config.head_dim),
+        model_fingerprint=run.checkpoint.fingerprint,
+        encoder_fingerprint=encoder.model_fingerprint,
+    )
+    return Trainer(start, config.head_dim, Objective(decoder, bank), train, dev, run.options)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _save(run: PhiRun, trainer: Trainer) -> None:
+    trainer.save(run.output / STATE)
+    save_phi(trainer.phi, run.output / PHI)
+    plot_curve(trainer.curve, run.output / CURVE)
