@@ -138,7 +138,7 @@ def _announce(console: Console, context: Context, listener: socket.socket, on_re
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listener.getsockname()[1]}"  # the port may have been 0
     console.print(
-        f"KalmaGrove serves [bold]{escape(services.model_name)}[/] ({services.engine.info.dtype}) with "
+        f"KalmaGrove serves [bold]{escape(services.model_name)}[/] ({services.engine.info.dtype}, {services.engine.info.kernels} kernels) with "
         f"{knowledge.count()} facts, version {knowledge.version}, at [bold]{url}[/]",
         highlight=False,
         soft_wrap=True,
