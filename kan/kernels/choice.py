@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
 
 import torch
 
 from kan.config import KANConfig
+from kan.kernels import KernelsName
 from kan.kernels.native import KernelsUnavailable, NativeKernels
 from kan.kernels.operations import Kernels, TorchKernels
 
 log = logging.getLogger(__name__)
-
-KernelsName = Literal["auto", "native", "torch"]
 
 
 def choose_kernels(name: KernelsName, config: KANConfig, dtype: torch.dtype) -> Kernels:

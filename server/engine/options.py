@@ -6,8 +6,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from kan.kernels import KernelsName
+
 DtypeName = Literal["auto", "bfloat16", "float32", "float64"]
-KernelsName = Literal["auto", "native", "torch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

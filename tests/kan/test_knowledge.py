@@ -25,7 +25,9 @@ FACTS = [[60, 61, 62], [70] * 18, [80, 81, 82, 83, 90, 91], [101]]
 def model(request: pytest.FixtureRequest) -> KANModel:
     config = tiny_config(num_heads=6, num_kv_heads=2, head_dim=8)
     kernel = {"cpu": cpu, "reference": reference}[request.param].paged_attention
-    return KANModel(config, tiny_tensors(config, dtype=torch.float64), dtype=torch.float64, kernels=TorchKernels(kernel))
+    return KANModel(
+        config, tiny_tensors(config, dtype=torch.float64), dtype=torch.float64, kernels=TorchKernels(kernel)
+    )
 
 
 def mount(layout: Layout, facts: list[list[int]]) -> tuple[list[Part], int]:
