@@ -69,7 +69,8 @@ $(VENV)/.models-installed: requirements-models.lock $(VENV)/.locked
 	@touch $@
 
 # No build isolation: the locked setuptools builds the package, so nothing outside the lock is fetched.
-$(VENV)/.installed: pyproject.toml $(VENV)/.locked
+# It also compiles the native kernels where there is a C compiler, and goes on without them where there is none.
+$(VENV)/.installed: pyproject.toml setup.py $(wildcard kan/kernels/c/*) $(VENV)/.locked
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kan.attention import PAGE_SIZE, AttentionGroup, Kernel
+from kan.attention import PAGE_SIZE, AttentionGroup
 from kan.config import KANConfig
-from kan.kernels import cpu
+from kan.kernels.operations import Kernels, TorchKernels, store
 from kan.linear import Linear
-from kan.rope import RotaryTable, rotate
+from kan.rope import RotaryTable
 
 
 @dataclass(slots=True)
@@ -55,9 +55,7 @@ class PagedCache:
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store rotated keys and values, both [R, H_kv, d], at slots [R]."""
-        kv = self.layers[layer].flatten(2, 3)
-        kv[0].index_copy_(1, slots, keys.transpose(0, 1))
-        kv[1].index_copy_(1, slots, values.transpose(0, 1))
+        store(self.layers[layer], slots, keys, values)
 
 
 class Layer:
@@ -88,13 +86,13 @@ class KANModel:
         weights: Mapping[str, Tensor],
         *,
         dtype: torch.dtype = torch.float32,
-        kernel: Kernel = cpu.paged_attention,
+        kernels: Kernels | None = None,
         packed: bool = True,
     ) -> None:
         cast = {name: tensor.to(dtype) for name, tensor in weights.items()}
         self.config = config
         self.dtype = dtype
-        self.kernel = kernel
+        self.kernels = kernels or TorchKernels()
         self.rotary = RotaryTable(config.head_dim, config.max_position_embeddings, config.rope_theta, dtype)
         self.embedding = cast["model.embed_tokens.weight"]
         self.layers = [Layer(config, cast, index, packed=packed) for index in range(config.num_layers)]
@@ -116,8 +114,7 @@ class KANModel:
             if between is not None:
                 between()
             x = layer.o.plus(self._attend(self._norm(x, layer.input_norm), layer, index, batch, cache, cos, sin), x)
-            gate, up = layer.gate_up(self._norm(x, layer.post_norm)).chunk(2, dim=-1)
-            x = layer.down.plus(F.silu(gate) * up, x)
+            x = layer.down.plus(self.kernels.swiglu(layer.gate_up(self._norm(x, layer.post_norm))), x)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -126,23 +123,21 @@ class KANModel:
         return out if self.dtype == torch.float64 else out.float()
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), weight, self.config.rms_norm_eps)
+        return self.kernels.rms_norm(x, weight, self.config.rms_norm_eps)
 
     def _attend(
         self, x: Tensor, layer: Layer, index: int, batch: Batch, cache: PagedCache, cos: Tensor, sin: Tensor
     ) -> Tensor:
         heads, kv_heads, d = self.config.num_heads, self.config.num_kv_heads, self.config.head_dim
         qkv = layer.qkv(x).view(len(x), heads + 2 * kv_heads, d)
-        rotated = rotate(qkv[:, : heads + kv_heads], cos, sin)
-        values = qkv[:, heads + kv_heads :]
         if batch.captured is not None:
-            batch.captured.append((qkv[:, heads : heads + kv_heads], values))
-        cache.write(index, batch.slots, rotated[:, heads:], values)
+            batch.captured.append((qkv[:, heads:-kv_heads], qkv[:, -kv_heads:]))
+        queries = self.kernels.rotate_and_store(qkv, cos, sin, batch.slots, cache.layers[index])
         outputs = []
         for group in batch.groups:
             sequences, n, _ = group.mask.shape
-            q = rotated[group.rows, :heads].reshape(sequences, n, heads, d)
+            q = queries[group.rows].reshape(sequences, n, heads, d)
             phi = None if group.phi is None else group.phi[index]
-            out = self.kernel(q, cache.layers[index], group.pages, group.mask, phi, group.mass)
+            out = self.kernels.attention(q, cache.layers[index], group.pages, group.mask, phi, group.mass)
             outputs.append(out.reshape(sequences * n, heads * d))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

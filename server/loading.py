@@ -73,6 +73,7 @@ def engine_options(settings: Settings, config: KANConfig) -> EngineOptions:
     page_bytes = PAGE_TOKENS * numbers_per_token * choose_dtype(settings.dtype).itemsize
     return EngineOptions(
         dtype=settings.dtype,
+        kernels=settings.kernels,
         pages=max(1, int(settings.cache_gib * GIB / page_bytes)),
         page_dir=settings.page_dir,
         disk_bytes=max(1, int(settings.page_cache_disk_gib * GIB)),

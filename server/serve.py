@@ -134,11 +134,11 @@ def bind(settings: Settings) -> socket.socket:
 
 def _announce(console: Console, context: Context, listener: socket.socket, on_ready: OnReady | None) -> None:
     settings, services = context.settings, context.services
-    knowledge = services.store.snapshot
+    knowledge, engine = services.store.snapshot, services.engine.info
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listener.getsockname()[1]}"  # the port may have been 0
     console.print(
-        f"KalmaGrove serves [bold]{escape(services.model_name)}[/] ({services.engine.info.dtype}) with "
+        f"KalmaGrove serves [bold]{escape(services.model_name)}[/] ({engine.dtype}, {engine.kernels} kernels) with "
         f"{knowledge.count()} facts, version {knowledge.version}, at [bold]{url}[/]",
         highlight=False,
         soft_wrap=True,

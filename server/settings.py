@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     admin_keys_file: Path | None = None
     """The same for /admin."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    kernels: Literal["auto", "native", "torch"] = "auto"
+    """The compiled kernels, or torch's operations."""
     cache_gib: float = Field(1.0, gt=0)
     """Memory for KV pages."""
     page_cache_disk_gib: float = Field(4.0, ge=0)

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 
 from kan.checkpoint import Checkpoint
+from kan.kernels.choice import choose_kernels
 from kan.model import KANModel
 from kan.phi import Phi, load_phi
 from kan.prompt import PromptBuilder
@@ -64,6 +65,7 @@ class EmbeddedEngine:
             max_waiting=options.max_waiting,
             max_running=options.max_running,
             dtype=str(model.dtype).removeprefix("torch."),
+            kernels=model.kernels.name,
         )
         self._limits = RequestLimits(
             options, self.info.context_length, self.info.vocab_size, preamble_tokens=len(prompt.preamble)
@@ -110,7 +112,9 @@ class EmbeddedEngine:
                 model_fingerprint=checkpoint.fingerprint,
                 encoder_fingerprint=encoder_fingerprint,
             )
-        model = KANModel(config, checkpoint.tensors(), dtype=choose_dtype(options.dtype))
+        dtype = choose_dtype(options.dtype)
+        kernels = choose_kernels(options.kernels, config, dtype)
+        model = KANModel(config, checkpoint.tensors(), dtype=dtype, kernels=kernels)
         return cls(model, prompt, options, None if phi is None or phi.is_zero else phi, checkpoint.fingerprint)
 
     def stats(self) -> EngineStats:

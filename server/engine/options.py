@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from kan.kernels import KernelsName
+
 DtypeName = Literal["auto", "bfloat16", "float32", "float64"]
 
 
@@ -14,6 +16,8 @@ class EngineOptions:
     """Every bound of the embedded engine. float64 is for tests of exactness."""
 
     dtype: DtypeName = "auto"
+    kernels: KernelsName = "auto"
+    """`native` refuses to start where the compiled kernels cannot be used; `auto` uses torch there."""
     pages: int = 4096
     """KV pages of 16 tokens, shared by contexts and knowledge."""
     page_dir: Path | None = None

@@ -130,6 +130,8 @@ class EngineInfo:
     max_waiting: int
     max_running: int
     dtype: str
+    kernels: str
+    """What computes everything but matrix products: `native` or `torch`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kan.kernels import cpu, reference
+from kan.kernels.operations import TorchKernels
 from kan.model import KANModel
 from tests.kan.layout import Layout, Part
 from tests.tiny import tiny_config, tiny_tensors
@@ -24,7 +25,9 @@ FACTS = [[60, 61, 62], [70] * 18, [80, 81, 82, 83, 90, 91], [101]]
 def model(request: pytest.FixtureRequest) -> KANModel:
     config = tiny_config(num_heads=6, num_kv_heads=2, head_dim=8)
     kernel = {"cpu": cpu, "reference": reference}[request.param].paged_attention
-    return KANModel(config, tiny_tensors(config, dtype=torch.float64), dtype=torch.float64, kernel=kernel)
+    return KANModel(
+        config, tiny_tensors(config, dtype=torch.float64), dtype=torch.float64, kernels=TorchKernels(kernel)
+    )
 
 
 def mount(layout: Layout, facts: list[list[int]]) -> tuple[list[Part], int]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from kan.checkpoint import Checkpoint
 from kan.config import KANConfig
 from kan.kernels import cpu, reference
+from kan.kernels.operations import TorchKernels
 from kan.model import KANModel
 from kan.prompt import ChatMessage, PromptBuilder
 from tests.tiny import base_logits, tiny_config, tiny_tensors
@@ -131,7 +132,7 @@ def shape(request: pytest.FixtureRequest) -> KANConfig:
 def test_float64(shape: KANConfig, kernel: Any) -> None:
     weights, tokens = tiny_tensors(shape, dtype=torch.float64), some_tokens(shape, 37)
     truth = their_logits(exact_llama(shape, weights), tokens)
-    ours = our_logits(shape, weights, tokens, torch.float64, kernel=kernel)
+    ours = our_logits(shape, weights, tokens, torch.float64, kernels=TorchKernels(kernel))
     assert error(ours, truth) < ROUNDING
 
 

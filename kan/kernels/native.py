@@ -1,0 +1,163 @@
+"""`Kernels` in C (the sources are in `c/`), for bfloat16 on processors with AVX-512 BF16.
+
+The library is optional: `pip install` builds it where there is a C compiler. It must share torch's OpenMP threads: a
+second team in the process would slow every step down (`server/threads.py`). It does, because it asks for the same
+`libgomp.so.1` that torch, imported first, has brought along.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from ctypes import c_float, c_int64, c_void_p
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kan.attention import PAGE_SIZE
+from kan.config import KANConfig
+
+ABI = 1
+"""KG_ABI of c/vectors.h. A library built from other sources is refused."""
+MAX_HEAD_DIM = 256
+
+Function = Callable[..., int]
+
+
+class KernelsUnavailable(ValueError):
+    """The native kernels cannot be used here; the message says why."""
+
+
+class NativeKernels:
+    """`Kernels` of the compiled library.
+
+    It is handed bare addresses, so every tensor's type and shape are checked here, and page numbers and slots there.
+    Raises KernelsUnavailable if there is no library that can be used, or if it cannot compute this model.
+    """
+
+    name = "native"
+
+    def __init__(self, config: KANConfig, dtype: torch.dtype) -> None:
+        check_model(config, dtype)
+        path = library()
+        # The longer functions let other Python threads run meanwhile. The shortest do not: to get the interpreter's
+        # lock back could take many times as long as they do.
+        long, short = ctypes.CDLL(path), ctypes.PyDLL(path)
+        self._attention = _function(long.kg_attention, [c_void_p] * 7 + [c_int64] * 8)
+        self._swiglu = _function(long.kg_swiglu, [c_void_p, c_int64, c_int64, c_void_p])
+        self._rms_norm = _function(short.kg_rms_norm, [c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p])
+        self._rotate_and_store = _function(short.kg_rotate_and_store, [c_void_p] * 6 + [c_int64] * 5)
+
+    def attention(self, q: Tensor, kv: Tensor, pages: Tensor, mask: Tensor, phi: Tensor | None, mass: Tensor) -> Tensor:
+        sequences, n, heads, d = q.shape
+        table, known, kv_heads, cache_pages = pages.shape[1], mass.shape[1], kv.shape[1], kv.shape[2]
+        out = torch.empty_like(q)
+        failure = self._attention(
+            _address(q, torch.bfloat16, (sequences, n, heads, d)),
+            _address(kv, torch.bfloat16, (2, kv_heads, cache_pages, PAGE_SIZE, d)),
+            _address(pages, torch.int64, (sequences, table)),
+            _address(mask, torch.float32, (sequences, n, table * PAGE_SIZE)),
+            None if phi is None else _address(phi, torch.float32, (heads, sequences, known)),
+            _address(mass, torch.float32, (sequences, known)),
+            out.data_ptr(),
+            *(sequences, n, heads, kv_heads, d, table, cache_pages, known),
+        )
+        if failure:
+            raise _ERRORS[failure]("attention")
+        return out
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        rows, width = x.shape
+        out = torch.empty_like(x)
+        address = _address(x, torch.bfloat16, (rows, width))
+        self._rms_norm(address, _address(weight, torch.bfloat16, (width,)), rows, width, eps, out.data_ptr())
+        return out
+
+    def rotate_and_store(self, qkv: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, kv: Tensor) -> Tensor:
+        rows, planes, d = qkv.shape
+        kv_heads, pages = kv.shape[1], kv.shape[2]
+        heads = planes - 2 * kv_heads
+        out = torch.empty((rows, heads, d), dtype=qkv.dtype)
+        failure = self._rotate_and_store(
+            _address(qkv, torch.bfloat16, (rows, planes, d)),
+            _address(cos, torch.float32, (rows, 1, d)),
+            _address(sin, torch.float32, (rows, 1, d)),
+            _address(slots, torch.int64, (rows,)),
+            _address(kv, torch.bfloat16, (2, kv_heads, pages, PAGE_SIZE, d)),
+            out.data_ptr(),
+            *(rows, heads, kv_heads, d, pages * PAGE_SIZE),
+        )
+        if failure:
+            raise _ERRORS[failure]("rotate_and_store")
+        return out
+
+    def swiglu(self, gate_up: Tensor) -> Tensor:
+        rows, width = gate_up.shape[0], gate_up.shape[1] // 2
+        out = torch.empty((rows, width), dtype=gate_up.dtype)
+        self._swiglu(_address(gate_up, torch.bfloat16, (rows, 2 * width)), rows, width, out.data_ptr())
+        return out
+
+
+def _out_of_range(function: str) -> Exception:
+    return IndexError(f"{function}: a page or slot outside the cache")
+
+
+def _no_memory(function: str) -> Exception:
+    return MemoryError(f"{function}: no memory for scratch space")
+
+
+_ERRORS = {1: _out_of_range, 2: _no_memory}
+"""By the codes of c/vectors.h."""
+
+
+def check_model(config: KANConfig, dtype: torch.dtype) -> None:
+    """KernelsUnavailable if this model, in this dtype, is none for the native kernels."""
+    if dtype != torch.bfloat16:
+        raise KernelsUnavailable(f"they compute in bfloat16, not {str(dtype).removeprefix('torch.')}")
+    if config.head_dim % 32 or config.head_dim > MAX_HEAD_DIM:
+        raise KernelsUnavailable(f"head_dim {config.head_dim} is no multiple of 32 up to {MAX_HEAD_DIM}")
+    for field in ("hidden_size", "intermediate_size"):
+        if getattr(config, field) % 16:
+            raise KernelsUnavailable(f"{field} {getattr(config, field)} is no multiple of 16")
+
+
+@cache
+def library() -> str:
+    """Path of the compiled library, once it is known to be usable here. KernelsUnavailable otherwise."""
+    built = [path for suffix in EXTENSION_SUFFIXES if (path := Path(__file__).with_name(f"_native{suffix}")).exists()]
+    if not built:
+        raise KernelsUnavailable("the library is not built (`make install` builds it where there is a C compiler)")
+    before = _openmp_runtimes()
+    try:
+        loaded = ctypes.CDLL(str(built[0]))
+        abi = loaded.kg_abi()
+    except (OSError, AttributeError) as error:
+        raise KernelsUnavailable(f"the library cannot be loaded: {error}") from error
+    if abi != ABI:
+        raise KernelsUnavailable(f"{built[0].name} was built from other sources (ABI {abi}, not {ABI}); reinstall")
+    if not loaded.kg_supported():
+        raise KernelsUnavailable("this processor, or the compiler that built the library, has no AVX-512 BF16")
+    if _openmp_runtimes() != before:
+        raise KernelsUnavailable("the library would bring a second OpenMP runtime besides torch's")
+    return str(built[0])
+
+
+def _openmp_runtimes() -> set[str]:
+    """Files of the OpenMP runtimes in this process."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {line.split()[-1] for line in lines if "libgomp" in line or "libomp" in line or "libiomp" in line}
+
+
+def _function(function: Function, types: list[type]) -> Function:
+    function.argtypes = types  # type: ignore[attr-defined]
+    return function
+
+
+def _address(tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> int:
+    if tensor.dtype is not dtype or tensor.shape != shape or not tensor.is_contiguous():
+        kind = "contiguous" if tensor.is_contiguous() else "strided"
+        raise ValueError(f"expected {dtype} {shape}, contiguous, not {kind} {tensor.dtype} {tuple(tensor.shape)}")
+    return tensor.data_ptr()
