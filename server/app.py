@@ -83,7 +83,7 @@ def _context(settings: Settings, services: Services, lifecycle: Lifecycle) -> Co
         metrics=metrics,
         knowledge=knowledge,
         preparer=preparer,
-        completions=Completions(services.engine, knowledge, preparer, metrics, settings),
+        completions=Completions(services.engine, knowledge, preparer, metrics, settings, services.grounding),
         edits=Gate(settings.max_pending_edits, "edits"),
         reads=Gate(MAX_READS, "reads"),
         imports=Gate(1, "imports"),

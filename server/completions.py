@@ -13,8 +13,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
+from kan.grounding import Grounding
 from server.engine.protocol import Engine, GenerationRequest, SamplingParams, TokenChunk
 from server.errors import invalid, timed_out
+from server.grounding import nothing_mounted, require_grounded
 from server.knowledge import KnowledgeService
 from server.limits import Gate
 from server.merge import merge
@@ -50,6 +52,8 @@ class Run:
 
     prompts: tuple[Prompt, ...]
     choices: int
+    """Per prompt."""
+    grounding: Grounding | None
     chunks: AsyncIterator[tuple[int, TokenChunk]] = field(init=False)
     """(choice, chunk)"""
     stage: Stage = "retrieval"
@@ -77,18 +81,34 @@ class Run:
             return None
         numbers = range(place * self.choices, (place + 1) * self.choices)
         shares = [self.attention[number] for number in numbers if number in self.attention]
+        attention = _mean(shares)
         facts: list[KnowledgeFact] = [
             {
                 "id": hit.fact.id,
                 "version": hit.fact.version,
                 "score": round(hit.score, 6),
-                "attention": round(sum(share[rank] for share in shares) / len(shares), 6) if shares else None,
+                "attention": round(attention[rank], 6) if attention else None,
                 "page": mounted.fact.key,
             }
             for rank, (hit, mounted) in enumerate(zip(prompt.retrieved.hits, prompt.facts, strict=True))
         ]
-        milliseconds = round(prompt.retrieved.seconds * 1000, 3)
-        return {"version": prompt.retrieved.version, "retrieval_ms": milliseconds, "facts": facts}
+        grounded = self.grounded(place, shares)
+        return {
+            "version": prompt.retrieved.version,
+            "retrieval_ms": round(prompt.retrieved.seconds * 1000, 3),
+            "grounded": None if grounded is None else round(grounded, 4),
+            "facts": facts,
+        }
+
+    def grounded(self, place: int, shares: Sequence[tuple[float, ...]]) -> float | None:
+        """How likely a mounted fact answers this prompt, in [0, 1]; `shares`: attention of its finished choices.
+
+        None where it cannot be told: no calibration for this model, no attention shares from this engine.
+        """
+        facts = self.prompts[place].facts
+        if self.grounding is None or (facts and not shares):
+            return None
+        return self.grounding([fact.score for fact in facts], _mean(shares))
 
 
 class Completions:
@@ -101,8 +121,10 @@ class Completions:
         preparer: Preparer,
         metrics: Metrics,
         settings: Settings,
+        grounding: Grounding | None = None,
     ) -> None:
         self._engine = engine
+        self._grounding = grounding
         self._knowledge = knowledge
         self._preparer = preparer
         self._metrics = metrics
@@ -124,7 +146,11 @@ class Completions:
         limit = self._settings.max_choices
         if len(job.sources) * job.choices > limit:
             raise invalid(f"n: at most {limit} answers per request on this server", "n", "invalid_value")
-        run = Run((), job.choices)
+        strict = bool(job.knowledge.require_grounded)
+        if strict and self._grounding is None:
+            message = "knowledge.require_grounded: this server has no calibration for its model and φ"
+            raise invalid(message, "knowledge.require_grounded", "unsupported_value")
+        run = Run((), job.choices, self._grounding)
         streams: list[Stream] = []
         deadline = job.started + self._settings.request_timeout_s
         try:
@@ -134,14 +160,24 @@ class Completions:
                     run.stage = "queue"
                     for request in self._requests(job, run.prompts, deadline):
                         # One by one: should one be refused, those before it are closed below.
-                        streams.append(self._generate(request))  # noqa: PERF401
-                    run.chunks = self._observed(job, run, merge(streams))
+                        hopeless = strict and not request.facts
+                        streams.append(nothing_mounted() if hopeless else self._generate(request))
+                    chunks = merge(streams)
+                    run.chunks = self._observed(job, run, self._grounded(run, chunks) if strict else chunks)
                     yield run
                 finally:
                     await asyncio.shield(self._finish(run, streams))
         except (asyncio.CancelledError, GeneratorExit):
             self._metrics.cancellations.labels(run.stage).inc()
             raise
+
+    def _grounded(
+        self, run: Run, chunks: AsyncGenerator[tuple[int, TokenChunk], None]
+    ) -> AsyncGenerator[tuple[int, TokenChunk], None]:
+        threshold = self._settings.grounded_threshold
+        return require_grounded(
+            chunks, run.choices, lambda prompt, shares: run.grounded(prompt, shares) or 0.0, threshold
+        )
 
     async def _prompts(self, job: Job, deadline: float) -> tuple[Prompt, ...]:
         wanted = job.knowledge
@@ -222,6 +258,11 @@ def _count(run: Run, choice: int, chunk: TokenChunk) -> None:
         run.finished += 1
         if chunk.attention is not None:
             run.attention[choice] = chunk.attention
+
+
+def _mean(shares: Sequence[tuple[float, ...]]) -> list[float]:
+    """Of each fact, over choices; empty for none."""
+    return [sum(of_fact) / len(shares) for of_fact in zip(*shares, strict=True)]
 
 
 def _of_choice(sampling: SamplingParams, choice: int) -> SamplingParams:

@@ -11,8 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from kan.checkpoint import Checkpoint, CheckpointError
 from kan.config import KANConfig
-from kan.phi import Phi, PhiError, gap_phi
+from kan.grounding import Grounding, GroundingError
+from kan.phi import Phi, PhiError, gap_phi, load_phi
 from kan.prompt import PromptBuilder
+from kan.shipped import grounding_beside, shipped_phi
 from kb.encoder import Encoder
 from kb.facts import KnowledgeError, Limits
 from kb.minilm import MiniLMEncoder
@@ -43,16 +45,11 @@ def load(settings: Settings, console: Console) -> Services:
             prompt = PromptBuilder.from_checkpoint(checkpoint)
             encoder = MiniLMEncoder()
             token_counter = EmbeddingTokenizer.packaged()
+            phi, grounding = load_learned(settings.phi, checkpoint, encoder.model_fingerprint)
         store = _open_store(settings, encoder, console)
         try:
             with console.status("Starting the engine …"):
-                engine = EmbeddedEngine.start(
-                    checkpoint,
-                    prompt,
-                    engine_options(settings, checkpoint.config),
-                    _phi(settings, checkpoint.config),
-                    encoder_fingerprint=encoder.model_fingerprint,
-                )
+                engine = EmbeddedEngine.start(checkpoint, prompt, engine_options(settings, checkpoint.config), phi)
         except BaseException:
             store.close()
             raise
@@ -63,6 +60,7 @@ def load(settings: Settings, console: Console) -> Services:
         token_counter=token_counter,
         prompt=prompt,
         model_name=settings.model_dir.name,
+        grounding=grounding,
         keys=keys,
     )
 
@@ -94,12 +92,32 @@ def _checkpoint(settings: Settings) -> Checkpoint:
     return Checkpoint.open(directory)
 
 
-def _phi(settings: Settings, config: KANConfig) -> Phi | Path | None:
-    if settings.phi == "none":
-        return None
-    if settings.phi == "gap":
-        return gap_phi(config.num_layers, config.num_heads, config.head_dim)
-    return Path(settings.phi)
+def load_learned(name: str, checkpoint: Checkpoint, encoder_fingerprint: str) -> tuple[Phi | None, Grounding | None]:
+    """φ by the setting's value, and the calibration of `grounded` that belongs to it.
+
+    Raises PhiError or GroundingError, naming the file, if it is damaged or made for another model, encoder or φ.
+    """
+    config = checkpoint.config
+    path = shipped_phi(checkpoint.fingerprint) if name == "auto" else None
+    if name == "none":
+        return None, None
+    if name == "gap" or (name == "auto" and path is None):
+        return gap_phi(config.num_layers, config.num_heads, config.head_dim), None
+    path = path or Path(name)
+    phi = load_phi(
+        path,
+        config.num_layers,
+        config.num_heads,
+        model_fingerprint=checkpoint.fingerprint,
+        encoder_fingerprint=encoder_fingerprint,
+    )
+    calibration = grounding_beside(path)
+    if calibration is None:
+        return phi, None
+    grounding = Grounding.load(calibration)
+    if grounding.phi_digest != phi.digest or grounding.model_fingerprint != checkpoint.fingerprint:
+        raise GroundingError(f"{calibration}: calibrated for another model or φ")
+    return phi, grounding
 
 
 def _open_store(settings: Settings, encoder: Encoder, console: Console) -> Store:
@@ -121,5 +139,5 @@ def _open_store(settings: Settings, encoder: Encoder, console: Console) -> Store
 def _explained() -> Iterator[None]:
     try:
         yield
-    except (CheckpointError, PhiError, KnowledgeError, KeyFileError, ValueError, OSError) as error:
+    except (CheckpointError, PhiError, GroundingError, KnowledgeError, KeyFileError, ValueError, OSError) as error:
         raise StartupError(str(error)) from error

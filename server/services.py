@@ -9,6 +9,7 @@ from typing import Annotated, Protocol
 from fastapi import Depends
 from starlette.requests import Request
 
+from kan.grounding import Grounding
 from kan.prompt import PromptBuilder
 from kb.encoder import Encoder
 from kb.store import Store
@@ -48,6 +49,8 @@ class Services:
     model_name: str
     embedding_model_name: str = "all-minilm-l6-v2"
     keys: Keys = field(default_factory=Keys)
+    grounding: Grounding | None = None
+    """None: no calibration for this model and φ."""
 
 
 @dataclass(slots=True)

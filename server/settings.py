@@ -28,8 +28,9 @@ class Settings(BaseSettings):
     """Models, knowledge and cached pages live under it."""
     model: str = "smollm2-135m"
     """A name under data_dir/models, or the path of a checkpoint directory."""
-    phi: str = "gap"
-    """Safetensors file of φ; `gap`: the built-in one that goes by the retriever's ranking; `none`: no bias."""
+    phi: str = "auto"
+    """Safetensors file of φ; `gap`: the built-in one that goes by the retriever's ranking; `none`: no bias; `auto`: the
+    one shipped for the model, else `gap`."""
     engine: Literal["embedded"] = "embedded"
     client_keys_file: Path | None = None
     """One `name:sha256-of-key` per line; for /v1, /tokenize, /detokenize."""
@@ -72,6 +73,8 @@ class Settings(BaseSettings):
     """Facts mounted if a request does not say."""
     min_score: float = Field(0.2, ge=-1, le=1)
     """Least relevance of a mounted fact if a request does not say."""
+    grounded_threshold: float = Field(0.5, ge=0, le=1)
+    """Least `grounded` of an answer that is given although knowledge.require_grounded is set."""
     min_version_wait_s: float = Field(1.0, ge=0)
     """How long to wait for knowledge.min_version."""
     request_timeout_s: float = Field(120.0, gt=0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from server.cli import bench, kb, key, model
+from server.cli import bench, eval, kb, key, model, train
 from server.cli.serve import serve
 
 app = typer.Typer(
@@ -22,3 +22,5 @@ app.add_typer(kb.app, name="kb")
 app.add_typer(model.app, name="model")
 app.add_typer(key.app, name="key")
 app.add_typer(bench.app, name="bench")
+app.add_typer(train.app, name="train")
+app.add_typer(eval.app, name="eval")

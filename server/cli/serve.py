@@ -20,7 +20,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="0: any free port.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Models, knowledge and cached pages.")] = None,
     model: Annotated[str | None, typer.Option(help="A name under the models directory, or a path.")] = None,
-    phi: Annotated[str | None, typer.Option(help="gap, none, or a safetensors file of φ.")] = None,
+    phi: Annotated[str | None, typer.Option(help="auto, gap, none, or a safetensors file of φ.")] = None,
     client_keys_file: Annotated[Path | None, typer.Option(help="Keys for /v1.")] = None,
     admin_keys_file: Annotated[Path | None, typer.Option(help="Keys for /admin.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, bfloat16 or float32.")] = None,

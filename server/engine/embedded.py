@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -17,7 +16,7 @@ import torch
 from kan.checkpoint import Checkpoint
 from kan.kernels.choice import choose_kernels
 from kan.model import KANModel
-from kan.phi import Phi, load_phi
+from kan.phi import Phi
 from kan.prompt import PromptBuilder
 from server.engine.interruption import Interruption
 from server.engine.options import DtypeName, EngineOptions
@@ -91,27 +90,13 @@ class EmbeddedEngine:
 
     @classmethod
     def start(
-        cls,
-        checkpoint: Checkpoint,
-        prompt: PromptBuilder,
-        options: EngineOptions,
-        phi: Phi | Path | None,
-        *,
-        encoder_fingerprint: str = "",
+        cls, checkpoint: Checkpoint, prompt: PromptBuilder, options: EngineOptions, phi: Phi | None
     ) -> EmbeddedEngine:
-        """Load the weights (seconds) and return a running engine. `phi`: itself, its file, or None for no bias.
+        """Load the weights (seconds) and return a running engine. `phi`: None for no bias.
 
-        Raises CheckpointError or PhiError, naming the file; ValueError for options that do not fit the model.
+        Raises CheckpointError, naming the file; ValueError for options that do not fit the model.
         """
         config = checkpoint.config
-        if isinstance(phi, Path):
-            phi = load_phi(
-                phi,
-                config.num_layers,
-                config.num_heads,
-                model_fingerprint=checkpoint.fingerprint,
-                encoder_fingerprint=encoder_fingerprint,
-            )
         dtype = choose_dtype(options.dtype)
         kernels = choose_kernels(options.kernels, config, dtype)
         model = KANModel(config, checkpoint.tensors(), dtype=dtype, kernels=kernels)

@@ -28,6 +28,8 @@ class KnowledgeRequest(Request):
     """Least inner product of query and fact."""
     min_version: Version | None = None
     """Answer from this version of the knowledge or a newer one."""
+    require_grounded: bool | None = None
+    """Refuse rather than answer without a fact that fits. The answer is then held back until it is complete."""
 
 
 class KnowledgeFact(TypedDict):
@@ -46,4 +48,6 @@ class KnowledgeReport(TypedDict):
 
     version: int
     retrieval_ms: float
+    grounded: float | None
+    """How likely a mounted fact answers the question, in [0, 1]; null where it cannot be told."""
     facts: list[KnowledgeFact]

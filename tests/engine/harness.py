@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from kan.checkpoint import Checkpoint
+from kan.phi import Phi
 from kan.prompt import PromptBuilder
 from server.engine.embedded import EmbeddedEngine
 from server.engine.options import EngineOptions
@@ -67,7 +68,7 @@ class World:
         name = f"test-{next(_numbers)}"
         return GenerationRequest(name, tuple(ids), self.mounted(*facts), SamplingParams(**sampling), deadline=deadline)
 
-    def start(self, *, pages: int = 512, phi: Path | None = None, **options: Any) -> EmbeddedEngine:
+    def start(self, *, pages: int = 512, phi: Phi | None = None, **options: Any) -> EmbeddedEngine:
         """A running engine, in float64: so exact that batching can change no token."""
         chosen = EngineOptions(**{"dtype": "float64", "pages": pages, "max_fact_tokens": 48, **options})
         return EmbeddedEngine.start(self.checkpoint, self.prompt, chosen, phi)

@@ -19,7 +19,8 @@ async def test_whole_answer(service: Service) -> None:
     assert body["usage"]["completion_tokens"] == 4
     assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] + 4
     assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
-    assert body["knowledge"] == {"version": 0, "facts": [], "retrieval_ms": body["knowledge"]["retrieval_ms"]}
+    retrieval_ms = body["knowledge"]["retrieval_ms"]
+    assert body["knowledge"] == {"version": 0, "facts": [], "retrieval_ms": retrieval_ms, "grounded": None}
 
 
 async def test_answer_says_what_it_was_drawn_from(informed: Service) -> None:

@@ -1,0 +1,1 @@
+"""Evaluations of knowledge: questions asked of the real engine under several conditions, and what the replies say."""

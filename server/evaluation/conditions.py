@@ -1,0 +1,84 @@
+"""The conditions of the main table: how the same mounted facts are given to the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kan.evaluation.baselines import kblam_phi, oracle_phi, scaled_phi, with_temperature
+from kan.phi import gap_phi
+from kan.questions.mounting import Mounted
+from server.evaluation.subject import Ask, Setup, Subject
+
+View = Callable[[Mounted], Ask]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A row of the table: which engine, and what it is asked."""
+
+    name: str
+    meaning: str
+    setup: Setup
+    view: View
+    uses_distractors: bool = True
+    """False: the same for every number of distractors, so it is measured once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What the baselines' dev split chose."""
+
+    kblam_constant: float = 100.0
+    temperature: float = 1.0
+    scale: float = 1.0
+
+
+def conditions(subject: Subject, tuned: Tuned) -> list[Condition]:
+    """All rows, those with the same engine next to each other."""
+    config = subject.model.config
+    plain = Setup(subject.model, None)
+    learned = Setup(subject.model, subject.learned)
+    kblam = Setup(subject.model, kblam_phi(subject.model, tuned.kblam_constant))
+    scaled = Setup(with_temperature(subject.model, tuned.temperature), scaled_phi(subject.model, tuned.scale))
+    oracle = Setup(subject.model, oracle_phi(subject.model))
+    gap = Setup(subject.model, gap_phi(config.num_layers, config.num_heads, config.head_dim))
+    # The built-in φ under test needs no second row.
+    built_in = gap.phi is not None and gap.phi.digest == subject.learned.digest
+    phi = "gap φ" if built_in else "learned φ"
+    rows = [
+        Condition("none", "no knowledge", plain, bare, uses_distractors=False),
+        Condition("prompt", "facts in the prompt", plain, pasted),
+        Condition("zero", "pages, φ=0", plain, mounted),
+        Condition("ceiling", "gold alone, φ=0", plain, gold_alone, uses_distractors=False),
+        Condition("kblam", f"pages, KBLaM C={tuned.kblam_constant:g}", kblam, mounted),
+        Condition("scaled", f"pages, T={tuned.temperature:g} scale={tuned.scale:g}", scaled, mounted),
+        Condition("gap", "pages, gap φ", gap, mounted),
+        Condition("learned", f"pages, {phi}", learned, mounted),
+        Condition("ceiling_phi", f"gold alone, {phi}", learned, gold_alone, uses_distractors=False),
+        Condition("oracle", "pages, only gold seen", oracle, gold_seen),
+    ]
+    return [row for row in rows if not (built_in and row.name == "gap")]
+
+
+def bare(mounted: Mounted) -> Ask:
+    return Ask(mounted.question.text)
+
+
+def mounted(mounted: Mounted) -> Ask:
+    return Ask(mounted.question.text, tuple(zip(mounted.facts, mounted.scores, strict=True)))
+
+
+def pasted(mounted: Mounted) -> Ask:
+    return Ask(mounted.question.text, tuple(zip(mounted.facts, mounted.scores, strict=True)), mounted=False)
+
+
+def gold_alone(mounted: Mounted) -> Ask:
+    facts = [(mounted.facts[place], mounted.scores[place]) for place in mounted.gold]
+    return Ask(mounted.question.text, tuple(facts))
+
+
+def gold_seen(mounted: Mounted) -> Ask:
+    """Relevance replaced by the truth; the oracle's φ hides what scores less than the best."""
+    facts = [(text, 1.0 if place in mounted.gold else -1.0) for place, text in enumerate(mounted.facts)]
+    return Ask(mounted.question.text, tuple(facts))
