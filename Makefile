@@ -52,6 +52,15 @@ bench: $(SMOLLM2) ## measure TTFT, edits, recency and throughput on a server of 
 	set -e; for scenario in ttft edit recency throughput; do \
 	  $(BIN)/kalmagrove bench $$scenario --serve --json out/bench/$$scenario.json $(ARGS); done
 
+.PHONY: train
+train: $(VENV)/.test-installed $(SMOLLM2) ## learn φ for SmolLM2-135M into out/phi (DATA=directory of the question sets)
+	$(BIN)/kalmagrove train phi --data $(or $(DATA),$(error DATA=directory is needed)) --out out/phi $(ARGS)
+
+.PHONY: eval
+eval: $(VENV)/.test-installed $(SMOLLM2) ## measure answers with the shipped φ; JSON and PNG into docs (DATA=directory)
+	$(BIN)/kalmagrove eval knowledge --data $(or $(DATA),$(error DATA=directory is needed)) \
+	  --json docs/knowledge.json --plot docs/knowledge.png $(ARGS)
+
 .PHONY: clean
 clean: ## remove the virtual environment (imported models and knowledge stay)
 	rm -rf $(VENV)
