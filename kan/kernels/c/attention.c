@@ -1,8 +1,8 @@
 /* Eq. 1 on a paged cache: scores, softmax and sums of values, page by page, without gathering the pages first.
  *
- * One work item is a block of rows of one kv head of one sequence. A row is one query of one of the kv head's heads: row
- * r is query r / group of head r % group. Both products take pairs of bfloat16 numbers that are neighbours along the axis
- * summed over, so each page's keys are transposed into a tile, and its values interleaved, once per block. */
+ * One work item is a block of rows of one kv head of one sequence. A row is one query of one of the kv head's heads:
+ * row r is query r / group of head r % group. Both products take pairs of bfloat16 numbers, neighbours along the axis
+ * that is summed over; so each page's keys are transposed into a tile, and its values interleaved, once per block. */
 #include "vectors.h"
 
 #ifdef KG_AVAILABLE
@@ -177,7 +177,8 @@ static void pack_queries(const Attention *a, int64_t sequence, int64_t kv_head, 
     }
 }
 
-/* Rows [first, first + rows) of one kv head of one sequence; last rows' weights go to `masses` [sequences, heads, known]. */
+/* Rows [first, first + rows) of one kv head of one sequence. What the sequence's last query gives to known columns goes
+ * to `masses` [sequences, heads, known]. */
 AVX512 static void attend(const Attention *a, int64_t sequence, int64_t kv_head, int64_t first, int64_t rows,
                           float *masses, Scratch s)
 {

@@ -1,7 +1,8 @@
 /* What the native kernels share: bfloat16 in memory, float32 in vectors of 16.
  *
- * Every kernel rounds once, at its end; everything before is float32. Nothing depends on the number of threads or on the
- * order in which they finish: a row's result is always the same sum in the same order.
+ * Everything is float32 until it is stored; attention rounds its weights as well, to multiply them with values. Nothing
+ * depends on the number of threads or on the order in which they finish: a row's result is the same sum in the same
+ * order, always.
  *
  * Plain C behind ctypes (native.py): neither Python nor torch is needed to build it. Only functions marked AVX512 use
  * those instructions, and kg_supported() tells whether they may be called.
