@@ -42,6 +42,8 @@ class Query:
     namespace: str
     top_k: int
     min_score: float
+    min_best_score: float
+    """Nothing is found unless the best fact has this much: facts about something else are worse than none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ class KnowledgeService:
             vector = self._encoder.embed([query.text])[0]
             snapshot = self.store.snapshot
             hits = snapshot.search(query.namespace, vector, query.top_k, query.min_score, time.time())
+            if hits and hits[0].score < query.min_best_score:
+                hits = []
         seconds = time.perf_counter() - started
         self._metrics.retrieval_seconds.observe(seconds)
         return Retrieved(snapshot.version, tuple(hits), seconds)

@@ -115,8 +115,10 @@ class Preparer:
         limit = self._settings.max_facts_per_request
         if top_k > limit:
             raise invalid(f"{field}: at most {limit} on this server", field, "invalid_value")
-        min_score = self._settings.min_score if wanted.min_score is None else wanted.min_score
-        return Query(text, wanted.namespace or DEFAULT_NAMESPACE, top_k, min_score)
+        namespace, settings = wanted.namespace or DEFAULT_NAMESPACE, self._settings
+        if wanted.min_score is not None:
+            return Query(text, namespace, top_k, wanted.min_score, wanted.min_score)
+        return Query(text, namespace, top_k, settings.min_score, settings.min_best_score)
 
     def room(self, info: EngineInfo, prompt: Prompt) -> int:
         """How many tokens of the context window are left for the answer. Raises ApiError if none are."""

@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     """Facts mounted if a request does not say."""
     min_score: float = Field(0.2, ge=-1, le=1)
     """Least relevance of a mounted fact if a request does not say."""
+    min_best_score: float = Field(0.35, ge=-1, le=1)
+    """Least relevance of the best fact: below it nothing is mounted. A request's min_score takes the place of both."""
     grounded_threshold: float = Field(0.5, ge=0, le=1)
     """Least `grounded` of an answer that is given although knowledge.require_grounded is set."""
     min_version_wait_s: float = Field(1.0, ge=0)

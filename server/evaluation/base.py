@@ -18,11 +18,14 @@ NAMESPACE = "evaluation"
 class Base:
     """A store under a directory; close it. Facts have ids, so that they can be edited."""
 
-    def __init__(self, directory: Path, encoder: Encoder, *, top_k: int, min_score: float) -> None:
+    def __init__(
+        self, directory: Path, encoder: Encoder, *, top_k: int, min_score: float, min_best_score: float
+    ) -> None:
         self._store = Store.open(directory, encoder)
         self._encoder = encoder
         self._top_k = top_k
         self._min_score = min_score
+        self._min_best_score = min_best_score
 
     def upsert(self, facts: Mapping[str, str]) -> None:
         """Insert or replace facts: id -> text."""
@@ -34,6 +37,8 @@ class Base:
         """The question with what retrieval mounts for it."""
         vector = self._encoder.embed([question])[0]
         hits = self._store.snapshot.search(NAMESPACE, vector, self._top_k, self._min_score, time.time())
+        if hits and hits[0].score < self._min_best_score:
+            hits = []
         return Ask(question, tuple((hit.fact.text, hit.score) for hit in hits))
 
     def best_score(self, question: str) -> float:

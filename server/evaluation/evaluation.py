@@ -148,7 +148,7 @@ class _Run:
             advance = self.watcher.begin("locality", 2 * len(questions))
             found = await locality.measure(base, questions, self.learned, self.respondent, advance)
             scores = [score for name in self.plan.sets for one in self._gold(name) for score in one.scores]
-            gates = gating.measure(base, questions, scores, self.settings.min_score)
+            gates = gating.measure(base, questions, scores, self.settings.min_best_score)
         self.report.findings += [found, gates]
 
     async def grounding(self) -> None:
@@ -177,8 +177,15 @@ class _Run:
         return self.material.mounted(dataset, "test", self.plan.questions, 0)
 
     def _base(self, name: str) -> closing[Base]:
-        top_k, min_score = self.settings.top_k, self.settings.min_score
-        return closing(Base(self.directory / name, self.subject.encoder, top_k=top_k, min_score=min_score))
+        settings = self.settings
+        base = Base(
+            self.directory / name,
+            self.subject.encoder,
+            top_k=settings.top_k,
+            min_score=settings.min_score,
+            min_best_score=settings.min_best_score,
+        )
+        return closing(base)
 
     def _data(self) -> Path:
         assert self.plan.data is not None, "the command refuses these parts without data"

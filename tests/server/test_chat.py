@@ -34,6 +34,12 @@ async def test_answer_says_what_it_was_drawn_from(informed: Service) -> None:
     assert sum(shares) < 1
 
 
+async def test_facts_about_something_else_are_not_mounted(informed: Service) -> None:
+    foreign = "How do I boil an egg?"
+    assert (await informed.chat(foreign)).json()["knowledge"]["facts"] == []
+    assert (await informed.chat(foreign, knowledge={"min_score": -1})).json()["knowledge"]["facts"] != []
+
+
 async def test_an_edit_is_seen_by_the_next_request(informed: Service) -> None:
     reply = await informed.put(ceo="The chief executive of Zorvex is Odd Halvorsen.")
     knowledge = (await informed.chat(knowledge={"min_version": reply["version"]})).json()["knowledge"]

@@ -187,7 +187,7 @@ def test_one_engine_serves_consecutive_cells(subject: Subject, tmp_path: Path, m
 
 
 def test_locality_where_nothing_is_mounted(subject: Subject, respondent: Respondent, tmp_path: Path) -> None:
-    base = Base(tmp_path / "base", subject.encoder, top_k=8, min_score=1.0)
+    base = Base(tmp_path / "base", subject.encoder, top_k=8, min_score=1.0, min_best_score=1.0)
     base.upsert({"a": "Mara runs the depot.", "b": "Line 4 is late."})
     done: list[int] = []
     setup = Setup(subject.model, subject.learned)
@@ -199,7 +199,7 @@ def test_locality_where_nothing_is_mounted(subject: Subject, respondent: Respond
 
 
 def test_locality_where_facts_are_mounted(subject: Subject, respondent: Respondent, tmp_path: Path) -> None:
-    base = Base(tmp_path / "base", subject.encoder, top_k=8, min_score=-1.0)
+    base = Base(tmp_path / "base", subject.encoder, top_k=8, min_score=-1.0, min_best_score=-1.0)
     base.upsert({"a": "Mara runs the depot.", "b": "Line 4 is late."})
     base.upsert({"a": "Tove runs the depot."})
     assert {text for text, _ in base.ask("Who?").facts} == {"Tove runs the depot.", "Line 4 is late."}

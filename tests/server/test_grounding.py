@@ -27,7 +27,7 @@ CALIBRATION = Grounding((40.0, 0.0, 0.0, 0.0, 0.0), bias=-20.0)
 @pytest.fixture
 async def judged(tmp_path: Path, tiny: Checkpoint, encoder: MiniLMEncoder) -> AsyncGenerator[Service, None]:
     services = replace(build_services(tmp_path, tiny, encoder), grounding=CALIBRATION)
-    async with running(services, min_score=-1.0) as service:
+    async with running(services, min_score=-1.0, min_best_score=-1.0) as service:
         await service.put(
             ceo="The chief executive of Zorvex is Mara Lindqvist.", fare="A day pass costs twelve crowns."
         )
