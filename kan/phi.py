@@ -58,7 +58,7 @@ class Phi:
 
     def __call__(self, relevance: Tensor) -> Tensor:
         """relevance [m] -> φ [layers, heads, m]. Differentiable in the coefficients."""
-        basis = hat_basis(features(relevance), self.coefficients.shape[-1])
+        basis = hat_basis(features(relevance.to(self.coefficients.dtype)), self.coefficients.shape[-1])
         values: Tensor = torch.einsum("mfk,lhfk->lhm", basis, self.coefficients)
         return values
 

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from kan.phi import Phi
-from kan.training.examples import Sampler
+from kan.training.examples import Example
 from kan.training.objective import Objective
 
 VALIDATION_STEP = -1
@@ -48,11 +48,17 @@ class Curve:
     validation: list[Point] = field(default_factory=list)
 
 
+class Batches(Protocol):
+    """Where examples come from; see `kan.training.examples.Sampler`."""
+
+    def batch(self, step: int, size: int) -> list[Example]: ...
+
+
 class Trainer:
     """Holds the state of a run: scaled coefficients, optimizer, step, curve."""
 
     def __init__(
-        self, phi: Phi, head_dim: int, objective: Objective, train: Sampler, dev: Sampler, options: TrainingOptions
+        self, phi: Phi, head_dim: int, objective: Objective, train: Batches, dev: Batches, options: TrainingOptions
     ) -> None:
         self._template = phi
         self._scale = math.sqrt(head_dim)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import json
 import random
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,38 +19,15 @@ from kan.questions.question import SPLITS, Pool, parts_of, split_of
 from kan.questions.rows import DataError
 from kan.questions.sources import DATASETS, load_pool
 from kan.questions.wording import choose
+from tests.kan.question_files import write_question_files
 
-INVENTED = Path(__file__).parent / "data" / "questions" / "invented.json"
-"""A few rows of each file, as a template whose {} become many subjects."""
 FILES = {"factbook": factbook.FACTS_FILE, "counterfact": counterfact.FILE, "squad": squad.FILE}
 COUNT = 60
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    with gzip.open(path, "wt", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    templates = json.loads(INVENTED.read_text("utf-8"))
-    for name, rows in templates.items():
-        filled = [
-            _filled(row, f"{chr(65 + number % 26)}o{chr(97 + number // 26)}land")
-            for number in range(60)
-            for row in rows
-        ]
-        write(folder / name, filled)
-    return folder
-
-
-def _filled(value: Any, subject: str) -> Any:
-    if isinstance(value, dict):
-        return {key: _filled(item, subject) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_filled(item, subject) for item in value]
-    return value.replace("{}", subject)
+    return write_question_files(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(params=DATASETS)

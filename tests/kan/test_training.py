@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from kan.checkpoint import Checkpoint
 from kan.model import KANModel
+from kan.phi import Phi, load_phi, zero_phi
 from kan.prompt import PromptBuilder
 from kan.training.decoder import FrozenDecoder, Rows
+from kan.training.examples import Example
 from kan.training.fact_bank import FactBank
+from kan.training.objective import Objective
+from kan.training.trainer import Point, Trainer, TrainingOptions
+from kb.minilm import MiniLMEncoder
+from server.cli import app
 from tests.kan.layout import Layout
+from tests.kan.question_files import write_question_files
 
 FACTS = ["Mara Lindqvist runs Zorvex.", "Kelmar is in Oslo, by the sea.", "The fare is 12 crowns."]
 
@@ -51,3 +61,120 @@ def test_decoder_is_the_served_model(
     knowledge = bank.knowledge([[FACTS[one] for one in mounted], other])
     found = decoder.logits(decoder.hidden(rows, knowledge, both, None))[: len(question)]
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+class Facts:
+    """A sampler of a fixed batch: what a step sees depends on the step alone."""
+
+    def __init__(self, prompt: PromptBuilder, *, answerable: bool = True) -> None:
+        self._prompt = prompt
+        self._answerable = answerable
+
+    def batch(self, step: int, size: int) -> list[Example]:
+        encode = self._prompt.tokenizer.encode
+        return [
+            Example(
+                facts=tuple(FACTS[: 1 + (step + place) % 3]),
+                scores=(0.8, 0.5, 0.3)[: 1 + (step + place) % 3],
+                prompt=encode("Who runs it?"),
+                reply=encode("Mara."),
+                answerable=self._answerable,
+            )
+            for place in range(size)
+        ]
+
+
+@pytest.fixture(scope="module")
+def objective(exact: tuple[FrozenDecoder, KANModel, PromptBuilder]) -> Objective:
+    decoder, _, prompt = exact
+    bank = FactBank(decoder, prompt)
+    bank.add(FACTS)
+    return Objective(decoder, bank)
+
+
+def trainer(objective: Objective, prompt: PromptBuilder, steps: int = 6) -> Trainer:
+    options = TrainingOptions(steps=steps, batch_size=3, validate_every=2, validation_size=3)
+    sampler = Facts(prompt)
+    return Trainer(zero_phi(2, 4), 12, objective, sampler, sampler, options)
+
+
+def test_gradient_is_the_slope_of_the_loss(
+    exact: tuple[FrozenDecoder, KANModel, PromptBuilder], objective: Objective
+) -> None:
+    examples = Facts(exact[2]).batch(1, 2)
+    coefficients = (torch.randn(2, 4, 3, 17, dtype=torch.float64) * 3).requires_grad_()
+    direction = torch.randn_like(coefficients)
+    objective(examples, Phi(coefficients)).loss.backward()  # type: ignore[no-untyped-call]
+    assert coefficients.grad is not None
+    with torch.no_grad():
+        step = 1e-5
+        above = objective(examples, Phi(coefficients + step * direction)).loss
+        below = objective(examples, Phi(coefficients - step * direction)).loss
+    slope = float((above - below) / (2 * step))
+    assert float((coefficients.grad * direction).sum()) == pytest.approx(slope, rel=1e-3)
+    assert abs(slope) > 1e-6
+
+
+def test_with_the_gold_fact_absent_facts_are_best_ignored(
+    exact: tuple[FrozenDecoder, KANModel, PromptBuilder], objective: Objective
+) -> None:
+    examples = Facts(exact[2], answerable=False).batch(2, 3)
+    shut = Phi(torch.full((2, 4, 3, 17), -1e5, dtype=torch.float64))
+    assert objective(examples, shut).loss.item() == pytest.approx(0, abs=1e-9)
+    assert objective(examples, None).loss.item() > 1e-3
+
+
+def test_training_lowers_the_loss(exact: tuple[FrozenDecoder, KANModel, PromptBuilder], objective: Objective) -> None:
+    run = trainer(objective, exact[2], steps=20)
+    run.run(lambda: None, lambda point: None)
+    assert run.curve.validation[-1].loss < run.curve.validation[0].loss - 0.01
+    assert [point.step for point in run.curve.validation] == list(range(0, 21, 2))
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(
+    exact: tuple[FrozenDecoder, KANModel, PromptBuilder], objective: Objective, tmp_path: Path
+) -> None:
+    whole = trainer(objective, exact[2])
+    whole.run(lambda: None, lambda point: None)
+
+    class CutOffError(Exception):
+        pass
+
+    def cut_off(point: Point) -> None:
+        if point.step == 5:
+            raise CutOffError
+
+    state = tmp_path / "state.pt"
+    first = trainer(objective, exact[2])
+    with pytest.raises(CutOffError):
+        first.run(lambda: first.save(state), cut_off)
+    second = trainer(objective, exact[2])
+    second.resume(state)
+    assert second.step == 4  # the last one saved
+    second.run(lambda: second.save(state), lambda point: None)
+    assert torch.equal(second.phi.coefficients, whole.phi.coefficients)
+    assert second.curve == whole.curve
+
+    with pytest.raises(ValueError, match="other options"):
+        trainer(objective, exact[2], steps=7).resume(state)
+
+
+def test_from_the_command_line(tiny: Checkpoint, tmp_path: Path) -> None:
+    """Real encoder and index, invented questions, a model that learns nothing: files, resuming, refusals."""
+    data, out = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    command = ["train", "phi", "--data", str(data), "--out", str(out), "--model", str(tiny.directory)]
+    command += ["--steps", "3", "--batch-size", "2", "--questions", "20", "--dev-questions", "5"]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 1
+    write_question_files(data)
+    for _ in range(2):  # the second run finds that there is nothing left to do
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+    fingerprints = {
+        "model_fingerprint": tiny.fingerprint,
+        "encoder_fingerprint": MiniLMEncoder().model_fingerprint,
+    }
+    phi = load_phi(out / "phi.safetensors", tiny.config.num_layers, tiny.config.num_heads, **fingerprints)
+    assert phi.digest in (out / "phi.md").read_text("utf-8")
+    assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
