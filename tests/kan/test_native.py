@@ -208,6 +208,17 @@ def test_attention_over_thousands_of_columns(
     assert within(mass, truth.mass, truth.mass_bound)
 
 
+def test_softmax_is_exact_to_float32(kernels: NativeKernels) -> None:
+    """With no products, weights are softmax(φ / √d) alone: the exponential has nothing to hide behind."""
+    phi = torch.linspace(-700, 0, 512)[torch.randperm(512, generator=torch.Generator().manual_seed(1))]
+    mass = torch.zeros(1, 512)
+    q, kv = torch.zeros(1, 1, 1, 64).bfloat16(), noise(1, 2, 1, 32, PAGE_SIZE, 64)
+    kernels.attention(q, kv, torch.arange(32)[None], torch.zeros(1, 1, 512), phi.view(1, 1, 512), mass)
+    exact = torch.softmax(phi.double() / 8, dim=-1)
+    # φ/8 and its distance from the largest are rounded to at most ROUND32 · 87.5; the rest are a few operations.
+    assert within(mass[0], exact, exact * ROUND32 * (phi.double().abs() / 8 + 16))
+
+
 def test_attention_without_knowledge(kernels: NativeKernels) -> None:
     plain = replace(case(5, 2, 4, 3, 3, 64, 4, known=1, bias=None), known=0)
     out, mass = plain.run(kernels)
