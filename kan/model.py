@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +21,9 @@ from kan.config import KANConfig
 from kan.kernels.operations import Kernels, TorchKernels, store
 from kan.linear import Linear
 from kan.rope import RotaryTable
+
+L = TypeVar("L")
+"""A linear layer."""
 
 
 @dataclass(slots=True)
@@ -58,16 +63,18 @@ class PagedCache:
         store(self.layers[layer], slots, keys, values)
 
 
-class Layer:
-    """One decoder layer's weights, laid out for use: q, k and v are one product."""
+class Layer(Generic[L]):
+    """One decoder layer's weights, laid out for use: q, k and v are one product. `product` makes one of (W, b)."""
 
-    def __init__(self, config: KANConfig, weights: Mapping[str, Tensor], index: int, *, packed: bool) -> None:
+    def __init__(
+        self, weights: Mapping[str, Tensor], index: int, product: Callable[[Tensor, Tensor | None], L]
+    ) -> None:
         prefix = f"model.layers.{index}."
 
-        def linear(*names: str) -> Linear:
+        def linear(*names: str) -> L:
             matrices = torch.cat([weights[f"{prefix}{name}.weight"] for name in names])
             biases = [weights[f"{prefix}{name}.bias"] for name in names if f"{prefix}{name}.bias" in weights]
-            return Linear(matrices, torch.cat(biases) if biases else None, packed=packed)
+            return product(matrices, torch.cat(biases) if biases else None)
 
         self.qkv = linear("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
         self.o = linear("self_attn.o_proj")
@@ -95,7 +102,8 @@ class KANModel:
         self.kernels = kernels or TorchKernels()
         self.rotary = RotaryTable(config.head_dim, config.max_position_embeddings, config.rope_theta, dtype)
         self.embedding = cast["model.embed_tokens.weight"]
-        self.layers = [Layer(config, cast, index, packed=packed) for index in range(config.num_layers)]
+        product = partial(Linear, packed=packed)
+        self.layers = [Layer(cast, index, product) for index in range(config.num_layers)]
         self.norm = cast["model.norm.weight"]
         head = self.embedding if config.tie_word_embeddings else cast["lm_head.weight"]
         self.head = Linear(head, packed=packed)
@@ -126,7 +134,7 @@ class KANModel:
         return self.kernels.rms_norm(x, weight, self.config.rms_norm_eps)
 
     def _attend(
-        self, x: Tensor, layer: Layer, index: int, batch: Batch, cache: PagedCache, cos: Tensor, sin: Tensor
+        self, x: Tensor, layer: Layer[Linear], index: int, batch: Batch, cache: PagedCache, cos: Tensor, sin: Tensor
     ) -> Tensor:
         heads, kv_heads, d = self.config.num_heads, self.config.num_kv_heads, self.config.head_dim
         qkv = layer.qkv(x).view(len(x), heads + 2 * kv_heads, d)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -78,9 +79,12 @@ class Snapshot:
         for name in self.namespaces() if namespace is None else (namespace,):
             yield from self._living(name, "", now)
 
-    def search(self, namespace: str, vector: Vectors, k: int, min_score: float, now: float) -> builtins.list[Hit]:
+    def search(
+        self, namespace: str, vector: Vectors, k: int, min_score: float, now: float, min_best_score: float = -math.inf
+    ) -> builtins.list[Hit]:
         """The (up to) k facts with the greatest inner products ≥ `min_score`, best first, ties by id.
 
+        None at all if the best is below `min_best_score`: facts about something else are worse than none.
         `vector` is float32 [dim] and should have unit length. Exact. ValueError when it has another shape.
         """
         if k < 1:
@@ -89,6 +93,8 @@ class Snapshot:
         if query.ndim != 1:
             raise ValueError(f"the query must be one vector, has shape {query.shape}")
         found = self._index(namespace).search(query, k, now)
+        if found and found[0][1] < min_best_score:
+            return []
         return [Hit(self.by_key[namespace, fact_id], score) for fact_id, score in found if score >= min_score]
 
     def texts(self) -> Iterator[str]:

@@ -43,7 +43,7 @@ class Query:
     top_k: int
     min_score: float
     min_best_score: float
-    """Nothing is found unless the best fact has this much: facts about something else are worse than none."""
+    """Nothing is found unless the best fact has this much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +113,8 @@ class KnowledgeService:
         if query.top_k > 0 and snapshot.count(query.namespace) > 0:
             vector = self._encoder.embed([query.text])[0]
             snapshot = self.store.snapshot
-            hits = snapshot.search(query.namespace, vector, query.top_k, query.min_score, time.time())
-            if hits and hits[0].score < query.min_best_score:
-                hits = []
+            bounds = (query.min_score, time.time(), query.min_best_score)
+            hits = snapshot.search(query.namespace, vector, query.top_k, *bounds)
         seconds = time.perf_counter() - started
         self._metrics.retrieval_seconds.observe(seconds)
         return Retrieved(snapshot.version, tuple(hits), seconds)

@@ -6,8 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-PART_SEPARATOR = " & "
-"""Joins the parts of an answer that are all needed."""
+from kan.questions.question import parts_of
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -33,7 +32,7 @@ def contains(reply: str, answers: Sequence[str], numeric: bool = False) -> bool:
     A numeric answer (a number or an identifier) must occur with all its words, articles included.
     """
     said = words(reply)
-    parts = [[words(part) for part in answer.split(PART_SEPARATOR)] for answer in answers]
+    parts = [[words(part) for part in parts_of(answer)] for answer in answers]
     return any(all(_occurs(part, said, numeric) for part in one) for one in parts)
 
 

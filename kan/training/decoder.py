@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kan.config import KANConfig
 from kan.linear import Linear
+from kan.model import Layer
 from kan.rope import RotaryTable, rotate
 
 
@@ -89,23 +90,6 @@ class _FrozenLinear:
         return y
 
 
-class _Layer:
-    def __init__(self, config: KANConfig, weights: Mapping[str, Tensor], index: int) -> None:
-        prefix = f"model.layers.{index}."
-
-        def linear(*names: str) -> _FrozenLinear:
-            matrices = torch.cat([weights[f"{prefix}{name}.weight"] for name in names])
-            biases = [weights[f"{prefix}{name}.bias"] for name in names if f"{prefix}{name}.bias" in weights]
-            return _FrozenLinear(matrices, torch.cat(biases) if biases else None)
-
-        self.qkv = linear("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-        self.o = linear("self_attn.o_proj")
-        self.gate_up = linear("mlp.gate_proj", "mlp.up_proj")
-        self.down = linear("mlp.down_proj")
-        self.input_norm = weights[f"{prefix}input_layernorm.weight"]
-        self.post_norm = weights[f"{prefix}post_attention_layernorm.weight"]
-
-
 class FrozenDecoder:
     """Weights in one dtype on one device. Everything it is given must be on that device."""
 
@@ -120,7 +104,7 @@ class FrozenDecoder:
         table.cos, table.sin = table.cos.to(self.device), table.sin.to(self.device)
         self._rotary = table
         self._embedding = cast["model.embed_tokens.weight"]
-        self._layers = [_Layer(config, cast, index) for index in range(config.num_layers)]
+        self._layers = [Layer(cast, index, _FrozenLinear) for index in range(config.num_layers)]
         self._norm_weight = cast["model.norm.weight"]
         self._head = _FrozenLinear(self._embedding if config.tie_word_embeddings else cast["lm_head.weight"])
 

@@ -36,9 +36,8 @@ class Base:
     def ask(self, question: str) -> Ask:
         """The question with what retrieval mounts for it."""
         vector = self._encoder.embed([question])[0]
-        hits = self._store.snapshot.search(NAMESPACE, vector, self._top_k, self._min_score, time.time())
-        if hits and hits[0].score < self._min_best_score:
-            hits = []
+        bounds = (self._min_score, time.time(), self._min_best_score)
+        hits = self._store.snapshot.search(NAMESPACE, vector, self._top_k, *bounds)
         return Ask(question, tuple((hit.fact.text, hit.score) for hit in hits))
 
     def best_score(self, question: str) -> float:
