@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
+
+from kan.fit import bridges
 from kan.prompt import PromptBuilder
 from kb.encoder import Encoder
 from kb.facts import Change, InvalidChange, KnowledgeError, Upsert
@@ -52,6 +55,8 @@ class Retrieved:
 
     version: int
     hits: tuple[Hit, ...]
+    bridges: tuple[float, ...]
+    """One per hit: see `kan.fit`."""
     seconds: float
 
 
@@ -109,19 +114,24 @@ class KnowledgeService:
         never older than the request."""
         started = time.perf_counter()
         hits: list[Hit] = []
+        fits: tuple[float, ...] = ()
         snapshot = self.store.snapshot
         if query.top_k > 0 and snapshot.count(query.namespace) > 0:
             vector = self._encoder.embed([query.text])[0]
             snapshot = self.store.snapshot
             bounds = (query.min_score, time.time(), query.min_best_score)
             hits = snapshot.search(query.namespace, vector, query.top_k, *bounds)
+            fits = bridges(vector, np.stack([hit.vector for hit in hits])) if hits else ()
         seconds = time.perf_counter() - started
         self._metrics.retrieval_seconds.observe(seconds)
-        return Retrieved(snapshot.version, tuple(hits), seconds)
+        return Retrieved(snapshot.version, tuple(hits), fits, seconds)
 
     def mount(self, retrieved: Retrieved) -> tuple[MountedFact, ...]:
         """The facts as the engine takes them."""
-        return tuple(MountedFact(self._tokens(hit.fact.text), hit.score) for hit in retrieved.hits)
+        return tuple(
+            MountedFact(self._tokens(hit.fact.text), hit.score, bridge)
+            for hit, bridge in zip(retrieved.hits, retrieved.bridges, strict=True)
+        )
 
     def page(self, text: str) -> str:
         """The name of the K/V pages of a fact with this text."""

@@ -224,7 +224,8 @@ class Scheduler:
             return
         facts = [one.fact for one in mounted]
         lengths = [len(fact.tokens) for fact in facts]
-        phi = None if self._phi is None else self._phi(torch.tensor([one.score for one in mounted]))
+        fit = torch.tensor([(one.score, one.bridge) for one in mounted]).T
+        phi = None if self._phi is None else self._phi(*fit)
         parts = [(list(self.preamble.pages), self.preamble_tokens)]
         parts += zip(self._knowledge.mount(facts), lengths, strict=True)
         self._pool.retain(self.preamble.pages)
