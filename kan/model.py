@@ -33,6 +33,8 @@ class Batch:
     tokens, positions   [R] int64
     slots               [R] int64 where each row's K/V goes: page · PAGE_SIZE + offset
     captured            if a list is given, each layer appends (keys before RoPE, values), both [R, H_kv, d]
+    outputs             [O] int64 rows whose hidden states are wanted, or None for all: the last layer is not run to its
+                        end for the others
     """
 
     tokens: Tensor
@@ -40,6 +42,7 @@ class Batch:
     slots: Tensor
     groups: list[AttentionGroup]
     captured: list[tuple[Tensor, Tensor]] | None = None
+    outputs: Tensor | None = None
 
 
 class PagedCache:
@@ -112,7 +115,7 @@ class KANModel:
         return PagedCache(self.config, pages, self.dtype)
 
     def forward(self, batch: Batch, cache: PagedCache, between: Callable[[], None] | None = None) -> Tensor:
-        """Run every layer, write the rows' K/V into the cache, return hidden states [R, hidden] for `logits`.
+        """Run every layer, write the rows' K/V into the cache, return hidden states [O, hidden] for `logits`.
 
         `between` is called before each layer. It may run another batch, as long as that writes to other pages.
         """
@@ -121,7 +124,12 @@ class KANModel:
         for index, layer in enumerate(self.layers):
             if between is not None:
                 between()
-            x = layer.o.plus(self._attend(self._norm(x, layer.input_norm), layer, index, batch, cache, cos, sin), x)
+            attended = self._attend(self._norm(x, layer.input_norm), layer, index, batch, cache, cos, sin)
+            if batch.outputs is not None and index == len(self.layers) - 1:
+                attended, x = attended[batch.outputs], x[batch.outputs]
+                if not len(x):
+                    break
+            x = layer.o.plus(attended, x)
             x = layer.down.plus(self.kernels.swiglu(layer.gate_up(self._norm(x, layer.post_norm))), x)
         return x
 

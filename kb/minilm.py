@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from kb.packing import pack_linears
 from kb.segment import Vectors
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def _load(directory: Path, dtype: torch.dtype) -> tuple[list[Any], Tokenizer]:
     finally:
         if showed:
             logging.enable_progress_bar()
+    with torch.inference_mode():
+        pack_linears(model)
     # An own tokenizer with fixed settings: the model's sets padding per call, which is not thread-safe.
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     tokenizer.enable_truncation(int(model.max_seq_length))

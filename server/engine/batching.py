@@ -16,15 +16,16 @@ from kan.attention import PAGE_SIZE, AttentionGroup
 from kan.model import Batch
 from kan.page_pool import PagePool
 from server.engine.scheduler import Chunk
-from server.engine.sequence import Encoding, Prefix, Sequence
+from server.engine.sequence import Encoding, Generation, Prefix, Sequence
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where a chunk's rows went."""
+    """Where a chunk's rows went, and where its outputs are: the hidden states of its last rows."""
 
     chunk: Chunk
     rows: slice
+    outputs: slice
     mass: Tensor
     """[K]: view of the group's attention mass for this sequence's prefix."""
 
@@ -41,6 +42,7 @@ class BatchBuilder:
         bundles = [*_bundles(single), *([chunk] for chunk in chunks if chunk.count > 1)]
         groups: list[AttentionGroup] = []
         placed: list[Placed] = []
+        outputs: list[int] = []
         start = 0
         stacked = self._stacked
         self._stacked = {}
@@ -48,8 +50,11 @@ class BatchBuilder:
             group = self._group(bundle, start, stacked)
             for index, chunk in enumerate(bundle):
                 mass = group.mass[index, : chunk.sequence.prefix.columns]
-                placed.append(Placed(chunk, slice(start, start + chunk.count), mass))
-                start += chunk.count
+                end = start + chunk.count
+                wanted = range(end - _outputs(chunk), end)
+                placed.append(Placed(chunk, slice(start, end), slice(len(outputs), len(outputs) + len(wanted)), mass))
+                outputs += wanted
+                start = end
             groups.append(group)
         ordered = [place.chunk for place in placed]
         batch = Batch(
@@ -58,6 +63,7 @@ class BatchBuilder:
             slots=torch.tensor([slot for chunk in ordered for slot in self._slots(chunk)]),
             groups=groups,
             captured=[] if any(isinstance(chunk.sequence, Encoding) for chunk in ordered) else None,
+            outputs=None if len(outputs) == start else torch.tensor(outputs, dtype=torch.int64),
         )
         return batch, placed
 
@@ -104,6 +110,16 @@ def _bundles(chunks: Items[Chunk]) -> list[list[Chunk]]:
         else:
             bundles.append([chunk])
     return bundles
+
+
+def _outputs(chunk: Chunk) -> int:
+    """How many of the chunk's last rows are read: those that predict a token somebody asks for."""
+    sequence = chunk.sequence
+    if not isinstance(sequence, Generation):
+        return 0
+    if sequence.scores_prompt:
+        return chunk.count
+    return int(chunk.count == sequence.pending)
 
 
 def _tokens(chunk: Chunk) -> list[int]:

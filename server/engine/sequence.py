@@ -132,6 +132,11 @@ class Generation(Sequence):
             None if request.sampling.prompt_logprobs is None else [None]
         )
 
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log probabilities of prompt tokens are still to be found."""
+        return self.prompt_logprobs is not None and not self.started
+
     def attend(self, mass: Tensor) -> None:
         """Count one generated token's attention [K] on the prefix."""
         self.mass = mass if self.mass is None else self.mass + mass

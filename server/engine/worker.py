@@ -165,10 +165,10 @@ class Worker:
             generation = place.chunk.sequence
             if not isinstance(generation, Generation):
                 continue
-            if generation.prompt_logprobs is not None and not generation.started:
-                self._score_prompt(generation, hidden[place.rows], place.chunk.count)
+            if generation.scores_prompt:
+                self._score_prompt(generation, hidden[place.outputs], place.chunk.count)
             if generation.pending == 0:
-                ready.append((generation, place.rows.stop - 1))
+                ready.append((generation, place.outputs.stop - 1))
                 generation.attend(place.mass)
         if not ready:
             return []
