@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 SIGNALS = ("best_relevance", "relevance_gap", "best_attention", "all_attention", "attended_relevance")
-FORMAT = "kalmagrove-grounding-1"
+RELEVANCE_SIGNALS = 2
+"""So many of them, the first ones, are of relevance alone."""
+FORMAT = "kalmagrove-grounding-2"
 
 
 class GroundingError(Exception):
@@ -27,34 +29,58 @@ def signals(relevances: Sequence[float], attention: Sequence[float]) -> tuple[fl
     """
     if not relevances or len(relevances) != len(attention):
         raise ValueError("one relevance and one share of attention for each mounted fact, and at least one fact")
-    ordered = sorted(relevances, reverse=True)
-    gap = ordered[0] - ordered[1] if len(ordered) > 1 else 0.0
     total = sum(attention)
     attended = sum(r * a for r, a in zip(relevances, attention, strict=True)) / total if total > 0 else 0.0
-    return (ordered[0], gap, _log(max(attention)), _log(total), attended)
+    return (*relevance_signals(relevances), _log(max(attention)), _log(total), attended)
+
+
+def relevance_signals(relevances: Sequence[float]) -> tuple[float, float]:
+    """The first two of them."""
+    ordered = sorted(relevances, reverse=True)
+    return ordered[0], ordered[0] - ordered[1] if len(ordered) > 1 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A logistic regression: weights of signals, and a bias."""
+
+    weights: tuple[float, ...]
+    bias: float
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (*self.weights, self.bias))):
+            raise ValueError("a calibration needs finite numbers")
+
+    def __call__(self, found: Sequence[float]) -> float:
+        """Probability in [0, 1]. ValueError unless there is one signal per weight."""
+        logit = self.bias + sum(w * x for w, x in zip(self.weights, found, strict=True))
+        return 1 / (1 + math.exp(-min(max(logit, -60.0), 60.0)))
 
 
 @dataclass(frozen=True, slots=True)
 class Grounding:
-    """Logistic regression over the signals: weights in the order of `SIGNALS`."""
+    """attended: over all signals; unattended: over those of relevance alone, for engines that cannot tell attention."""
 
-    weights: tuple[float, ...]
-    bias: float
+    attended: Calibration
+    unattended: Calibration
     model_fingerprint: str = ""
     phi_digest: str = ""
     """Attention is only comparable under the same model and φ; empty fits any."""
 
     def __post_init__(self) -> None:
-        if len(self.weights) != len(SIGNALS) or not all(map(math.isfinite, (*self.weights, self.bias))):
-            raise ValueError(f"grounding needs a finite bias and {len(SIGNALS)} finite weights")
+        if (len(self.attended.weights), len(self.unattended.weights)) != (len(SIGNALS), RELEVANCE_SIGNALS):
+            raise ValueError(f"grounding needs {len(SIGNALS)} weights with attention, {RELEVANCE_SIGNALS} without")
 
-    def __call__(self, relevances: Sequence[float], attention: Sequence[float]) -> float:
-        """Probability in [0, 1] that a mounted fact answers the question; 0 with nothing mounted."""
+    def __call__(self, relevances: Sequence[float], attention: Sequence[float] | None) -> float:
+        """Probability in [0, 1] that a mounted fact answers the question; 0 with nothing mounted.
+
+        attention: None where the engine cannot tell it.
+        """
         if not relevances:
             return 0.0
-        found = signals(relevances, attention)
-        logit = self.bias + sum(w * x for w, x in zip(self.weights, found, strict=True))
-        return 1 / (1 + math.exp(-min(max(logit, -60.0), 60.0)))
+        if attention is None:
+            return self.unattended(relevance_signals(relevances))
+        return self.attended(signals(relevances, attention))
 
     def save(self, path: Path) -> None:
         """Raises OSError."""
@@ -68,8 +94,11 @@ class Grounding:
             content = json.loads(path.read_bytes())
             if content["format"] != FORMAT or tuple(content["signals"]) != SIGNALS:
                 raise GroundingError(f"{path}: not a grounding file of this version ({FORMAT})")
-            weights = tuple(float(weight) for weight in content["weights"])
-            return cls(weights, float(content["bias"]), content["model_fingerprint"], content["phi_digest"])
+            attended, unattended = (
+                Calibration(tuple(map(float, content[name]["weights"])), float(content[name]["bias"]))
+                for name in ("attended", "unattended")
+            )
+            return cls(attended, unattended, content["model_fingerprint"], content["phi_digest"])
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise GroundingError(f"{path}: {error}") from error
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from kan.evaluation.logistic import fit_logistic
 from kan.evaluation.statistics import auroc, calibration_error, reliability
-from kan.grounding import SIGNALS, Grounding, signals
+from kan.grounding import RELEVANCE_SIGNALS, SIGNALS, Calibration, Grounding, signals
 from kan.questions.mounting import Mounted
 from kan.questions.question import Split
 from server.evaluation.conditions import mounted
@@ -44,14 +44,19 @@ async def measure(
     """Fitted on `questions` dev questions of each set, with and without gold; judged on as many test questions."""
     dev = await _cases(material, sets, "dev", setup, respondent, questions, advance)
     test = await _cases(material, sets, "test", setup, respondent, questions, advance)
-    weights, bias = fit_logistic(dev.signals(), dev.fits)
-    grounding = Grounding(weights, bias, subject.checkpoint.fingerprint, subject.learned.digest)
+    found = dev.signals()
+    attended = Calibration(*fit_logistic(found, dev.fits))
+    unattended = Calibration(*fit_logistic([row[:RELEVANCE_SIGNALS] for row in found], dev.fits))
+    grounding = Grounding(attended, unattended, subject.checkpoint.fingerprint, subject.learned.digest)
     scores = [grounding(r, a) for r, a in zip(test.relevances, test.attention, strict=True)]
+    without = [grounding(r, None) for r in test.relevances]
     findings = Findings(f"grounded: does a mounted fact answer the question? ({DISTRACTORS} distractors)")
     findings.bins = reliability(scores, test.fits)
     figures = findings.figures
     figures["AUROC"] = auroc(scores, test.fits)
     figures["expected calibration error"] = calibration_error(findings.bins)
+    figures["AUROC without attention"] = auroc(without, test.fits)
+    figures["expected calibration error without attention"] = calibration_error(reliability(without, test.fits))
     figures["cases"] = float(len(scores))
     for dataset in sets:
         inside = [place for place, name in enumerate(test.datasets) if name == dataset]

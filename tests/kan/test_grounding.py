@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from kan.grounding import SIGNALS, Grounding, GroundingError, signals
+from kan.grounding import SIGNALS, Calibration, Grounding, GroundingError, signals
 
-SCORE = Grounding((5.0, 10.0, 1.0, 0.5, 2.0), -3.0, "model", "phi")
+RELEVANT = Calibration((8.0, 12.0), -6.0)
+SCORE = Grounding(Calibration((5.0, 10.0, 1.0, 0.5, 2.0), -3.0), RELEVANT, "model", "phi")
 
 
 def test_signals() -> None:
@@ -28,7 +29,13 @@ def test_a_score_is_a_probability() -> None:
     assert SCORE([], []) == 0
     low, high = SCORE([0.1, 0.1], [0.01, 0.01]), SCORE([0.9, 0.2], [0.3, 0.01])
     assert 0 < low < high < 1
-    assert Grounding((1e9, 0.0, 0.0, 0.0, 0.0), 0.0)([0.9], [0.1]) == 1
+    assert Grounding(Calibration((1e9, 0.0, 0.0, 0.0, 0.0), 0.0), RELEVANT)([0.9], [0.1]) == 1
+
+
+def test_without_attention_relevance_alone_counts() -> None:
+    assert SCORE([], None) == 0
+    assert SCORE([0.2, 0.8], None) == pytest.approx(1 / (1 + math.exp(-(8 * 0.8 + 12 * 0.6 - 6))))
+    assert SCORE([0.8], None) == pytest.approx(1 / (1 + math.exp(-(8 * 0.8 - 6))))
 
 
 def test_facts_have_no_order() -> None:
@@ -45,10 +52,11 @@ def test_save_and_load(tmp_path: Path) -> None:
     [
         {"format": "other"},
         {"signals": list(reversed(SIGNALS))},
-        {"weights": [1.0]},
-        {"weights": "many"},
-        {"bias": None},
-        {"bias": math.nan},
+        {"attended": {"weights": [1.0], "bias": 0.0}},
+        {"attended": {"weights": "many", "bias": 0.0}},
+        {"unattended": {"weights": [1.0, 2.0], "bias": None}},
+        {"unattended": {"weights": [1.0, 2.0], "bias": math.nan}},
+        {"unattended": None},
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, damage: dict[str, object]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kan.checkpoint import Checkpoint
-from kan.grounding import Grounding, GroundingError
+from kan.grounding import Calibration, Grounding, GroundingError
 from kan.phi import Phi, PhiError, gap_phi, save_phi
 from kb.minilm import MiniLMEncoder
 from server.engine.protocol import TokenChunk
@@ -20,7 +20,7 @@ from tests.server.support import Service, build_services, chat_body, error, even
 
 SUPPORTED = "Who is the chief executive of Zorvex?"
 FOREIGN = "How do I boil an egg?"
-CALIBRATION = Grounding((40.0, 0.0, 0.0, 0.0, 0.0), bias=-20.0)
+CALIBRATION = Grounding(Calibration((40.0, 0.0, 0.0, 0.0, 0.0), -20.0), Calibration((40.0, 0.0), -20.0))
 """Relevance alone: half at 0.5."""
 
 
@@ -128,7 +128,7 @@ def test_phi_by_its_setting(tmp_path: Path, tiny: Checkpoint) -> None:
     assert phi is not None
     assert phi.digest == own.digest
     assert grounding is not None
-    assert grounding.weights == CALIBRATION.weights
+    assert grounding.attended == CALIBRATION.attended
 
     with pytest.raises(PhiError, match=r"own\.phi\.safetensors.*another encoder"):
         load_learned(str(path), tiny, "another encoder")
