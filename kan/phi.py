@@ -7,7 +7,6 @@ Features x_f of a fact among m mounted ones, with relevance r = ρ(question)·ρ
     relevance   r
     lead        r - max r over the other facts: minus the gap to the best one, and for the best its lead on the next
     log_count   log m
-    bridge      how well the fact fits what the best fact adds to the question (see `kan.fit`)
 
 A spline is piecewise linear over evenly spaced knots (a sum of hat functions) and constant beyond the ends, so an
 input outside the range seen in training cannot blow up. A fact that is alone leads without limit. All-zero
@@ -27,8 +26,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-FEATURES = ("relevance", "lead", "log_count", "bridge")
-RANGES = ((-0.2, 1.0), (-0.5, 0.3), (0.0, math.log(64.0)), (-0.4, 1.0))
+FEATURES = ("relevance", "lead", "log_count")
+RANGES = ((-0.2, 1.0), (-0.5, 0.3), (0.0, math.log(64.0)))
 KNOTS = 17
 """One of them at a lead of exactly 0."""
 FORMAT = "kalmagrove-phi-1"
@@ -57,10 +56,9 @@ class Phi:
         """Names this φ: for cache salts and the file's own checksum."""
         return hashlib.sha256(self.coefficients.contiguous().numpy().tobytes()).hexdigest()
 
-    def __call__(self, relevance: Tensor, bridge: Tensor) -> Tensor:
-        """relevance, bridge [m] -> φ [layers, heads, m]. Differentiable in the coefficients."""
-        dtype = self.coefficients.dtype
-        basis = hat_basis(features(relevance.to(dtype), bridge.to(dtype)), self.coefficients.shape[-1])
+    def __call__(self, relevance: Tensor) -> Tensor:
+        """relevance [m] -> φ [layers, heads, m]. Differentiable in the coefficients."""
+        basis = hat_basis(features(relevance.to(self.coefficients.dtype)), self.coefficients.shape[-1])
         values: Tensor = torch.einsum("mfk,lhfk->lhm", basis, self.coefficients)
         return values
 
@@ -83,10 +81,10 @@ def gap_phi(num_layers: int, num_heads: int, head_dim: int, knots: int = KNOTS) 
     return phi
 
 
-def features(relevance: Tensor, bridge: Tensor) -> Tensor:
-    """relevance, bridge [m] -> [m, features], each mapped to [0, 1] by its range."""
+def features(relevance: Tensor) -> Tensor:
+    """relevance [m] -> [m, features], each mapped to [0, 1] by its range."""
     count = torch.full_like(relevance, math.log(max(len(relevance), 1)))
-    raw = torch.stack((relevance, _lead(relevance), count, bridge), dim=-1)
+    raw = torch.stack((relevance, _lead(relevance), count), dim=-1)
     low, high = torch.tensor(RANGES, dtype=raw.dtype).T
     scaled: Tensor = (raw - low) / (high - low)
     return scaled.clamp(0, 1)

@@ -16,9 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-import numpy as np
-
-from kan.fit import bridges
 from kan.prompt import PromptBuilder
 from kb.encoder import Encoder
 from kb.facts import Change, InvalidChange, KnowledgeError, Upsert
@@ -55,8 +52,6 @@ class Retrieved:
 
     version: int
     hits: tuple[Hit, ...]
-    bridges: tuple[float, ...]
-    """One per hit: see `kan.fit`."""
     seconds: float
 
 
@@ -114,24 +109,19 @@ class KnowledgeService:
         never older than the request."""
         started = time.perf_counter()
         hits: list[Hit] = []
-        fits: tuple[float, ...] = ()
         snapshot = self.store.snapshot
         if query.top_k > 0 and snapshot.count(query.namespace) > 0:
             vector = self._encoder.embed([query.text])[0]
             snapshot = self.store.snapshot
             bounds = (query.min_score, time.time(), query.min_best_score)
             hits = snapshot.search(query.namespace, vector, query.top_k, *bounds)
-            fits = bridges(vector, np.stack([hit.vector for hit in hits])) if hits else ()
         seconds = time.perf_counter() - started
         self._metrics.retrieval_seconds.observe(seconds)
-        return Retrieved(snapshot.version, tuple(hits), fits, seconds)
+        return Retrieved(snapshot.version, tuple(hits), seconds)
 
     def mount(self, retrieved: Retrieved) -> tuple[MountedFact, ...]:
         """The facts as the engine takes them."""
-        return tuple(
-            MountedFact(self._tokens(hit.fact.text), hit.score, bridge)
-            for hit, bridge in zip(retrieved.hits, retrieved.bridges, strict=True)
-        )
+        return tuple(MountedFact(self._tokens(hit.fact.text), hit.score) for hit in retrieved.hits)
 
     def page(self, text: str) -> str:
         """The name of the K/V pages of a fact with this text."""

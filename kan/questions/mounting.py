@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kan.fit import bridges
 from kan.questions.question import Fact, Pool, Question, parts_of
 
 Vectors = NDArray[np.float32]
@@ -36,8 +35,6 @@ class Mounted:
     facts: tuple[str, ...]
     scores: tuple[float, ...]
     """question embedding · fact embedding"""
-    bridges: tuple[float, ...]
-    """See `kan.fit.bridges`."""
     gold: tuple[int, ...]
     """Places of the gold facts in `facts`; () when they are absent."""
 
@@ -78,17 +75,16 @@ class Distractors:
         vector = self._question_vector(question)
         chosen = self._distractors(question, vector, distractors, same_relation)
         texts = [self._facts[place].text for place in chosen]
-        vectors = self._vectors[chosen]
+        scores = [float(score) for score in self._vectors[chosen] @ vector]
         if with_gold:
             texts += question.facts
-            vectors = np.concatenate((vectors, self._fact_vectors(question.facts)))
-        scores = (vectors @ vector).tolist()
+            scores += (float(score) for score in self._fact_vectors(question.facts) @ vector)
         order = list(range(len(texts)))
         rng.shuffle(order)
         order.sort(key=lambda place: -scores[place])
         facts = tuple(texts[place] for place in order)
         gold = tuple(place for place, text in enumerate(facts) if text in question.facts)
-        return Mounted(question, facts, tuple(scores[place] for place in order), bridges(vector, vectors[order]), gold)
+        return Mounted(question, facts, tuple(scores[place] for place in order), gold)
 
     def _distractors(self, question: Question, vector: Vectors, count: int, same_relation: bool) -> list[int]:
         """Places of `count` facts, fewer if the pool has no more."""

@@ -24,7 +24,6 @@ class Example:
 
     facts: tuple[str, ...]
     scores: tuple[float, ...]
-    bridges: tuple[float, ...]
     prompt: list[int]
     reply: list[int]
     answerable: bool
@@ -77,7 +76,6 @@ class Sampler:
         return Example(
             facts=mounted.facts,
             scores=mounted.scores,
-            bridges=mounted.bridges,
             prompt=self._prompt.chat(turns, with_knowledge=True),
             reply=[*self._prompt.tokenizer.encode(question.reply), self._end_token],
             answerable=bool(mounted.gold),

@@ -91,13 +91,11 @@ def _bias(phi: Phi, examples: Sequence[Example]) -> Tensor:
     rows = []
     for one in examples:
         values = (
-            phi(torch.tensor(one.scores), torch.tensor(one.bridges))
-            if one.facts
-            else phi.coefficients.new_zeros(*phi.coefficients.shape[:2], 0)
+            phi(torch.tensor(one.scores)) if one.facts else phi.coefficients.new_zeros(*phi.coefficients.shape[:2], 0)
         )
         rows.append(F.pad(values, (1, width - 1 - len(one.facts))))
     return torch.stack(rows, dim=2)
 
 
 def _without_facts(example: Example) -> Example:
-    return Example((), (), (), example.prompt, example.reply, example.answerable)
+    return Example((), (), example.prompt, example.reply, example.answerable)

@@ -48,11 +48,10 @@ class FactTokens:
 
 @dataclass(frozen=True, slots=True)
 class MountedFact:
-    """A fact to attend to, with the inputs of φ: relevance ρ(query)·ρ(fact) and bridge (`kan.fit`), in [-1, 1]."""
+    """A fact to attend to, with its relevance ρ(query)·ρ(fact) in [-1, 1]: the input of φ."""
 
     fact: FactTokens
     score: float
-    bridge: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

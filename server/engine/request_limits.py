@@ -42,7 +42,7 @@ class RequestLimits:
         check_sampling(request.sampling, self.vocab_size)
         self._check_tokens("prompt", request.prompt)
         self.check_facts([mounted.fact for mounted in request.facts])
-        if not all(math.isfinite(mounted.score) and math.isfinite(mounted.bridge) for mounted in request.facts):
+        if not all(math.isfinite(mounted.score) for mounted in request.facts):
             raise ValueError("facts: a score is not a finite number")
         self._check_room(request)
 

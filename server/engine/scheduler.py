@@ -224,8 +224,7 @@ class Scheduler:
             return
         facts = [one.fact for one in mounted]
         lengths = [len(fact.tokens) for fact in facts]
-        fit = torch.tensor([(one.score, one.bridge) for one in mounted]).T
-        phi = None if self._phi is None else self._phi(*fit)
+        phi = None if self._phi is None else self._phi(torch.tensor([one.score for one in mounted]))
         parts = [(list(self.preamble.pages), self.preamble_tokens)]
         parts += zip(self._knowledge.mount(facts), lengths, strict=True)
         self._pool.retain(self.preamble.pages)

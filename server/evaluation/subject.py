@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -70,17 +69,9 @@ class Setup:
     phi: Phi | None
 
 
-class Given(NamedTuple):
-    """A fact of a request, with what φ is told of it."""
-
-    text: str
-    score: float
-    bridge: float = 0.0
-
-
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request: what is asked, and the facts for it.
+    """One request: what is asked, and the facts for it with their scores.
 
     mounted    facts are pages, or else text pasted where the pages would be, in the same order
     logprobs   alternatives to report for every token
@@ -88,7 +79,7 @@ class Ask:
     """
 
     question: str
-    facts: tuple[Given, ...] = ()
+    facts: tuple[tuple[str, float], ...] = ()
     mounted: bool = True
     logprobs: int | None = None
     past_end: bool = False
@@ -170,7 +161,7 @@ class Respondent:
     def _request(self, ask: Ask, max_tokens: int) -> GenerationRequest:
         builder = self.subject.prompt
         tokens = builder.chat([ChatMessage("user", ask.question)], with_knowledge=bool(ask.facts))
-        facts = [MountedFact(self.subject.fact(one.text), one.score, one.bridge) for one in ask.facts]
+        facts = [MountedFact(self.subject.fact(text), score) for text, score in ask.facts]
         if facts and not ask.mounted:
             pasted = [token for one in facts for token in one.fact.tokens]
             tokens, facts = [*builder.preamble, *pasted, *tokens], []

@@ -154,7 +154,7 @@ def model(tiny: Checkpoint) -> KANModel:
 
 def bias_of(model: KANModel, phi: Any, relevances: list[float]) -> torch.Tensor:
     """[m]: what φ adds to the scores; the same in all layers and heads."""
-    values = phi(torch.tensor(relevances), torch.zeros(len(relevances))) / math.sqrt(model.config.head_dim)
+    values = phi(torch.tensor(relevances)) / math.sqrt(model.config.head_dim)
     assert torch.equal(values, values[:1, :1].expand_as(values))
     return values[0, 0]
 

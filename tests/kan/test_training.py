@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from kan.checkpoint import Checkpoint
 from kan.model import KANModel
-from kan.phi import FEATURES, Phi, load_phi, zero_phi
+from kan.phi import Phi, load_phi, zero_phi
 from kan.prompt import PromptBuilder
 from kan.training.decoder import FrozenDecoder, Rows
 from kan.training.examples import Example
@@ -76,7 +76,6 @@ class Facts:
             Example(
                 facts=tuple(FACTS[: 1 + (step + place) % 3]),
                 scores=(0.8, 0.5, 0.3)[: 1 + (step + place) % 3],
-                bridges=(0.6, 0.1, 0.3)[: 1 + (step + place) % 3],
                 prompt=encode("Who runs it?"),
                 reply=encode("Mara."),
                 answerable=self._answerable,
@@ -103,7 +102,7 @@ def test_gradient_is_the_slope_of_the_loss(
     exact: tuple[FrozenDecoder, KANModel, PromptBuilder], objective: Objective
 ) -> None:
     examples = Facts(exact[2]).batch(1, 2)
-    coefficients = (torch.randn(2, 4, len(FEATURES), 17, dtype=torch.float64) * 3).requires_grad_()
+    coefficients = (torch.randn(2, 4, 3, 17, dtype=torch.float64) * 3).requires_grad_()
     direction = torch.randn_like(coefficients)
     objective(examples, Phi(coefficients)).loss.backward()  # type: ignore[no-untyped-call]
     assert coefficients.grad is not None
@@ -120,7 +119,7 @@ def test_with_the_gold_fact_absent_facts_are_best_ignored(
     exact: tuple[FrozenDecoder, KANModel, PromptBuilder], objective: Objective
 ) -> None:
     examples = Facts(exact[2], answerable=False).batch(2, 3)
-    shut = Phi(torch.full((2, 4, len(FEATURES), 17), -1e5, dtype=torch.float64))
+    shut = Phi(torch.full((2, 4, 3, 17), -1e5, dtype=torch.float64))
     assert objective(examples, shut).loss.item() == pytest.approx(0, abs=1e-9)
     assert objective(examples, None).loss.item() > 1e-3
 
