@@ -5,19 +5,24 @@ Keys are kept before rotation so that any engine can place the fact where its ow
 
 from __future__ import annotations
 
+import os
+import tempfile
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 CHECKSUM = "crc32"
+SUFFIX = ".pages"
+TEMPORARY_SUFFIX = ".tmp"
 
 
 class PageContentError(Exception):
-    """Bytes that are not the page content they should be."""
+    """A file that is not the page content it should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +36,53 @@ class PageContent:
     def tokens(self) -> int:
         return self.keys.shape[1]
 
+    @property
+    def checksum(self) -> str:
+        """CRC-32 (hex) over the numbers of both."""
+        found = 0
+        for tensor in (self.keys, self.values):
+            found = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy(), found)
+        return f"{found:08x}"
+
+
+def page_path(directory: Path, key: str) -> Path:
+    """Where the page content of this key lies."""
+    return directory / f"{key}{SUFFIX}"
+
 
 def pack(content: PageContent) -> bytes:
-    """Safetensors bytes followed by 4 bytes of CRC-32 over them."""
-    body: bytes = save({"keys": content.keys.contiguous(), "values": content.values.contiguous()})
-    return body + zlib.crc32(body).to_bytes(4, "big")
+    """As safetensors, with the checksum in their metadata."""
+    tensors = {"keys": content.keys.contiguous(), "values": content.values.contiguous()}
+    packed: bytes = save(tensors, {CHECKSUM: content.checksum})
+    return packed
 
 
-def unpack(data: bytes, shape: tuple[int, ...], dtype: torch.dtype) -> PageContent:
-    """The inverse of `pack`. PageContentError unless intact and of the expected shape and dtype."""
-    body, checksum = data[:-4], data[-4:]
-    if zlib.crc32(body).to_bytes(4, "big") != checksum:
-        raise PageContentError("checksum does not match")
+def write_pages(path: Path, content: PageContent) -> None:
+    """Whole under its name or not at all, whoever else writes the same. Raises OSError."""
+    descriptor, name = tempfile.mkstemp(TEMPORARY_SUFFIX, f".{path.stem}.", path.parent)
+    temporary = Path(name)
     try:
-        tensors = load(body)
-        content = PageContent(tensors["keys"], tensors["values"])
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(pack(content))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_pages(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> PageContent:
+    """The inverse, mapped into memory rather than copied. Raises OSError.
+
+    PageContentError unless intact and of the expected shape and dtype.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            checksum = (file.metadata() or {}).get(CHECKSUM)
+            content = PageContent(file.get_tensor("keys"), file.get_tensor("values"))
     except (SafetensorError, KeyError, ValueError) as error:
         raise PageContentError(f"not page content: {error}") from error
     for tensor in (content.keys, content.values):
         if tuple(tensor.shape) != shape or tensor.dtype != dtype:
             raise PageContentError(f"holds {tensor.dtype} {tuple(tensor.shape)}, not {dtype} {shape}")
+    if checksum != content.checksum:
+        raise PageContentError("checksum does not match")
     return content
