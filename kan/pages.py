@@ -41,7 +41,7 @@ class PageContent:
         """CRC-32 (hex) over the numbers of both."""
         found = 0
         for tensor in (self.keys, self.values):
-            found = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy(), found)
+            found = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data, found)
         return f"{found:08x}"
 
 
@@ -74,15 +74,28 @@ def read_pages(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> PageCo
 
     PageContentError unless intact and of the expected shape and dtype.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            checksum = (file.metadata() or {}).get(CHECKSUM)
-            content = PageContent(file.get_tensor("keys"), file.get_tensor("values"))
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise PageContentError(f"not page content: {error}") from error
+    content, checksum = _opened(path)
     for tensor in (content.keys, content.values):
         if tuple(tensor.shape) != shape or tensor.dtype != dtype:
             raise PageContentError(f"holds {tensor.dtype} {tuple(tensor.shape)}, not {dtype} {shape}")
     if checksum != content.checksum:
         raise PageContentError("checksum does not match")
     return content
+
+
+def is_intact(path: Path) -> bool:
+    """True if the file is there and holds page content, of whatever shape, as it was written."""
+    try:
+        content, checksum = _opened(path)
+    except (OSError, PageContentError):
+        return False
+    return checksum == content.checksum
+
+
+def _opened(path: Path) -> tuple[PageContent, str | None]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            checksum = (file.metadata() or {}).get(CHECKSUM)
+            return PageContent(file.get_tensor("keys"), file.get_tensor("values")), checksum
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise PageContentError(f"not page content: {error}") from error

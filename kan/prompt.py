@@ -97,6 +97,10 @@ class PromptBuilder:
         """Name (hex) of the fact's page content: equal keys mean equal keys and values in the cache."""
         return _digest(f"{model_fingerprint}\n{self.preamble_fingerprint}\n{_line(text)}")
 
+    def preamble_key(self, model_fingerprint: str) -> str:
+        """The same for the preamble's own content: no fact has it, since a fact's line is not empty."""
+        return _digest(f"{model_fingerprint}\n{self.preamble_fingerprint}\n")
+
     def chat(self, messages: Sequence[ChatMessage], *, with_knowledge: bool) -> list[int]:
         """Tokens of a conversation up to where the assistant is to speak.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from kan.grounding import Grounding
-from server.engine.protocol import Engine, GenerationRequest, SamplingParams, TokenChunk
+from server.engine.protocol import Engine, EngineInfo, GenerationRequest, SamplingParams, TokenChunk
 from server.errors import invalid, timed_out
 from server.grounding import nothing_mounted, require_grounded
 from server.knowledge import KnowledgeService
@@ -101,14 +101,14 @@ class Run:
         }
 
     def grounded(self, place: int, shares: Sequence[tuple[float, ...]]) -> float | None:
-        """How likely a mounted fact answers this prompt, in [0, 1]; `shares`: attention of its finished choices.
+        """How likely a mounted fact answers this prompt, in [0, 1]; `shares`: attention of its finished choices, empty
+        where the engine does not tell it.
 
-        None where it cannot be told: no calibration for this model, no attention shares from this engine.
+        None where it cannot be told: no calibration for this model.
         """
-        facts = self.prompts[place].facts
-        if self.grounding is None or (facts and not shares):
+        if self.grounding is None:
             return None
-        return self.grounding([fact.score for fact in facts], _mean(shares))
+        return self.grounding([fact.score for fact in self.prompts[place].facts], _mean(shares) or None)
 
 
 class Completions:
@@ -199,6 +199,7 @@ class Completions:
             room = self._preparer.room(info, prompt)
             sampling = job.sampling(room)
             self._preparer.check_fits(info, prompt, room, sampling.max_tokens)
+            _check_scored(sampling, prompt, info)
             _check_bias(sampling, info.vocab_size)
             requests += [
                 GenerationRequest(
@@ -274,6 +275,15 @@ def _check_bias(sampling: SamplingParams, vocab_size: int) -> None:
     for token in sampling.logit_bias:
         if token >= vocab_size:
             raise invalid(f"logit_bias: there is no token {token}", f"logit_bias[{token}]", "invalid_value")
+
+
+def _check_scored(sampling: SamplingParams, prompt: Prompt, info: EngineInfo) -> None:
+    if sampling.prompt_logprobs is not None and prompt.facts and not info.prompt_logprobs_with_facts:
+        message = (
+            "echo: this server's engine cannot tell log probabilities of the prompt while facts are mounted; "
+            "leave out logprobs or set knowledge.enabled to false"
+        )
+        raise invalid(message, "echo", "unsupported_value")
 
 
 async def _close(iterator: AsyncIterator[object]) -> None:

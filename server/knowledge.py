@@ -121,7 +121,7 @@ class KnowledgeService:
 
     def mount(self, retrieved: Retrieved) -> tuple[MountedFact, ...]:
         """The facts as the engine takes them."""
-        return tuple(MountedFact(self._tokens(hit.fact.text), hit.score) for hit in retrieved.hits)
+        return tuple(MountedFact(self._tokens(hit.fact.text), hit.score, hit.fact.version) for hit in retrieved.hits)
 
     def page(self, text: str) -> str:
         """The name of the K/V pages of a fact with this text."""

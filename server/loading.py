@@ -21,8 +21,11 @@ from kb.minilm import MiniLMEncoder
 from kb.store import Store
 from server.auth import KeyFileError, Keys
 from server.embedding_tokens import EmbeddingTokenizer
-from server.engine.embedded import EmbeddedEngine, choose_dtype
+from server.engine.dtype import choose_dtype
+from server.engine.embedded import EmbeddedEngine
 from server.engine.options import EngineOptions
+from server.engine.protocol import Engine
+from server.engine.vllm.arguments import VllmOptions
 from server.services import Services
 from server.settings import Settings
 from server.threads import compute_alone
@@ -48,8 +51,8 @@ def load(settings: Settings, console: Console) -> Services:
             phi, grounding = load_learned(settings.phi, checkpoint, encoder.model_fingerprint)
         store = _open_store(settings, encoder, console)
         try:
-            with console.status("Starting the engine …"):
-                engine = EmbeddedEngine.start(checkpoint, prompt, engine_options(settings, checkpoint.config), phi)
+            with console.status(f"Starting the {settings.engine} engine …"):
+                engine = _start_engine(settings, checkpoint, prompt, phi, encoder.model_fingerprint)
         except BaseException:
             store.close()
             raise
@@ -65,22 +68,55 @@ def load(settings: Settings, console: Console) -> Services:
     )
 
 
+def _start_engine(
+    settings: Settings, checkpoint: Checkpoint, prompt: PromptBuilder, phi: Phi | None, encoder_fingerprint: str
+) -> Engine:
+    if settings.engine == "embedded":
+        return EmbeddedEngine.start(checkpoint, prompt, engine_options(settings, checkpoint.config), phi)
+    from server.engine.vllm.engine import VllmEngine
+
+    origin = f"{encoder_fingerprint} {phi.digest if phi else None}"
+    return VllmEngine.start(checkpoint, prompt, vllm_options(settings), phi, origin)
+
+
+def vllm_options(settings: Settings) -> VllmOptions:
+    """The bounds of the engine on vLLM."""
+    assert settings.page_dir is not None, "checked by the settings"
+    return VllmOptions(
+        view_dir=settings.view_dir,
+        page_dir=settings.page_dir,
+        disk_bytes=_disk_bytes(settings),
+        dtype=settings.dtype,
+        arguments=settings.vllm_args,
+        cache_gib=settings.cache_gib,
+        max_waiting=settings.max_waiting,
+        max_running=settings.max_running,
+        max_fact_tokens=settings.max_fact_tokens,
+    )
+
+
 def engine_options(settings: Settings, config: KANConfig) -> EngineOptions:
     """The engine's bounds for this model: memory is counted in pages there."""
+    dtype = choose_dtype(settings.dtype)
     numbers_per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-    page_bytes = PAGE_TOKENS * numbers_per_token * choose_dtype(settings.dtype).itemsize
+    page_bytes = PAGE_TOKENS * numbers_per_token * dtype.itemsize
     return EngineOptions(
         dtype=settings.dtype,
         kernels=settings.kernels,
         pages=max(1, int(settings.cache_gib * GIB / page_bytes)),
-        page_dir=settings.page_dir,
-        disk_bytes=max(1, int(settings.page_cache_disk_gib * GIB)),
+        # By number format, as the vllm engine does: both can use what the other one encoded.
+        page_dir=settings.page_dir and settings.page_dir / str(dtype).removeprefix("torch."),
+        disk_bytes=_disk_bytes(settings),
         max_waiting=settings.max_waiting,
         max_running=settings.max_running,
         max_fact_tokens=settings.max_fact_tokens,
         step_tokens=settings.step_tokens,
         busy_step_tokens=max(EngineOptions().busy_step_tokens, 2 * settings.max_running),
     )
+
+
+def _disk_bytes(settings: Settings) -> int:
+    return max(1, int(settings.page_cache_disk_gib * GIB))
 
 
 def _checkpoint(settings: Settings) -> Checkpoint:

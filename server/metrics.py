@@ -28,6 +28,7 @@ class Metrics:
     """The service's own measurements; the engine's and the store's are read from them at scrape time."""
 
     def __init__(self, engine: Engine, store: Store) -> None:
+        self._engine = engine
         self.registry = CollectorRegistry()
         self.requests = self._counter("http_requests", "HTTP requests answered", "route", "method", "status")
         self.request_seconds = self._histogram("http_request_seconds", "HTTP request, last byte sent", "route")
@@ -49,7 +50,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """The exposition text."""
-        return generate_latest(self.registry)
+        return generate_latest(self.registry) + self._engine.exposition()
 
     def _counter(self, name: str, help: str, *labels: str) -> Counter:
         return Counter(f"kalmagrove_{name}", help, labels, registry=self.registry)

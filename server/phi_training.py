@@ -24,7 +24,7 @@ from kan.training.fact_bank import FactBank
 from kan.training.objective import Objective
 from kan.training.trainer import Point, Trainer, TrainingOptions
 from kb.minilm import MiniLMEncoder
-from server.engine.embedded import choose_dtype
+from server.engine.dtype import choose_dtype
 
 WEIGHTS: Mapping[str, float] = {
     "synthetic": 0.30,

@@ -122,10 +122,8 @@ class Preparer:
 
     def room(self, info: EngineInfo, prompt: Prompt) -> int:
         """How many tokens of the context window are left for the answer. Raises ApiError if none are."""
-        knowledge = 0
-        if prompt.facts:
-            longest = max(len(mounted.fact.tokens) for mounted in prompt.facts)
-            knowledge = len(self._builder.preamble) + longest
+        lengths = [len(mounted.fact.tokens) for mounted in prompt.facts]
+        knowledge = info.knowledge_positions(len(self._builder.preamble), lengths)
         room = info.context_length - knowledge - len(prompt.tokens)
         if room < 1:
             raise _too_long(info, prompt, f"{knowledge + len(prompt.tokens)} tokens and an answer")

@@ -31,7 +31,10 @@ class Settings(BaseSettings):
     phi: str = "auto"
     """Safetensors file of φ; `gap`: the built-in one that goes by the retriever's ranking; `none`: no bias; `auto`: the
     one shipped for the model, else `gap`."""
-    engine: Literal["embedded"] = "embedded"
+    engine: Literal["embedded", "vllm"] = "embedded"
+    """Who runs the model: this process, or vLLM's (`make serve-vllm`)."""
+    vllm_args: str = ""
+    """vLLM's own command line options, e.g. `--tensor-parallel-size 2`."""
     client_keys_file: Path | None = None
     """One `name:sha256-of-key` per line; for /v1, /tokenize, /detokenize."""
     admin_keys_file: Path | None = None
@@ -102,6 +105,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Settings:
+        if self.engine == "vllm" and self.page_dir is None:
+            raise ValueError("page_cache_disk_gib: the vllm engine needs disk, its facts come from there")
+        if self.vllm_args and self.engine != "vllm":
+            raise ValueError("vllm_args: only the vllm engine takes them")
         if self.top_k > self.max_facts_per_request:
             raise ValueError("top_k is above max_facts_per_request")
         if not self.keys_configured and not is_loopback(self.host):
@@ -120,6 +127,11 @@ class Settings(BaseSettings):
         """The checkpoint's directory."""
         path = Path(self.model)
         return path if path.is_absolute() or len(path.parts) > 1 else self.data_dir / "models" / self.model
+
+    @property
+    def view_dir(self) -> Path:
+        """Where models are shown to vLLM."""
+        return self.data_dir / "vllm"
 
     @property
     def knowledge_location(self) -> str:

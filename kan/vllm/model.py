@@ -41,9 +41,7 @@ class WideAttention(Attention):  # type: ignore[misc]
     def __init__(self, num_heads: int, head_dim: int, scale: float, num_kv_heads: int, **options: Any) -> None:
         self.group = num_heads // num_kv_heads
         self.head_dim = head_dim
-        super().__init__(
-            num_heads, padded_head_size(head_dim, self.group), scale, num_kv_heads=num_kv_heads, **options
-        )
+        super().__init__(num_heads, padded_head_size(head_dim, self.group), scale, num_kv_heads=num_kv_heads, **options)
         own = torch.eye(self.group).repeat(num_kv_heads, 1)
         pick = F.pad(torch.cat((own, own), dim=-1), (0, self.head_size - head_dim - 2 * self.group))
         self.register_buffer("pick", pick, persistent=False)

@@ -13,6 +13,7 @@ from vllm.model_executor.models.utils import extract_layer_index
 
 from kan.rope import RotaryTable
 from kan.vllm.model import WideAttention
+from kan.vllm.transfer import stage_directory
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Shard:
 
     @property
     def device(self) -> torch.device:
-        return self.layers[0].kv_cache.device
+        device: torch.device = self.layers[0].kv_cache.device
+        return device
 
     @property
     def heads(self) -> slice:
@@ -82,8 +84,3 @@ class Shard:
         """Of this stage's page content: the root itself unless the layers are divided among stages."""
         group = get_pp_group()
         return stage_directory(root, group.rank_in_group, group.world_size)
-
-
-def stage_directory(root: Path, stage: int, stages: int) -> Path:
-    """Where one of several pipeline stages keeps its layers' page content."""
-    return root if stages == 1 else root / f"stage-{stage}-of-{stages}"

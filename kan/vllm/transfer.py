@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 NAME = "kalmagrove"
@@ -56,9 +57,10 @@ class Mount:
         segments = [[segment.key, segment.tokens] for segment in self.segments]
         return {NAME: {"mount": segments, "phi": self.phi}}
 
-    def salt(self, versions: Sequence[int]) -> str:
-        """What must be equal for two requests to share cached blocks: facts, their versions, and φ's values."""
-        digest = hashlib.sha256(self.phi or b"")
+    def salt(self, versions: Sequence[int], origin: str) -> str:
+        """What must be equal for two requests to share cached blocks: facts, their versions, φ's values, and `origin`,
+        which names the φ and the encoder behind them."""
+        digest = hashlib.sha256(origin.encode() + (self.phi or b""))
         for segment, version in zip(self.facts, versions, strict=True):
             digest.update(f"\n{segment.key} {version}".encode())
         return digest.hexdigest()
@@ -84,3 +86,8 @@ def from_params(params: Mapping[str, Any] | None) -> Mount | Record | None:
         return Record(given["record"], given["skip"])
     preamble, *facts = (Segment(key, tokens) for key, tokens in given["mount"])
     return Mount(preamble, tuple(facts), given["phi"])
+
+
+def stage_directory(root: Path, stage: int, stages: int) -> Path:
+    """Where one of several pipeline stages keeps its layers' page content; the root itself for the only one."""
+    return root if stages == 1 else root / f"stage-{stage}-of-{stages}"

@@ -21,6 +21,10 @@ def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Models, knowledge and cached pages.")] = None,
     model: Annotated[str | None, typer.Option(help="A name under the models directory, or a path.")] = None,
     phi: Annotated[str | None, typer.Option(help="auto, gap, none, or a safetensors file of φ.")] = None,
+    engine: Annotated[str | None, typer.Option(help="embedded, or vllm where vLLM is installed.")] = None,
+    vllm_args: Annotated[
+        str | None, typer.Option(help="vLLM's own options in one string, e.g. '--tensor-parallel-size 2'.")
+    ] = None,
     client_keys_file: Annotated[Path | None, typer.Option(help="Keys for /v1.")] = None,
     admin_keys_file: Annotated[Path | None, typer.Option(help="Keys for /admin.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, bfloat16 or float32.")] = None,

@@ -18,8 +18,9 @@ from kan.kernels.choice import choose_kernels
 from kan.model import KANModel
 from kan.phi import Phi
 from kan.prompt import PromptBuilder
+from server.engine.dtype import choose_dtype
 from server.engine.interruption import Interruption
-from server.engine.options import DtypeName, EngineOptions
+from server.engine.options import EngineOptions
 from server.engine.page_store import PageStore
 from server.engine.protocol import (
     EngineInfo,
@@ -30,7 +31,7 @@ from server.engine.protocol import (
     GenerationRequest,
     TokenChunk,
 )
-from server.engine.request_limits import RequestLimits
+from server.engine.request_limits import PageLimits, RequestLimits
 from server.engine.sequence import Generation
 from server.engine.token_stream import TokenStream
 from server.engine.worker import Worker
@@ -66,9 +67,8 @@ class EmbeddedEngine:
             dtype=str(model.dtype).removeprefix("torch."),
             kernels=model.kernels.name,
         )
-        self._limits = RequestLimits(
-            options, self.info.context_length, self.info.vocab_size, preamble_tokens=len(prompt.preamble)
-        )
+        self._limits = RequestLimits(self.info, len(prompt.preamble), options.max_fact_tokens)
+        self._page_limits = PageLimits(options.pages, len(prompt.preamble), options.max_fact_tokens)
         self._store = PageStore(options.page_dir, options.disk_bytes) if options.page_dir else None
         self._inbox: SimpleQueue[Command | None] = SimpleQueue()
         self._edits: SimpleQueue[Command] = SimpleQueue()
@@ -104,6 +104,10 @@ class EmbeddedEngine:
 
     def stats(self) -> EngineStats:
         return self._stats
+
+    def exposition(self) -> bytes:
+        """Nothing: all it counts is in `stats`."""
+        return b""
 
     def healthy(self) -> bool:
         """False once closed or dead, or while one step takes longer than `stall_seconds`."""
@@ -153,6 +157,7 @@ class EmbeddedEngine:
         """See the protocol. Also raises ValueError for sampling parameters out of range."""
         self._require_alive()
         self._limits.check_request(request)
+        self._page_limits.check_request(request)
         generation = Generation(request, self._tokenizer)
         with self._lock:
             if self._open >= self._options.max_waiting + self._options.max_running:
@@ -307,14 +312,6 @@ class EmbeddedEngine:
 
 def _wake() -> None:
     """A command that only ends the wait for commands."""
-
-
-def choose_dtype(name: DtypeName) -> torch.dtype:
-    """`auto`: bfloat16 where the processor multiplies it natively, else float32."""
-    if name == "auto":
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if native else torch.float32
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}[name]
 
 
 def _deliver(replies: list[Reply]) -> None:

@@ -81,6 +81,11 @@ class PageDirectory:
             else:
                 self._remove(key)
 
+    def keep(self, key: str) -> None:
+        """It is wanted again: a removal that waits for readers is off."""
+        with self._lock:
+            self._forgotten.discard(key)
+
     def discard(self, key: str) -> None:
         """Delete it now, whoever reads it: it is damaged."""
         with self._lock:

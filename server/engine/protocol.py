@@ -52,6 +52,8 @@ class MountedFact:
 
     fact: FactTokens
     score: float
+    version: int = 0
+    """Of the knowledge, when the fact last changed: part of what salts an engine's own caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,17 @@ class EngineInfo:
     max_running: int
     dtype: str
     kernels: str
-    """What computes everything but matrix products: `native` or `torch`."""
+    """What computes everything but matrix products: `native` or `torch`, or `vllm`."""
+    facts_side_by_side: bool = True
+    """Whether mounted facts share positions; else they take theirs one after the other."""
+    prompt_logprobs_with_facts: bool = True
+    """Whether log probabilities of prompt tokens can be had while facts are mounted."""
+
+    def knowledge_positions(self, preamble: int, facts: Sequence[int]) -> int:
+        """How many positions of the context window facts of these lengths take, with a preamble of this length."""
+        if not facts:
+            return 0
+        return preamble + (max(facts) if self.facts_side_by_side else sum(facts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +196,10 @@ class Engine(Protocol):
         """Queue the request at once (raises EngineOverloaded, RequestTooLarge, EngineUnavailable from this call,
         not from the first iteration) and iterate its chunks. Closing the iterator (`aclose`, or cancelling the
         task that awaits it) cancels the work. Iteration raises DeadlineExceeded or EngineUnavailable."""
+        ...
+
+    def exposition(self) -> bytes:
+        """Measurements that the engine itself keeps for Prometheus, as text; empty for none."""
         ...
 
     async def aclose(self) -> None:

@@ -17,7 +17,8 @@ from kan.model import KANModel
 from kan.phi import Phi, zero_phi
 from kan.prompt import ChatMessage, PromptBuilder
 from kb.encoder import Encoder
-from server.engine.embedded import EmbeddedEngine, choose_dtype
+from server.engine.dtype import choose_dtype
+from server.engine.embedded import EmbeddedEngine
 from server.engine.options import DtypeName, EngineOptions
 from server.engine.protocol import FactTokens, GenerationRequest, MountedFact, SamplingParams, TokenLogprob
 

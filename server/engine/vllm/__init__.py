@@ -1,0 +1,11 @@
+"""The engine on vLLM: the same protocol, the model's work done by vLLM's own processes.
+
+engine.py      the protocol: facts recorded when they are new, requests mounted and streamed
+core.py        one AsyncLLM at a time; a dead one is replaced
+arguments.py   vLLM's engine arguments from our settings
+requests.py    a request in vLLM's words, and its tokens back in ours
+pages.py       files of page content, one directory per pipeline stage
+progress.py    vLLM's numbers, as far as our metrics show them
+
+Importing this package imports no vLLM; starting the engine does.
+"""

@@ -1,0 +1,43 @@
+"""Everything that must be settled before vLLM's processes start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kan.checkpoint import Checkpoint
+from kan.vllm.hugging_face import write_view
+from kan.vllm.transfer import stage_directory
+from server.engine.vllm.arguments import VllmOptions, engine_arguments, knowledge_transfer, prepare_environment
+from server.engine.vllm.pages import StagedPages
+from server.engine.vllm.progress import Progress, stat_logger
+
+
+def launcher(checkpoint: Checkpoint, options: VllmOptions) -> tuple[Any, Callable[[Progress], Any], StagedPages]:
+    """vLLM's configuration, what starts an AsyncLLM by it (and blocks meanwhile), and where page content lies.
+
+    Raises ValueError for options that vLLM or the model does not take, VllmUnavailable without vLLM.
+    """
+    prepare_environment(options)
+    arguments = engine_arguments(
+        options, write_view(checkpoint, options.view_dir / checkpoint.fingerprint), checkpoint.config.name
+    )
+    plain = arguments.create_engine_config()
+    page_dir = options.page_dir / _number_format(plain)
+    arguments.kv_transfer_config = knowledge_transfer(options, page_dir)
+    config = arguments.create_engine_config()
+
+    def create(progress: Progress) -> Any:
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        return AsyncLLM.from_vllm_config(config, stat_loggers=[stat_logger(progress)])
+
+    stages = config.parallel_config.pipeline_parallel_size
+    directories = [stage_directory(page_dir, stage, stages) for stage in range(stages)]
+    return config, create, StagedPages(directories, options.disk_bytes)
+
+
+def _number_format(config: Any) -> str:
+    """Page content is only shared where the numbers are the same."""
+    dtype = str(config.model_config.dtype).removeprefix("torch.")
+    return f"{dtype}-{config.model_config.quantization}" if config.model_config.quantization else dtype
