@@ -83,15 +83,17 @@ def listening(services: Services, **settings: Any) -> Iterator[Live]:
 
 
 @contextmanager
-def process(environment: Mapping[str, str], log: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`kalmagrove serve` on a free port, once it is ready."""
+def process(
+    environment: Mapping[str, str], log: Path, seconds: float = 60.0
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """`kalmagrove serve` on a free port, once it is ready, which must not take longer than `seconds`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     child = start(environment, log, port)
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + seconds
         while True:
             assert child.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()

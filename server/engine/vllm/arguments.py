@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 PLUGIN_GROUP = "vllm.general_plugins"
 OURS = (
-    "model", "served_model_name", "tokenizer", "skip_tokenizer_init", "hf_overrides", "kv_transfer_config", "max_num_seqs",
-    "logits_processors", "max_logprobs", "generation_config", "disable_log_stats",
+    "model", "served_model_name", "tokenizer", "skip_tokenizer_init", "hf_overrides", "kv_transfer_config",
+    "max_num_seqs", "logits_processors", "max_logprobs", "generation_config", "disable_log_stats",
 )  # fmt: skip
 """Arguments that KalmaGrove sets itself."""
 DEFAULT_DTYPE = "auto"
