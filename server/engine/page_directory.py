@@ -100,8 +100,9 @@ class PageDirectory:
             log.error("page content %s could not be deleted: %s", self.file(key), error)
 
     def _trim(self) -> None:
-        unread = (key for key in list(self._sizes) if key not in self._readers)
-        while self._total > self._limit and len(self._sizes) > 1 and (key := next(unread, None)) is not None:
+        *older, _ = self._sizes or (None,)  # the newest stays: somebody has just asked for it
+        unread = (key for key in older if key not in self._readers)
+        while self._total > self._limit and (key := next(unread, None)) is not None:
             self._remove(key)
 
     def _scan(self) -> None:

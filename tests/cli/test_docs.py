@@ -13,6 +13,7 @@ from server.cli import app
 from server.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+VLLM_LOCKS = ("requirements-vllm-cpu.lock", "requirements-vllm-test.lock")
 README = (ROOT / "README.md").read_text("utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
 
@@ -66,7 +67,7 @@ def test_ci_runs_what_the_readme_names() -> None:
 
 
 def test_locks_are_exact_and_name_no_host() -> None:
-    for name in ("requirements.lock", "requirements-test.lock", "requirements-models.lock"):
+    for name in ("requirements.lock", "requirements-test.lock", "requirements-models.lock", *VLLM_LOCKS):
         lines = [line for line in (ROOT / name).read_text("utf-8").splitlines() if not line.startswith("#")]
         for line in lines:
             assert line == "-r requirements.lock" or re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*", line), line

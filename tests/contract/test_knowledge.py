@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.contract.conftest import Contract, chat_body, text
+from tests.contract.conftest import ENGINE, Contract, chat_body, text
 
 EDITS = 100 if ENGINE == "vllm" else 25
 STREAMS = 4

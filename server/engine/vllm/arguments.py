@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kan.vllm.orphans import SERVER
 from server.engine.dtype import choose_dtype
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def require_vllm() -> None:
 
 def prepare_environment(options: VllmOptions, environment: MutableMapping[str, str] = os.environ) -> None:
     """vLLM reads these, in all its processes. Whatever the user has set stays."""
+    environment[SERVER] = str(os.getpid())
     for name, value in _environment(options, len(os.sched_getaffinity(0))).items():
         environment.setdefault(name, value)
 
@@ -119,7 +121,6 @@ def prepare_environment(options: VllmOptions, environment: MutableMapping[str, s
 def _environment(options: VllmOptions, cores: int) -> Mapping[str, str]:
     ranks = _ranks(shlex.split(options.arguments))
     chosen = {
-        "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",  # our process has threads by now, and they do not survive a fork
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(options.cache_gib))),  # whole GiB only

@@ -1,0 +1,93 @@
+"""Page content on disk: what is read is what was written, or nothing."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from kan.pages import PageContent, PageContentError, is_intact, page_path, read_pages, write_pages
+
+SHAPE = (3, 5, 2, 8)
+
+
+@pytest.fixture(params=[torch.bfloat16, torch.float32, torch.float64], ids=str)
+def content(request: pytest.FixtureRequest) -> PageContent:
+    generator = torch.Generator().manual_seed(0)
+    keys, values = (torch.randn(SHAPE, generator=generator).to(request.param) for _ in range(2))
+    return PageContent(keys, values)
+
+
+def test_round_trip(content: PageContent, tmp_path: Path) -> None:
+    path = page_path(tmp_path, "k")
+    write_pages(path, content)
+    found = read_pages(path, SHAPE, content.keys.dtype)
+    assert torch.equal(found.keys, content.keys)
+    assert torch.equal(found.values, content.values)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["k.pages"], "something was left beside it"
+
+
+def test_parts_of_larger_tensors(tmp_path: Path) -> None:
+    """Slices are written by value, not with their neighbours."""
+    whole = torch.arange(2 * 7 * 2 * 4, dtype=torch.float32).view(2, 7, 2, 4)
+    write_pages(page_path(tmp_path, "k"), PageContent(whole[:, 2:5], whole[:, 3:6]))
+    found = read_pages(page_path(tmp_path, "k"), (2, 3, 2, 4), torch.float32)
+    assert torch.equal(found.keys, whole[:, 2:5])
+    assert torch.equal(found.values, whole[:, 3:6])
+
+
+def test_a_flipped_bit_anywhere_is_noticed_or_harmless(content: PageContent, tmp_path: Path) -> None:
+    path = page_path(tmp_path, "k")
+    write_pages(path, content)
+    whole = path.read_bytes()
+    chooser = random.Random(0)
+    for place in range(len(whole)):
+        data = bytearray(whole)
+        data[place] ^= 1 << chooser.randrange(8)
+        path.write_bytes(data)
+        try:
+            found = read_pages(path, SHAPE, content.keys.dtype)
+        except PageContentError:
+            continue
+        assert torch.equal(found.keys, content.keys), place
+        assert torch.equal(found.values, content.values), place
+
+
+def test_every_truncation_is_noticed(content: PageContent, tmp_path: Path) -> None:
+    path = page_path(tmp_path, "k")
+    write_pages(path, content)
+    whole = path.read_bytes()
+    assert is_intact(path)
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        assert not is_intact(path)
+        with pytest.raises(PageContentError):
+            read_pages(path, SHAPE, content.keys.dtype)
+
+
+def test_what_is_not_wanted_is_refused(tmp_path: Path) -> None:
+    path = page_path(tmp_path, "k")
+    write_pages(path, PageContent(torch.zeros(SHAPE), torch.zeros(SHAPE)))
+    with pytest.raises(PageContentError, match="float32"):
+        read_pages(path, SHAPE, torch.bfloat16)
+    with pytest.raises(PageContentError, match=r"\(3, 6, 2, 8\)"):
+        read_pages(path, (3, 6, 2, 8), torch.float32)
+    with pytest.raises(FileNotFoundError):
+        read_pages(page_path(tmp_path, "other"), SHAPE, torch.float32)
+    assert not is_intact(page_path(tmp_path, "other"))
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = page_path(tmp_path, "k")
+    write_pages(path, PageContent(torch.zeros(SHAPE), torch.zeros(SHAPE)))
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_pages(path, PageContent(torch.ones(SHAPE), torch.ones(SHAPE)))
+    assert torch.equal(read_pages(path, SHAPE, torch.float32).keys, torch.zeros(SHAPE))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["k.pages"]
