@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from server.engine.vllm import core
 from server.engine.vllm.arguments import VllmOptions, VllmUnavailable, prepare_environment, require_vllm
 from server.engine.vllm.core import Core
 from server.settings import Settings
+from tests.engine.harness import until
 from tests.tiny import tiny_config
 
 
@@ -97,12 +97,6 @@ class Maker:
         return self.made[-1]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.002)
-
-
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core, "WATCH_SECONDS", 0.002)
@@ -122,7 +116,7 @@ async def test_a_dead_engine_is_replaced() -> None:
     assert not watched.alive
     with pytest.raises(EngineUnavailable, match="restarted"):
         watched.use()
-    await until(lambda: watched.alive)
+    await until(lambda: watched.alive, "the engine's return")
     assert watched.use() is make.made[1]
     assert make.made[0].stopped
     assert deaths == 1
@@ -140,7 +134,7 @@ async def test_restarts_are_bounded() -> None:
     watched.use()
     for number in range(core.MAX_RESTARTS):
         make.made[number].errored = True
-        await until(lambda: watched.alive)
+        await until(lambda: watched.alive, "the engine's return")
     make.made[-1].errored = True
     await asyncio.sleep(0.05)
     with pytest.raises(EngineUnavailable, match="died 4 times"):
