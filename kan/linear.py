@@ -7,6 +7,7 @@ matrix products of decoding (README, "Speed"). The reordered copy replaces the p
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,20 @@ from torch import Tensor
 PACKABLE = (torch.bfloat16, torch.float32)
 
 
+class Product(Protocol):
+    """A linear layer: x [rows, in] -> [rows, out]."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x Wᵀ + b"""
+        ...
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """x Wᵀ + b + residual [rows, out]"""
+        ...
+
+
 class Linear:
-    """y = x Wᵀ + b for x [rows, in]; W [out, in]; b [out] or None."""
+    """`Product` of torch: y = x Wᵀ + b for x [rows, in]; W [out, in]; b [out] or None."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, packed: bool = True) -> None:
         self._bias = bias
