@@ -35,17 +35,19 @@ class Linear:
         self._bias = bias
         self._packed = packed and can_pack(weight)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._packed else weight
-        self._pointwise: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise
+        # The overloads by name: to find the right one by trial costs more than a small product.
+        self._unary: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default
+        self._binary: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.binary
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._packed:
-            return self._pointwise(x, self._weight, self._bias, "none", [], "")
+            return self._unary(x, self._weight, self._bias, "none", [], "")
         return F.linear(x, self._weight, self._bias)
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
         """x Wᵀ + b + residual, the sum taken before rounding where the kernel can."""
         if self._packed:
-            return self._pointwise(x, residual, self._weight, self._bias, "add")
+            return self._binary(x, residual, self._weight, self._bias, "add")
         return residual + F.linear(x, self._weight, self._bias)
 
 
