@@ -201,8 +201,10 @@ class EmbeddedEngine:
                 try:
                     self._step_started = time.monotonic()
                     interruption = Interruption(self._take_edits, self._take_job, self._encode_now)
-                    interruption()
+                    self._take_edits()  # so that they share the step with the streams, which costs least
                     moved = self._worker.step(interruption)
+                    if not moved:
+                        interruption()
                     self._step_started = None
                     failures = 0 if moved else failures
                 except Exception as error:
