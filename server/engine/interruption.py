@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 
 BUDGET_SECONDS = 0.03
-"""Once so much time went into interruptions, a step is left in peace to its end. That is about one edit, and another may come
-before the step: streams move on by a token per two edits, however fast edits come."""
+"""Once so much time went into interruptions, a step is left in peace to its end. That is about one edit, and another
+may come before the step: streams move on by a token per two edits, however fast edits come."""
 
 
 class Interruption:
