@@ -7,6 +7,7 @@ matrix products of decoding (README, "Speed"). The reordered copy replaces the p
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,24 +16,38 @@ from torch import Tensor
 PACKABLE = (torch.bfloat16, torch.float32)
 
 
+class Product(Protocol):
+    """A linear layer: x [rows, in] -> [rows, out]."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x Wᵀ + b"""
+        ...
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """x Wᵀ + b + residual [rows, out]"""
+        ...
+
+
 class Linear:
-    """y = x Wᵀ + b for x [rows, in]; W [out, in]; b [out] or None."""
+    """`Product` of torch: y = x Wᵀ + b for x [rows, in]; W [out, in]; b [out] or None."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, *, packed: bool = True) -> None:
         self._bias = bias
         self._packed = packed and can_pack(weight)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._packed else weight
-        self._pointwise: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise
+        # The overloads by name: to find the right one by trial costs more than a small product.
+        self._unary: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default
+        self._binary: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.binary
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._packed:
-            return self._pointwise(x, self._weight, self._bias, "none", [], "")
+            return self._unary(x, self._weight, self._bias, "none", [], "")
         return F.linear(x, self._weight, self._bias)
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
         """x Wᵀ + b + residual, the sum taken before rounding where the kernel can."""
         if self._packed:
-            return self._pointwise(x, residual, self._weight, self._bias, "add")
+            return self._binary(x, residual, self._weight, self._bias, "add")
         return residual + F.linear(x, self._weight, self._bias)
 
 

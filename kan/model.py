@@ -19,7 +19,7 @@ from torch import Tensor
 from kan.attention import PAGE_SIZE, AttentionGroup
 from kan.config import KANConfig
 from kan.kernels.operations import Kernels, TorchKernels, store
-from kan.linear import Linear
+from kan.linear import Product
 from kan.rope import RotaryTable
 
 L = TypeVar("L")
@@ -105,11 +105,11 @@ class KANModel:
         self.kernels = kernels or TorchKernels()
         self.rotary = RotaryTable(config.head_dim, config.max_position_embeddings, config.rope_theta, dtype)
         self.embedding = cast["model.embed_tokens.weight"]
-        product = partial(Linear, packed=packed)
+        product = partial(self.kernels.linear, packed=packed)
         self.layers = [Layer(cast, index, product) for index in range(config.num_layers)]
         self.norm = cast["model.norm.weight"]
         head = self.embedding if config.tie_word_embeddings else cast["lm_head.weight"]
-        self.head = Linear(head, packed=packed)
+        self.head = self.kernels.linear(head, packed=packed)
 
     def new_cache(self, pages: int) -> PagedCache:
         return PagedCache(self.config, pages, self.dtype)
@@ -142,7 +142,7 @@ class KANModel:
         return self.kernels.rms_norm(x, weight, self.config.rms_norm_eps)
 
     def _attend(
-        self, x: Tensor, layer: Layer[Linear], index: int, batch: Batch, cache: PagedCache, cos: Tensor, sin: Tensor
+        self, x: Tensor, layer: Layer[Product], index: int, batch: Batch, cache: PagedCache, cos: Tensor, sin: Tensor
     ) -> Tensor:
         heads, kv_heads, d = self.config.num_heads, self.config.num_kv_heads, self.config.head_dim
         qkv = layer.qkv(x).view(len(x), heads + 2 * kv_heads, d)

@@ -1,4 +1,4 @@
-"""ρ as all-MiniLM-L6-v2, run by sentence-transformers on the CPU."""
+"""ρ as all-MiniLM-L6-v2 on the CPU, loaded by sentence-transformers."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import hashlib
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from kb.packing import pack_linears
+from kb.bert import Bert
 from kb.segment import Vectors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _BATCH = 32
+_ARITHMETIC = "fused"
+"""Part of the fingerprint: changed when sums are rounded elsewhere."""
 _MODEL_FILES = ("*.json", "*.safetensors", "vocab.txt")
 
 
@@ -34,7 +37,7 @@ class MiniLMEncoder:
             if not (directory / name).is_file():
                 raise FileNotFoundError(f"{directory / name}: no such file, so this is no sentence encoder")
         self._dtype = dtype or (torch.bfloat16 if _has_native_bfloat16() else torch.float32)
-        self._modules, self._tokenizer = _load(directory, self._dtype)
+        self._model, self._tokenizer = _load(directory, self._dtype)
         self._model_fingerprint = _fingerprint(directory)
         self._dimension = int(self.embed(["warm-up"]).shape[1])
 
@@ -46,7 +49,7 @@ class MiniLMEncoder:
     @property
     def fingerprint(self) -> str:
         """Digest of the model's files and of the arithmetic it runs in."""
-        return hashlib.sha256(f"{self._model_fingerprint} {self._dtype}".encode()).hexdigest()
+        return hashlib.sha256(f"{self._model_fingerprint} {self._dtype} {_ARITHMETIC}".encode()).hexdigest()
 
     @property
     def model_fingerprint(self) -> str:
@@ -65,25 +68,20 @@ class MiniLMEncoder:
         result[order] = vectors
         return result
 
-    # SentenceTransformer.encode spends as long around the model as in it for one short sentence, so its
-    # modules are run directly on tokenised features.
+    # SentenceTransformer.encode spends as long around the model as in it for one short sentence, so what it does is
+    # done here on tokenised features.
     def _forward(self, texts: list[str]) -> Vectors:
         encodings = self._tokenizer.encode_batch(texts)
-        features: dict[str, Any] = {
-            "input_ids": torch.tensor([encoding.ids for encoding in encodings]),
-            "attention_mask": torch.tensor([encoding.attention_mask for encoding in encodings]),
-            "token_type_ids": torch.tensor([encoding.type_ids for encoding in encodings]),
-        }
+        tokens = torch.tensor([encoding.ids for encoding in encodings])
+        mask = torch.tensor([encoding.attention_mask for encoding in encodings])
         with torch.inference_mode():
-            for module in self._modules:
-                features = module(features)
-                # Only the transformer runs in bf16; pooling and normalising keep the length exact in fp32.
-                features["token_embeddings"] = features["token_embeddings"].float()
-        vectors: Vectors = features["sentence_embedding"].numpy()
+            # Only the transformer runs in bf16; the mean and its length are kept exact in fp32.
+            hidden = self._model(tokens, mask).float() * mask[..., None]
+            vectors: Vectors = F.normalize(hidden.sum(dim=1)).numpy()
         return vectors
 
 
-def _load(directory: Path, dtype: torch.dtype) -> tuple[list[Any], Tokenizer]:
+def _load(directory: Path, dtype: torch.dtype) -> tuple[Bert, Tokenizer]:
     from sentence_transformers import SentenceTransformer
     from tokenizers import Tokenizer
     from transformers.utils import logging
@@ -98,13 +96,15 @@ def _load(directory: Path, dtype: torch.dtype) -> tuple[list[Any], Tokenizer]:
     finally:
         if showed:
             logging.enable_progress_bar()
-    with torch.inference_mode():
-        pack_linears(model)
     # An own tokenizer with fixed settings: the model's sets padding per call, which is not thread-safe.
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     tokenizer.enable_truncation(int(model.max_seq_length))
     tokenizer.enable_padding(pad_id=int(model.tokenizer.pad_token_id), pad_token=str(model.tokenizer.pad_token))
-    return list(model), tokenizer
+    transformer = model[0].auto_model
+    if not Bert.fits(transformer) or model[1].get_config_dict().get("pooling_mode") != "mean":
+        raise ValueError(f"{directory}: not a sentence encoder of BERT's kind with a mean over tokens")
+    with torch.inference_mode():
+        return Bert(transformer.config, transformer.state_dict()), tokenizer
 
 
 def _packaged_model() -> Path:

@@ -1,38 +1,40 @@
-"""Linear layers of a torch module with weights laid out once for the processor.
+"""A linear layer with its weight laid out once for the processor.
 
-oneDNN otherwise lays them out anew in every call, which for one short text costs more than the products themselves.
+oneDNN otherwise lays it out anew in every call, which for one short text costs more than the product itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 _PACKABLE = (torch.bfloat16, torch.float32)
 
 
-class PackedLinear(nn.Module):
-    """A linear layer of weight [out, in], for inference on the CPU only."""
+class PackedLinear:
+    """y = x Wᵀ + b for x [..., in], W [out, in], b [out]; for inference on the CPU only."""
 
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
-        self._bias = None if linear.bias is None else linear.bias.detach()
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+        self._bias = bias
+        # The overloads by name: to find the right one by trial costs more than a small product.
+        self._unary: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default
+        self._binary: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.binary
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., in] -> [..., out]."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
-        return y
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._unary(x, self._weight, self._bias, "none", [], "")
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """gelu(y), of the error function, not of its tanh approximation"""
+        return self._unary(x, self._weight, self._bias, "gelu", [], "none")
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """y + residual [..., out], the sum taken before rounding"""
+        return self._binary(x, residual, self._weight, self._bias, "add")
 
 
-def pack_linears(module: nn.Module) -> None:
-    """Replace every linear layer inside `module` for which oneDNN has a kernel; the others stay as they are."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.Linear) and _packable(child.weight):
-            setattr(module, name, PackedLinear(child))
-        else:
-            pack_linears(child)
-
-
-def _packable(weight: Tensor) -> bool:
+def packable(weight: Tensor) -> bool:
+    """Whether oneDNN has kernels for such a weight here."""
     return weight.device.type == "cpu" and weight.dtype in _PACKABLE and bool(torch._C._has_mkldnn)

@@ -1,7 +1,8 @@
 """The store, the encoder, the engine and the prompt, wired: find facts for a query, and change facts.
 
-An edit embeds and encodes first, both at once, and takes the writer's turn only to commit. Its reply means: durable,
-and seen by every request admitted from now on.
+A large edit embeds and encodes first, both at once, and takes the writer's turn only to commit. A small one is encoded
+while it is committed: what a request finds before its pages are made waits for them. The reply to either means:
+durable, seen by every request admitted from now on, and encoded.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from kan.prompt import PromptBuilder
 from kb.encoder import Encoder
@@ -28,6 +29,7 @@ from server.metrics import Metrics
 from server.threads import compute_alone
 
 T = TypeVar("T")
+Encoding: TypeAlias = "asyncio.Task[None]"
 logger = logging.getLogger("kalmagrove.knowledge")
 
 TEXTS_BETWEEN_STEPS = 4
@@ -146,8 +148,8 @@ class KnowledgeService:
         """All changes or none. Raises KnowledgeError, EngineError."""
         started = time.perf_counter()
         checked, facts = await _on(self._preparer, partial(self._check, changes))
-        prepared = await self._prepare(checked, facts)
-        return await self._commit(started, partial(self.store.commit, prepared), checked)
+        prepared, encoding = await self._prepare(checked, facts)
+        return await self._commit(started, partial(self.store.commit, prepared), checked, encoding)
 
     async def rollback(self, version: int) -> Edited:
         """Facts as they were at `version`, as a new version. Their pages are made when they are first mounted."""
@@ -195,12 +197,15 @@ class KnowledgeService:
                 facts.append(tokens)
         return checked, facts
 
-    async def _prepare(self, changes: Sequence[Change], facts: list[FactTokens]) -> Prepared:
-        """Embed and encode side by side. If the embedding fails, or the client leaves, encoding stops too."""
+    async def _prepare(self, changes: Sequence[Change], facts: list[FactTokens]) -> tuple[Prepared, Encoding | None]:
+        """Embed and encode side by side; the encoding of a small edit may still be under way when this returns.
+
+        If the embedding fails, or the client leaves, encoding stops too.
+        """
         encoding = asyncio.create_task(self._engine.encode(facts)) if facts else None
         try:
             prepared = await self.embed(len(facts), partial(self.store.prepare, changes))
-            if encoding:
+            if encoding and (encoding.done() or len(facts) > TEXTS_BETWEEN_STEPS):
                 await encoding
         except BaseException:
             if encoding:
@@ -208,11 +213,17 @@ class KnowledgeService:
                 await asyncio.gather(encoding, return_exceptions=True)
             await asyncio.shield(self._forget_unheld(changes))
             raise
-        return prepared
+        return prepared, encoding
 
-    async def _commit(self, started: float, commit: Callable[[], Commit], changes: Sequence[Change]) -> Edited:
+    async def _commit(
+        self,
+        started: float,
+        commit: Callable[[], Commit],
+        changes: Sequence[Change],
+        encoding: Encoding | None = None,
+    ) -> Edited:
         """Shielded: once the writer has begun, a client that leaves must not keep the rest from happening."""
-        task = asyncio.create_task(self._commit_and_publish(commit, changes))
+        task = asyncio.create_task(self._commit_and_publish(commit, changes, encoding))
         self._commits.add(task)
         task.add_done_callback(self._commits.discard)
         done = await asyncio.shield(task)
@@ -220,13 +231,19 @@ class KnowledgeService:
         self._metrics.edit_visible_seconds.observe(seconds)
         return Edited(done.version, done.upserted, done.deleted, round(seconds * 1000, 3))
 
-    async def _commit_and_publish(self, commit: Callable[[], Commit], changes: Sequence[Change]) -> Commit:
+    async def _commit_and_publish(
+        self, commit: Callable[[], Commit], changes: Sequence[Change], encoding: Encoding | None
+    ) -> Commit:
         try:
             done = await _on(self._writer, commit)
         except Exception:
+            if encoding:
+                await asyncio.gather(encoding, return_exceptions=True)
             await self._forget_unheld(changes)
             raise
         await self._publish(done)
+        if encoding:
+            await _settled(encoding)
         return done
 
     async def _publish(self, commit: Commit) -> None:
@@ -256,6 +273,17 @@ class KnowledgeService:
 
 async def _on(executor: Executor, function: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(executor, function)
+
+
+async def _settled(encoding: Encoding) -> None:
+    """Wait for the pages of an edit that is already durable and visible: whatever happens to them, it stays done.
+
+    Pages that could not be made now are made when the fact is first mounted, like those of a fact long unused.
+    """
+    try:
+        await encoding
+    except EngineError:
+        logger.warning("the pages of an edit will be made when they are first mounted", exc_info=True)
 
 
 def _holds(snapshot: Snapshot, hit: Hit) -> bool:

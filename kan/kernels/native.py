@@ -8,7 +8,7 @@ second team in the process would slow every step down (`server/threads.py`). It 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes import c_float, c_int64, c_void_p
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -19,10 +19,13 @@ from torch import Tensor
 
 from kan.attention import PAGE_SIZE
 from kan.config import KANConfig
+from kan.linear import Linear, Product
 
-ABI = 1
+ABI = 2
 """KG_ABI of c/vectors.h. A library built from other sources is refused."""
 MAX_HEAD_DIM = 256
+BLOCK_OUTPUTS = 32
+"""WIDTH of c/linear.c."""
 
 Function = Callable[..., int]
 
@@ -48,6 +51,8 @@ class NativeKernels:
         long, short = ctypes.CDLL(path), ctypes.PyDLL(path)
         self._attention = _function(long.kg_attention, [c_void_p] * 7 + [c_int64] * 8)
         self._swiglu = _function(long.kg_swiglu, [c_void_p, c_int64, c_int64, c_void_p])
+        self._linear = _function(long.kg_linear, [c_void_p] * 4 + [c_int64] * 3 + [c_void_p])
+        self._pack_linear = _function(long.kg_pack_linear, [c_void_p, c_int64, c_int64, c_void_p])
         self._rms_norm = _function(short.kg_rms_norm, [c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p])
         self._rotate_and_store = _function(short.kg_rotate_and_store, [c_void_p] * 6 + [c_int64] * 5)
 
@@ -68,6 +73,15 @@ class NativeKernels:
         if failure:
             raise _ERRORS[failure]("attention")
         return out
+
+    def linear(self, weight: Tensor, bias: Tensor | None = None, *, packed: bool = True) -> Product:
+        outputs, inputs = weight.shape
+        if not packed or outputs % BLOCK_OUTPUTS or inputs % 2 or weight.dtype != torch.bfloat16:
+            return Linear(weight, bias, packed=packed)
+        weight = weight.contiguous()
+        blocks = torch.empty_like(weight)
+        self._pack_linear(weight.data_ptr(), outputs, inputs, blocks.data_ptr())
+        return NativeLinear(self._linear, blocks, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         rows, width = x.shape
@@ -98,6 +112,31 @@ class NativeKernels:
         rows, width = gate_up.shape[0], gate_up.shape[1] // 2
         out = torch.empty((rows, width), dtype=gate_up.dtype)
         self._swiglu(_address(gate_up, torch.bfloat16, (rows, 2 * width)), rows, width, out.data_ptr())
+        return out
+
+
+class NativeLinear:
+    """`Product` of the compiled library. A row's result does not depend on how many others it is computed with."""
+
+    def __init__(self, function: Function, blocks: Tensor, bias: Tensor | None) -> None:
+        """`blocks` [out, in] holds the weight as `kg_pack_linear` lays it out."""
+        self._function = function
+        self._outputs, self._inputs = blocks.shape
+        self._blocks, self._weight = blocks, blocks.data_ptr()
+        self._bias = None if bias is None else bias.contiguous()
+        self._bias_address = None if self._bias is None else _address(self._bias, torch.bfloat16, (self._outputs,))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._product(x, None)
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self._product(x, _address(residual, torch.bfloat16, (len(x), self._outputs)))
+
+    def _product(self, x: Tensor, residual: int | None) -> Tensor:
+        rows, inputs, outputs = len(x), self._inputs, self._outputs
+        out = torch.empty((rows, outputs), dtype=torch.bfloat16)
+        address = _address(x, torch.bfloat16, (rows, inputs))
+        self._function(address, self._weight, self._bias_address, residual, rows, inputs, outputs, out.data_ptr())
         return out
 
 
@@ -151,7 +190,7 @@ def _openmp_runtimes() -> set[str]:
     return {line.split()[-1] for line in lines if "libgomp" in line or "libomp" in line or "libiomp" in line}
 
 
-def _function(function: Function, types: list[type]) -> Function:
+def _function(function: Function, types: Sequence[type]) -> Function:
     function.argtypes = types  # type: ignore[attr-defined]
     return function
 

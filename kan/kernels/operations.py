@@ -1,4 +1,4 @@
-"""What a decoder layer computes besides its matrix products, behind one protocol; and torch's implementation."""
+"""What a decoder layer computes, behind one protocol; and torch's implementation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kan.attention import Kernel
 from kan.kernels import cpu
+from kan.linear import Linear, Product
 from kan.rope import rotate
 
 
@@ -20,6 +21,10 @@ class Kernels(Protocol):
 
     @property
     def attention(self) -> Kernel: ...
+
+    def linear(self, weight: Tensor, bias: Tensor | None = None, *, packed: bool = True) -> Product:
+        """x [R, in] -> x Wᵀ + b [R, out]. `packed`: the weight may be laid out anew for the processor."""
+        ...
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x [R, hidden] divided by its root mean square, times weight [hidden]."""
@@ -44,6 +49,9 @@ class TorchKernels:
 
     def __init__(self, attention: Kernel = cpu.paged_attention) -> None:
         self.attention = attention
+
+    def linear(self, weight: Tensor, bias: Tensor | None = None, *, packed: bool = True) -> Product:
+        return Linear(weight, bias, packed=packed)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), weight, eps)

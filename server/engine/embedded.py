@@ -200,9 +200,8 @@ class EmbeddedEngine:
             while self._obey():
                 try:
                     self._step_started = time.monotonic()
-                    interruption = Interruption(self._take_edits, self._take_job, self._encode_now)
-                    interruption()
-                    moved = self._worker.step(interruption)
+                    self._interruption()()
+                    moved = self._worker.step(self._interruption())
                     self._step_started = None
                     failures = 0 if moved else failures
                 except Exception as error:
@@ -256,6 +255,9 @@ class EmbeddedEngine:
         while not self._edits.empty():
             self._edits.get()()
             self._flush()
+
+    def _interruption(self) -> Interruption:
+        return Interruption(self._take_edits, self._take_job, self._encode_now)
 
     def _encode_now(self) -> bool:
         encoded = self._worker.encode_now()

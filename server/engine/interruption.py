@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-BUDGET_SECONDS = 0.15
-"""Once so much time went into interruptions, a step is left in peace to its end: streams wait no longer than that."""
+BUDGET_SECONDS = 0.03
+"""Once so much time went into interruptions, a step is left in peace to its end. That is about one edit, and another
+may come before the step: streams move on by a token per two edits, however fast edits come."""
 
 
 class Interruption:

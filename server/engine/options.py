@@ -31,7 +31,7 @@ class EngineOptions:
     """Facts that may wait for encoding."""
     step_tokens: int = 256
     """Most rows in one forward pass while nobody is decoding."""
-    busy_step_tokens: int = 64
+    busy_step_tokens: int = 80
     """The same while streams are decoding: bounds the pause between two of their tokens."""
     stall_seconds: float = 30.0
     """A step longer than this means the engine hangs (`healthy` turns false)."""

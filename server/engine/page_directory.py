@@ -81,6 +81,13 @@ class PageDirectory:
             else:
                 self._remove(key)
 
+    def drop(self, key: str) -> bool:
+        """Not there any more, though its file still is: that is the caller's to delete. False if it was not there."""
+        with self._lock:
+            size = self._sizes.pop(key, None)
+            self._total -= size or 0
+            return size is not None
+
     def keep(self, key: str) -> None:
         """It is wanted again: a removal that waits for readers is off."""
         with self._lock:

@@ -1,6 +1,7 @@
 """Page content on disk, by key: what lets a restart skip encoding.
 
-Writes happen on a thread of their own, behind a bounded queue; when that is full the write is skipped.
+Writes and deletions happen on a thread of their own, behind a bounded queue: the file system may take tens of
+milliseconds over either. When the queue is full, a write is skipped and a deletion done at once.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class PageStore:
         self._lock = threading.Lock()
         self._queued: set[str] = set()
         """Keys waiting to be written; removing a key takes it out, and its write is dropped."""
-        self._queue: Queue[tuple[str, Callable[[], PageContent]] | None] = Queue(QUEUE_LENGTH)
+        self._queue: Queue[tuple[str, Callable[[], PageContent] | None] | None] = Queue(QUEUE_LENGTH)
+        """A key and what to write under it, or None to delete its file. None alone: the end."""
         self._writer = threading.Thread(target=self._write_all, name="kalmagrove-pages", daemon=True)
         self._writer.start()
 
@@ -63,9 +65,15 @@ class PageStore:
             log.debug("page content %s not kept on disk: the write queue is full", key)
 
     def remove(self, key: str) -> None:
+        """Never read again from now on; the file goes when its turn comes."""
         with self._lock:
             self._queued.discard(key)
-            self._files.remove(key)
+            there = self._files.drop(key)
+        if there:
+            try:
+                self._queue.put_nowait((key, None))
+            except Full:
+                self._files.file(key).unlink(missing_ok=True)
 
     def flush(self) -> None:
         """Wait until everything queued so far has been written."""
@@ -89,16 +97,28 @@ class PageStore:
                 self._queue.task_done()
         self._queue.task_done()
 
-    def _write(self, key: str, content: Callable[[], PageContent]) -> None:
+    def _write(self, key: str, content: Callable[[], PageContent] | None) -> None:
+        """No lock is held over what the disk may delay: the engine's thread takes it too."""
         path = self._files.file(key)
-        temporary = path.with_suffix(TEMPORARY_SUFFIX)
-        try:
-            temporary.write_bytes(pack(content()))
-            with self._lock:
-                if key not in self._queued:
-                    return
-                self._queued.discard(key)
+        with self._lock:
+            wanted = key in self._queued
+        if content is None:
+            path.unlink(missing_ok=True)
+        elif wanted:
+            temporary = path.with_suffix(TEMPORARY_SUFFIX)
+            try:
+                temporary.write_bytes(pack(content()))
                 temporary.replace(path)
-                self._files.adopt(key)
-        finally:
-            temporary.unlink(missing_ok=True)
+            finally:
+                temporary.unlink(missing_ok=True)
+            if not self._adopt(key):
+                path.unlink(missing_ok=True)
+
+    def _adopt(self, key: str) -> bool:
+        """Count a written file as there, unless the key was removed meanwhile."""
+        with self._lock:
+            if key not in self._queued:
+                return False
+            self._queued.discard(key)
+            self._files.adopt(key)
+            return True

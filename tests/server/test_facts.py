@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
+import pytest
+
+from kb.errors import WriteFailed
+from kb.log import FactLog
+from server.engine.protocol import EngineUnavailable, FactTokens
 from server.services import Context
 from tests.server.support import FACTS, QUESTION, Service, error
 
@@ -146,3 +152,51 @@ async def test_a_request_that_outlives_a_delete_leaves_no_pages(informed: Servic
     stats = informed.engine.stats()
     preamble = -(-len(informed.context.services.prompt.preamble) // 16)
     assert stats.pages_knowledge == preamble
+
+
+async def test_an_edit_whose_pages_fail_after_it_was_committed_stays_done(
+    informed: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is durable and visible; its pages are made when they are first mounted."""
+    plain, committed = informed.engine.encode, informed.version + 1
+
+    async def failing(facts: Sequence[FactTokens]) -> None:
+        await informed.context.knowledge.wait_for_version(committed, 5.0)
+        raise EngineUnavailable("the engine failed")
+
+    monkeypatch.setattr(informed.engine, "encode", failing)
+    reply = await informed.put(ceo="The chief executive of Zorvex is Odd Halvorsen.")
+    monkeypatch.setattr(informed.engine, "encode", plain)
+    assert reply["version"] == committed
+    facts = (await informed.chat()).json()["knowledge"]["facts"]
+    assert committed in [fact["version"] for fact in facts]
+
+
+async def test_an_edit_whose_pages_fail_before_it_was_committed_changes_nothing(
+    informed: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(facts: Sequence[FactTokens]) -> None:
+        raise EngineUnavailable("the engine failed")
+
+    before = informed.version
+    monkeypatch.setattr(informed.engine, "encode", failing)
+    body = {"facts": [{"id": "ceo", "text": "The chief executive of Zorvex is Odd Halvorsen."}]}
+    assert (await informed.http.put("/admin/kb/facts", json=body)).status_code == 503
+    assert informed.version == before
+
+
+async def test_an_edit_that_cannot_be_written_leaves_no_pages(
+    informed: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although its pages were being made while it was written."""
+
+    def full(*_: object) -> None:
+        raise WriteFailed("disk full")
+
+    await informed.engine.audit()
+    before, version = informed.engine.stats().pages_knowledge, informed.version
+    monkeypatch.setattr(FactLog, "append", full)
+    body = {"facts": [{"id": "ceo", "text": "The chief executive of Zorvex is Odd Halvorsen."}]}
+    assert (await informed.http.put("/admin/kb/facts", json=body)).status_code == 503
+    await informed.engine.audit()
+    assert (informed.engine.stats().pages_knowledge, informed.version) == (before, version)
