@@ -7,6 +7,10 @@ Features x_f of a fact among m mounted ones, with relevance r = ρ(question)·ρ
     relevance   r
     lead        r - max r over the other facts: minus the gap to the best one, and for the best its lead on the next
     log_count   log m
+    bridge      how well the fact fits what the best fact adds to the question
+    rest        how well it fits what the best fact leaves of the question
+
+relevance, bridge and rest are a fact's `Fit` (`kan.fit`).
 
 A spline is piecewise linear over evenly spaced knots (a sum of hat functions) and constant beyond the ends, so an
 input outside the range seen in training cannot blow up. A fact that is alone leads without limit. All-zero
@@ -18,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +31,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-FEATURES = ("relevance", "lead", "log_count")
-RANGES = ((-0.2, 1.0), (-0.5, 0.3), (0.0, math.log(64.0)))
+from kan.fit import Fit
+
+FEATURES = ("relevance", "lead", "log_count", "bridge", "rest")
+RANGES = ((-0.2, 1.0), (-0.5, 0.3), (0.0, math.log(64.0)), (-0.4, 1.2), (-0.4, 1.2))
 KNOTS = 17
-"""One of them at a lead of exactly 0."""
+"""One of them at exactly 0 of lead, bridge and rest."""
 FORMAT = "kalmagrove-phi-1"
 GAP_SLOPE = 30.0
 GAP_FLOOR = 6.0
@@ -56,9 +63,10 @@ class Phi:
         """Names this φ: for cache salts and the file's own checksum."""
         return hashlib.sha256(self.coefficients.contiguous().numpy().tobytes()).hexdigest()
 
-    def __call__(self, relevance: Tensor) -> Tensor:
-        """relevance [m] -> φ [layers, heads, m]. Differentiable in the coefficients."""
-        basis = hat_basis(features(relevance.to(self.coefficients.dtype)), self.coefficients.shape[-1])
+    def __call__(self, fits: Sequence[Fit]) -> Tensor:
+        """The fits of m mounted facts -> φ [layers, heads, m]. Differentiable in the coefficients."""
+        table = torch.tensor(fits, dtype=self.coefficients.dtype).view(-1, len(Fit._fields))
+        basis = hat_basis(features(table), self.coefficients.shape[-1])
         values: Tensor = torch.einsum("mfk,lhfk->lhm", basis, self.coefficients)
         return values
 
@@ -81,10 +89,11 @@ def gap_phi(num_layers: int, num_heads: int, head_dim: int, knots: int = KNOTS) 
     return phi
 
 
-def features(relevance: Tensor) -> Tensor:
-    """relevance [m] -> [m, features], each mapped to [0, 1] by its range."""
+def features(fits: Tensor) -> Tensor:
+    """fits [m, fields of `Fit`] -> [m, features], each mapped to [0, 1] by its range."""
+    relevance, bridge, rest = fits.unbind(-1)
     count = torch.full_like(relevance, math.log(max(len(relevance), 1)))
-    raw = torch.stack((relevance, _lead(relevance), count), dim=-1)
+    raw = torch.stack((relevance, _lead(relevance), count, bridge, rest), dim=-1)
     low, high = torch.tensor(RANGES, dtype=raw.dtype).T
     scaled: Tensor = (raw - low) / (high - low)
     return scaled.clamp(0, 1)

@@ -103,16 +103,20 @@ class NamespaceIndex:
         """Rows that segments still hold but no search returns."""
         return sum(len(part.segment) - part.live for part in self.parts)
 
-    def search(self, query: Vectors, k: int, now: float) -> list[tuple[str, float]]:
-        """(id, inner product) of the k best living rows, best first, ties by id. `query` is float32 [dim]."""
+    def search(self, query: Vectors, k: int, now: float) -> list[tuple[str, float, Vectors]]:
+        """(id, inner product, vector) of the k best living rows, best first, ties by id. `query` is float32 [dim]."""
         found: list[tuple[float, str]] = []
+        vectors: dict[str, Vectors] = {}
         precise = query.astype(np.float64)
         for part in self.parts:
             rows = part.segment.search(query, k, part.selected(now))
             # Scored again in float64, so that equal vectors tie exactly in whichever segments they lie.
-            scores = (part.segment.vectors(rows).astype(np.float64) * precise).sum(axis=1)
-            found.extend(zip((-scores).tolist(), [part.segment.ids[row] for row in rows.tolist()], strict=True))
-        return [(fact_id, -score) for score, fact_id in heapq.nsmallest(k, found)]
+            ids = [part.segment.ids[row] for row in rows.tolist()]
+            of_rows = part.segment.vectors(rows)
+            scores = (of_rows.astype(np.float64) * precise).sum(axis=1)
+            found.extend(zip((-scores).tolist(), ids, strict=True))
+            vectors.update(zip(ids, of_rows, strict=True))
+        return [(fact_id, -score, vectors[fact_id]) for score, fact_id in heapq.nsmallest(k, found)]
 
     def ids(self, after: str = "") -> Iterator[str]:
         """Living ids greater than `after`, ascending."""

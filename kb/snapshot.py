@@ -16,12 +16,13 @@ from kb.index import NamespaceIndex
 from kb.segment import Vectors
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Hit:
-    """A fact found by a search and its inner product with the query."""
+    """A fact found by a search, its inner product with the query, and its vector."""
 
     fact: Fact
     score: float
+    vector: Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,11 @@ class Snapshot:
         found = self._index(namespace).search(query, k, now)
         if found and found[0][1] < min_best_score:
             return []
-        return [Hit(self.by_key[namespace, fact_id], score) for fact_id, score in found if score >= min_score]
+        return [
+            Hit(self.by_key[namespace, fact_id], score, vector)
+            for fact_id, score, vector in found
+            if score >= min_score
+        ]
 
     def texts(self) -> Iterator[str]:
         """Every distinct text held by a fact."""

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias, TypeVar
 
+import numpy as np
+
+from kan.fit import Fit, fits
 from kan.prompt import PromptBuilder
 from kb.encoder import Encoder
 from kb.facts import Change, InvalidChange, KnowledgeError, Upsert
@@ -54,6 +57,8 @@ class Retrieved:
 
     version: int
     hits: tuple[Hit, ...]
+    fits: tuple[Fit, ...]
+    """One per hit."""
     seconds: float
 
 
@@ -111,19 +116,24 @@ class KnowledgeService:
         never older than the request."""
         started = time.perf_counter()
         hits: list[Hit] = []
+        found: tuple[Fit, ...] = ()
         snapshot = self.store.snapshot
         if query.top_k > 0 and snapshot.count(query.namespace) > 0:
             vector = self._encoder.embed([query.text])[0]
             snapshot = self.store.snapshot
             bounds = (query.min_score, time.time(), query.min_best_score)
             hits = snapshot.search(query.namespace, vector, query.top_k, *bounds)
+            found = fits(vector, np.stack([hit.vector for hit in hits])) if hits else ()
         seconds = time.perf_counter() - started
         self._metrics.retrieval_seconds.observe(seconds)
-        return Retrieved(snapshot.version, tuple(hits), seconds)
+        return Retrieved(snapshot.version, tuple(hits), found, seconds)
 
     def mount(self, retrieved: Retrieved) -> tuple[MountedFact, ...]:
         """The facts as the engine takes them."""
-        return tuple(MountedFact(self._tokens(hit.fact.text), hit.score, hit.fact.version) for hit in retrieved.hits)
+        return tuple(
+            MountedFact(self._tokens(hit.fact.text), *fit, version=hit.fact.version)
+            for hit, fit in zip(retrieved.hits, retrieved.fits, strict=True)
+        )
 
     def page(self, text: str) -> str:
         """The name of the K/V pages of a fact with this text."""

@@ -27,11 +27,11 @@ from kb.minilm import MiniLMEncoder
 from server.engine.dtype import choose_dtype
 
 WEIGHTS: Mapping[str, float] = {
-    "synthetic": 0.30,
-    "factbook": 0.30,
+    "synthetic": 0.25,
+    "factbook": 0.20,
     "counterfact": 0.15,
-    "squad": 0.15,
-    "two_fact": 0.10,
+    "squad": 0.20,
+    "two_fact": 0.20,
 }
 """How often each set is drawn."""
 STATE = "state.pt"

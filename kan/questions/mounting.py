@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kan.fit import Fit, fits
 from kan.questions.question import Fact, Pool, Question, parts_of
 
 Vectors = NDArray[np.float32]
@@ -33,10 +34,14 @@ class Mounted:
 
     question: Question
     facts: tuple[str, ...]
-    scores: tuple[float, ...]
-    """question embedding · fact embedding"""
+    fits: tuple[Fit, ...]
     gold: tuple[int, ...]
     """Places of the gold facts in `facts`; () when they are absent."""
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """question embedding · fact embedding, of each fact"""
+        return tuple(fit.relevance for fit in self.fits)
 
 
 class Distractors:
@@ -75,16 +80,17 @@ class Distractors:
         vector = self._question_vector(question)
         chosen = self._distractors(question, vector, distractors, same_relation)
         texts = [self._facts[place].text for place in chosen]
-        scores = [float(score) for score in self._vectors[chosen] @ vector]
+        vectors = self._vectors[chosen]
         if with_gold:
             texts += question.facts
-            scores += (float(score) for score in self._fact_vectors(question.facts) @ vector)
+            vectors = np.concatenate((vectors, self._fact_vectors(question.facts)))
+        found = fits(vector, vectors)
         order = list(range(len(texts)))
         rng.shuffle(order)
-        order.sort(key=lambda place: -scores[place])
+        order.sort(key=lambda place: -found[place].relevance)
         facts = tuple(texts[place] for place in order)
         gold = tuple(place for place, text in enumerate(facts) if text in question.facts)
-        return Mounted(question, facts, tuple(scores[place] for place in order), gold)
+        return Mounted(question, facts, tuple(found[place] for place in order), gold)
 
     def _distractors(self, question: Question, vector: Vectors, count: int, same_relation: bool) -> list[int]:
         """Places of `count` facts, fewer if the pool has no more."""

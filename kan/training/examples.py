@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kan.fit import Fit
 from kan.prompt import ChatMessage, PromptBuilder
 from kan.questions.mounting import Distractors, Mounted
 from kan.questions.question import Pool
@@ -23,7 +24,7 @@ class Example:
     """prompt and reply as tokens; `answerable`: a gold fact is mounted, so the reply can be learned from it."""
 
     facts: tuple[str, ...]
-    scores: tuple[float, ...]
+    fits: tuple[Fit, ...]
     prompt: list[int]
     reply: list[int]
     answerable: bool
@@ -75,7 +76,7 @@ class Sampler:
         turns = [ChatMessage("user", question.text)]
         return Example(
             facts=mounted.facts,
-            scores=mounted.scores,
+            fits=mounted.fits,
             prompt=self._prompt.chat(turns, with_knowledge=True),
             reply=[*self._prompt.tokenizer.encode(question.reply), self._end_token],
             answerable=bool(mounted.gold),

@@ -88,13 +88,7 @@ def _mean(values: Tensor) -> float:
 def _bias(phi: Phi, examples: Sequence[Example]) -> Tensor:
     """[layers, H, S, 1 + most facts], the preamble's column zero."""
     width = 1 + max(len(one.facts) for one in examples)
-    rows = []
-    for one in examples:
-        values = (
-            phi(torch.tensor(one.scores)) if one.facts else phi.coefficients.new_zeros(*phi.coefficients.shape[:2], 0)
-        )
-        rows.append(F.pad(values, (1, width - 1 - len(one.facts))))
-    return torch.stack(rows, dim=2)
+    return torch.stack([F.pad(phi(one.fits), (1, width - 1 - len(one.facts))) for one in examples], dim=2)
 
 
 def _without_facts(example: Example) -> Example:

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
+from kan.fit import Fit
+
 T = TypeVar("T")
 
 FinishReason = Literal["stop", "length"]
@@ -48,12 +50,18 @@ class FactTokens:
 
 @dataclass(frozen=True, slots=True)
 class MountedFact:
-    """A fact to attend to, with its relevance ρ(query)·ρ(fact) in [-1, 1]: the input of φ."""
+    """A fact to attend to, with how it fits the question: relevance ρ(query)·ρ(fact), bridge and rest (`kan.fit`)."""
 
     fact: FactTokens
     score: float
+    bridge: float = 0.0
+    rest: float = 0.0
     version: int = 0
     """Of the knowledge, when the fact last changed: part of what salts an engine's own caches."""
+
+    @property
+    def fit(self) -> Fit:
+        return Fit(self.score, self.bridge, self.rest)
 
 
 @dataclass(frozen=True, slots=True)

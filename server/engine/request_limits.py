@@ -32,7 +32,7 @@ class RequestLimits:
         check_sampling(request.sampling, self.info.vocab_size)
         self._check_tokens("prompt", request.prompt)
         self.check_facts([mounted.fact for mounted in request.facts])
-        if not all(math.isfinite(mounted.score) for mounted in request.facts):
+        if not all(math.isfinite(number) for mounted in request.facts for number in mounted.fit):
             raise ValueError("facts: a score is not a finite number")
         self._check_positions(request)
 

@@ -14,10 +14,9 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import torch
-
 from kan.page_pool import PagePool
 from kan.phi import Phi
+from server.engine.bias import bias_of
 from server.engine.knowledge_cache import KnowledgeCache
 from server.engine.options import EngineOptions
 from server.engine.protocol import FactTokens
@@ -224,7 +223,7 @@ class Scheduler:
             return
         facts = [one.fact for one in mounted]
         lengths = [len(fact.tokens) for fact in facts]
-        phi = None if self._phi is None else self._phi(torch.tensor([one.score for one in mounted]))
+        phi = bias_of(self._phi, mounted)
         parts = [(list(self.preamble.pages), self.preamble_tokens)]
         parts += zip(self._knowledge.mount(facts), lengths, strict=True)
         self._pool.retain(self.preamble.pages)

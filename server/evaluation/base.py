@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
+from kan.fit import fits
 from kb.encoder import Encoder
 from kb.facts import Upsert
 from kb.store import Store
-from server.evaluation.subject import Ask
+from server.evaluation.subject import Ask, Given
 
 NAMESPACE = "evaluation"
 
@@ -38,7 +41,8 @@ class Base:
         vector = self._encoder.embed([question])[0]
         bounds = (self._min_score, time.time(), self._min_best_score)
         hits = self._store.snapshot.search(NAMESPACE, vector, self._top_k, *bounds)
-        return Ask(question, tuple((hit.fact.text, hit.score) for hit in hits))
+        found = fits(vector, np.stack([hit.vector for hit in hits])) if hits else ()
+        return Ask(question, tuple(Given(hit.fact.text, fit) for hit, fit in zip(hits, found, strict=True)))
 
     def best_score(self, question: str) -> float:
         """Relevance of the best fact, whatever the least score; -1 for an empty base."""

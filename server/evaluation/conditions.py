@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kan.evaluation.baselines import kblam_phi, oracle_phi, scaled_phi, with_temperature
+from kan.fit import Fit
 from kan.phi import gap_phi
 from kan.questions.mounting import Mounted
-from server.evaluation.subject import Ask, Setup, Subject
+from server.evaluation.subject import Ask, Given, Setup, Subject
 
 View = Callable[[Mounted], Ask]
 
@@ -66,19 +67,23 @@ def bare(mounted: Mounted) -> Ask:
 
 
 def mounted(mounted: Mounted) -> Ask:
-    return Ask(mounted.question.text, tuple(zip(mounted.facts, mounted.scores, strict=True)))
+    return Ask(mounted.question.text, _given(mounted))
 
 
 def pasted(mounted: Mounted) -> Ask:
-    return Ask(mounted.question.text, tuple(zip(mounted.facts, mounted.scores, strict=True)), mounted=False)
+    return Ask(mounted.question.text, _given(mounted), mounted=False)
 
 
 def gold_alone(mounted: Mounted) -> Ask:
-    facts = [(mounted.facts[place], mounted.scores[place]) for place in mounted.gold]
-    return Ask(mounted.question.text, tuple(facts))
+    given = _given(mounted)
+    return Ask(mounted.question.text, tuple(given[place] for place in mounted.gold))
 
 
 def gold_seen(mounted: Mounted) -> Ask:
     """Relevance replaced by the truth; the oracle's φ hides what scores less than the best."""
-    facts = [(text, 1.0 if place in mounted.gold else -1.0) for place, text in enumerate(mounted.facts)]
+    facts = [Given(text, Fit(1.0 if place in mounted.gold else -1.0)) for place, text in enumerate(mounted.facts)]
     return Ask(mounted.question.text, tuple(facts))
+
+
+def _given(mounted: Mounted) -> tuple[Given, ...]:
+    return tuple(map(Given, mounted.facts, mounted.fits))

@@ -51,7 +51,7 @@ def _judge(
 ) -> None:
     new = [edit.question.answers for edit in asked]
     figures = findings.figures
-    gold = [edit.question.facts[0] in [text for text, _ in ask.facts] for edit, ask in zip(asked, on, strict=True)]
+    gold = [edit.question.facts[0] in [one.text for one in ask.facts] for edit, ask in zip(asked, on, strict=True)]
     figures[f"{kind}: the edit was mounted"] = bootstrap(gold)
     figures[f"{kind}: new object said, before"] = bootstrap(_said(before, new))
     figures[f"{kind}: new object said, after"] = bootstrap(_said(after, new))

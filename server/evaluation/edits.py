@@ -32,7 +32,7 @@ async def measure(
         return [contains(*one) for one in zip(replies, answers, numeric, strict=True)]
 
     findings = Findings(f"Factbook edits: {len(asked)} of {len(edits)} facts changed, mounted as retrieved")
-    mounted = [edit.question.facts[0] in [text for text, _ in ask.facts] for edit, ask in zip(asked, new, strict=True)]
+    mounted = [edit.question.facts[0] in [one.text for one in ask.facts] for edit, ask in zip(asked, new, strict=True)]
     findings.figures = {
         "the fact was mounted": bootstrap(mounted),
         "before: old value said": bootstrap(share(before, of_new=False)),

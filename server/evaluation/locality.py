@@ -45,7 +45,7 @@ async def measure(
         same += [a.text == b.text for a, b in zip(with_base, without, strict=True)]
         divergences += await _divergences(mounting, off, setup, respondent)
         findings.examples += [
-            {"question": ask.question, "on": a.text, "off": b.text, "best fact": ask.facts[0][0]}
+            {"question": ask.question, "on": a.text, "off": b.text, "best fact": ask.facts[0].text}
             for ask, a, b in list(zip(mounting, with_base, without, strict=True))[:10]
         ]
         findings.figures["KL (nats) where something was mounted: median"] = float(

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from kan.checkpoint import Checkpoint
+from kan.fit import Fit
 from kan.kernels.choice import choose_kernels
 from kan.model import KANModel
 from kan.phi import Phi, zero_phi
@@ -70,9 +72,16 @@ class Setup:
     phi: Phi | None
 
 
+class Given(NamedTuple):
+    """A fact of a request, with what φ is told of it."""
+
+    text: str
+    fit: Fit
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request: what is asked, and the facts for it with their scores.
+    """One request: what is asked, and the facts for it.
 
     mounted    facts are pages, or else text pasted where the pages would be, in the same order
     logprobs   alternatives to report for every token
@@ -80,7 +89,7 @@ class Ask:
     """
 
     question: str
-    facts: tuple[tuple[str, float], ...] = ()
+    facts: tuple[Given, ...] = ()
     mounted: bool = True
     logprobs: int | None = None
     past_end: bool = False
@@ -162,7 +171,7 @@ class Respondent:
     def _request(self, ask: Ask, max_tokens: int) -> GenerationRequest:
         builder = self.subject.prompt
         tokens = builder.chat([ChatMessage("user", ask.question)], with_knowledge=bool(ask.facts))
-        facts = [MountedFact(self.subject.fact(text), score) for text, score in ask.facts]
+        facts = [MountedFact(self.subject.fact(one.text), *one.fit) for one in ask.facts]
         if facts and not ask.mounted:
             pasted = [token for one in facts for token in one.fact.tokens]
             tokens, facts = [*builder.preamble, *pasted, *tokens], []

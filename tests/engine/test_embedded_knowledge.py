@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kan.pages import PageContent, pack
-from kan.phi import Phi
+from kan.phi import FEATURES, Phi
 from server.engine import page_store
 from server.engine.protocol import (
     FactTokens,
@@ -73,7 +73,7 @@ async def test_a_fact_mounted_twice_counts_twice_and_is_released_twice(world: Wo
 async def test_phi_is_used_and_a_shut_out_fact_is_absent(world: World) -> None:
     """φ far below zero for irrelevant facts: as if they had not been mounted (but for where the context starts)."""
     layers, heads = tiny_config().num_layers, tiny_config().num_heads
-    coefficients = torch.zeros(layers, heads, 3, 3)
+    coefficients = torch.zeros(layers, heads, len(FEATURES), 3)
     coefficients[:, :, 0, 0] = -1e4  # relevance -0.2 and below; 0.4 and above have no bias
     relevant, longest = world.fact(FACTS[1]), world.fact(FACTS[5])
     noise = tuple(3 + (7 * i) % 250 for i in range(len(longest.tokens)))

@@ -31,6 +31,7 @@ from kan.evaluation.statistics import (
     paired_difference,
     reliability,
 )
+from kan.fit import Fit
 from kan.kernels.cpu import paged_attention
 from kan.model import KANModel
 
@@ -154,7 +155,7 @@ def model(tiny: Checkpoint) -> KANModel:
 
 def bias_of(model: KANModel, phi: Any, relevances: list[float]) -> torch.Tensor:
     """[m]: what φ adds to the scores; the same in all layers and heads."""
-    values = phi(torch.tensor(relevances)) / math.sqrt(model.config.head_dim)
+    values = phi([Fit(one) for one in relevances]) / math.sqrt(model.config.head_dim)
     assert torch.equal(values, values[:1, :1].expand_as(values))
     return values[0, 0]
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kan.fit import Fit
 from kan.phi import FEATURES, Phi, PhiError, features, gap_phi, hat_basis, load_phi, save_phi, zero_phi
 
 
@@ -25,7 +26,7 @@ def load(path: Path, **overrides: str) -> Phi:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=20), st.integers(2, 9))
 def test_basis_weights_are_a_partition(relevance: list[float], knots: int) -> None:
-    basis = hat_basis(features(torch.tensor(relevance)), knots)
+    basis = hat_basis(features(torch.tensor([relevance, relevance[::-1], relevance]).T), knots)
     assert basis.shape == (len(relevance), len(FEATURES), knots)
     assert torch.allclose(basis.sum(-1), torch.ones(()), atol=1e-5)
     assert bool((basis >= 0).all())
@@ -36,20 +37,28 @@ def test_a_spline_passes_through_its_coefficients_and_is_linear_between() -> Non
     phi = zero_phi(1, 1, knots=5)
     phi.coefficients[0, 0, 0] = torch.tensor([0.0, 1.0, 4.0, 9.0, 16.0])  # of relevance, knots at -.2, .1, .4, .7, 1
     for relevance, expected in ((-1.0, 0.0), (-0.2, 0.0), (0.1, 1.0), (0.4, 4.0), (0.55, 6.5), (1.0, 16.0)):
-        assert phi(torch.tensor([relevance]))[0, 0, 0] == pytest.approx(expected)
+        assert phi([Fit(relevance)])[0, 0, 0] == pytest.approx(expected)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.permutations(range(6)))
 def test_phi_of_a_fact_does_not_depend_on_its_place(order: list[int]) -> None:
-    relevance = torch.tensor([0.9, 0.1, 0.5, -0.3, 0.5, 0.0])
+    fits = [Fit(0.9, 0.4, 0), Fit(0.1, 0.1, 0.5), Fit(0.5, 0.7), Fit(-0.3), Fit(0.5, -0.1, 0.2), Fit(0, 0.2, -0.1)]
     phi = random_phi()
-    assert torch.allclose(phi(relevance)[:, :, order], phi(relevance[order]), atol=1e-6)
+    assert torch.allclose(phi(fits)[:, :, order], phi([fits[place] for place in order]), atol=1e-6)
+
+
+def test_every_part_of_the_fit_counts_and_nothing_mounted_has_no_bias() -> None:
+    phi = random_phi()
+    plain = phi([Fit(0.5), Fit(0.4)])
+    for other in (Fit(0.3), Fit(0.4, bridge=0.2), Fit(0.4, rest=0.2)):
+        assert not torch.allclose(phi([Fit(0.5), other])[:, :, 1], plain[:, :, 1])
+    assert phi([]).shape == (*plain.shape[:2], 0)
 
 
 def test_gap_phi_weighs_facts_by_their_distance_from_the_best() -> None:
     """e^(-30 · gap), never below e^-6, in the units of Eq. 1 (before 1/√d)."""
-    phi = gap_phi(2, 4, head_dim=64, knots=51)(torch.tensor([0.8, 0.78, 0.5, -0.2]))
+    phi = gap_phi(2, 4, head_dim=64, knots=51)([Fit(0.8, 0.3), Fit(0.78), Fit(0.5, 0.1, 0.9), Fit(-0.2)])
     assert torch.allclose(phi[1, 3] / 8, torch.tensor([0.0, -0.6, -6.0, -6.0]), atol=1e-4)
     assert torch.equal(phi[0, 0], phi[1, 3])
 
@@ -57,7 +66,7 @@ def test_gap_phi_weighs_facts_by_their_distance_from_the_best() -> None:
 def test_zero_means_no_bias() -> None:
     assert zero_phi(2, 4).is_zero
     assert not random_phi().is_zero
-    assert not bool(zero_phi(2, 4)(torch.tensor([0.3, 0.9])).any())
+    assert not bool(zero_phi(2, 4)([Fit(0.3, 0.5, 0.1), Fit(0.9, 0.2, 0.4)]).any())
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -103,5 +112,5 @@ def test_missing_file_and_wrong_shape_are_named(tmp_path: Path) -> None:
     with pytest.raises(PhiError, match="no such φ file"):
         load(tmp_path / "absent")
     save_phi(random_phi(), tmp_path / "phi.safetensors")
-    with pytest.raises(PhiError, match=r"shape \(2, 4, 3, 8\); this model needs \(30, 9, 3"):
+    with pytest.raises(PhiError, match=r"shape \(2, 4, 5, 8\); this model needs \(30, 9, 5"):
         load_phi(tmp_path / "phi.safetensors", 30, 9, model_fingerprint="model-a", encoder_fingerprint="encoder-a")

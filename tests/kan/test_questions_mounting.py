@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from kan.fit import fits
 from kan.questions.mounting import Distractors
 from kan.questions.question import Fact, Pool, Question
 from kan.questions.sources import load_pool
@@ -74,6 +75,8 @@ def test_sorted_by_the_score_the_server_would_report(pool: Pool, distractors: Di
         assert list(mounted.scores) == sorted(mounted.scores, reverse=True)
         expected = hashed(mounted.facts) @ hashed([question.text])[0]
         np.testing.assert_allclose(mounted.scores, expected, atol=1e-6)
+        expected = fits(hashed([question.text])[0], hashed(mounted.facts))
+        np.testing.assert_allclose(mounted.fits, expected, atol=1e-6)
 
 
 def test_the_nearest_are_chosen(pool: Pool, distractors: Distractors) -> None:

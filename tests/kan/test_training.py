@@ -9,8 +9,9 @@ import torch
 from typer.testing import CliRunner
 
 from kan.checkpoint import Checkpoint
+from kan.fit import Fit
 from kan.model import KANModel
-from kan.phi import Phi, load_phi, zero_phi
+from kan.phi import FEATURES, Phi, load_phi, zero_phi
 from kan.prompt import PromptBuilder
 from kan.training.decoder import FrozenDecoder, Rows
 from kan.training.examples import Example
@@ -75,7 +76,7 @@ class Facts:
         return [
             Example(
                 facts=tuple(FACTS[: 1 + (step + place) % 3]),
-                scores=(0.8, 0.5, 0.3)[: 1 + (step + place) % 3],
+                fits=(Fit(0.8, 0.6, 0), Fit(0.5, 0.1, 0.4), Fit(0.3, 0.3, -0.1))[: 1 + (step + place) % 3],
                 prompt=encode("Who runs it?"),
                 reply=encode("Mara."),
                 answerable=self._answerable,
@@ -102,7 +103,7 @@ def test_gradient_is_the_slope_of_the_loss(
     exact: tuple[FrozenDecoder, KANModel, PromptBuilder], objective: Objective
 ) -> None:
     examples = Facts(exact[2]).batch(1, 2)
-    coefficients = (torch.randn(2, 4, 3, 17, dtype=torch.float64) * 3).requires_grad_()
+    coefficients = (torch.randn(2, 4, len(FEATURES), 17, dtype=torch.float64) * 3).requires_grad_()
     direction = torch.randn_like(coefficients)
     objective(examples, Phi(coefficients)).loss.backward()  # type: ignore[no-untyped-call]
     assert coefficients.grad is not None
@@ -119,7 +120,7 @@ def test_with_the_gold_fact_absent_facts_are_best_ignored(
     exact: tuple[FrozenDecoder, KANModel, PromptBuilder], objective: Objective
 ) -> None:
     examples = Facts(exact[2], answerable=False).batch(2, 3)
-    shut = Phi(torch.full((2, 4, 3, 17), -1e5, dtype=torch.float64))
+    shut = Phi(torch.full((2, 4, len(FEATURES), 17), -1e5, dtype=torch.float64))
     assert objective(examples, shut).loss.item() == pytest.approx(0, abs=1e-9)
     assert objective(examples, None).loss.item() > 1e-3
 

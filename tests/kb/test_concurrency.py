@@ -115,7 +115,12 @@ def test_rows_that_die_during_a_merge_stay_dead(removed: list[str]) -> None:
         result = later.replaced(plan, merged)
         assert result is not None
         query = row("query").vector
-        assert result.search(query, 30, 0.0) == later.search(query, 30, 0.0)
+        for (one, score, vector), (other, other_score, other_vector) in zip(
+            result.search(query, 30, 0.0), later.search(query, 30, 0.0), strict=True
+        ):
+            assert (one, score) == (other, other_score)
+            assert np.array_equal(vector, other_vector)
+            assert np.array_equal(vector, row(one).vector)
         assert list(result.ids()) == list(later.ids())
         assert result.replaced(plan, merged) is None  # taken away already
         assert len(built) == 24

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from kan.checkpoint import Checkpoint
 from kan.evaluation.statistics import Bin, bootstrap
+from kan.fit import Fit
 from kan.phi import gap_phi
 from kan.questions.mounting import Mounted
 from kan.questions.question import Question
@@ -27,14 +28,16 @@ from server.evaluation.evaluation import Plan, Watcher, evaluate
 from server.evaluation.material import Material
 from server.evaluation.plot import PlotError, require_matplotlib, write_plot
 from server.evaluation.report import Findings, Report, describe, print_report, write_json
-from server.evaluation.subject import Ask, Reply, Respondent, Setup, Subject
+from server.evaluation.subject import Ask, Given, Reply, Respondent, Setup, Subject
 from server.settings import Settings
 from tests.kb.hashing import HashEncoder
 
 QUESTION = Question(
     "synthetic", "Mara", "age", "How old is Mara?", ("42",), "42", ("Mara is 42 years old.",), numeric=True
 )
-MOUNTED = Mounted(QUESTION, ("Tove is 12.", "Mara is 42 years old.", "Line 4 is late."), (0.9, 0.8, 0.1), (1,))
+FACTS = ("Tove is 12.", "Mara is 42 years old.", "Line 4 is late.")
+FITS = (Fit(0.9, 0.4, 0), Fit(0.8, 0.2, 0.3), Fit(0.1, -0.1, 0.1))
+MOUNTED = Mounted(QUESTION, FACTS, fits=FITS, gold=(1,))
 SMALL = Plan(data=None, sets=("synthetic",), distractors=(0, 2), questions=3, dev_questions=2, parts=("table", "order"))
 
 
@@ -58,16 +61,16 @@ def ask_all(respondent: Respondent, setup: Setup, *asks: Ask) -> list[Reply]:
 
 
 def test_views_of_the_same_mounting() -> None:
-    facts = tuple(zip(MOUNTED.facts, MOUNTED.scores, strict=True))
+    facts = tuple(map(Given, FACTS, FITS))
     assert bare(MOUNTED) == Ask("How old is Mara?")
     assert mounted(MOUNTED) == Ask("How old is Mara?", facts)
     assert pasted(MOUNTED) == Ask("How old is Mara?", facts, mounted=False)
-    assert gold_alone(MOUNTED).facts == (("Mara is 42 years old.", 0.8),)
-    assert [score for _, score in gold_seen(MOUNTED).facts] == [-1, 1, -1]
+    assert gold_alone(MOUNTED).facts == (("Mara is 42 years old.", FITS[1]),)
+    assert [one.fit for one in gold_seen(MOUNTED).facts] == [Fit(-1), Fit(1), Fit(-1)]
 
 
 def test_one_fact_pasted_is_one_fact_mounted(subject: Subject, respondent: Respondent) -> None:
-    one = Ask("Who?", (("Mara runs the depot.", 0.5),), logprobs=3)
+    one = Ask("Who?", (Given("Mara runs the depot.", Fit(0.5)),), logprobs=3)
     by_page, by_text = ask_all(respondent, Setup(subject.model, None), one, replace(one, mounted=False))
     assert by_page.text == by_text.text
     for a, b in zip(by_page.logprobs, by_text.logprobs, strict=True):
@@ -202,7 +205,7 @@ def test_locality_where_facts_are_mounted(subject: Subject, respondent: Responde
     base = Base(tmp_path / "base", subject.encoder, top_k=8, min_score=-1.0, min_best_score=-1.0)
     base.upsert({"a": "Mara runs the depot.", "b": "Line 4 is late."})
     base.upsert({"a": "Tove runs the depot."})
-    assert {text for text, _ in base.ask("Who?").facts} == {"Tove runs the depot.", "Line 4 is late."}
+    assert {one.text for one in base.ask("Who?").facts} == {"Tove runs the depot.", "Line 4 is late."}
     setup = Setup(subject.model, subject.learned)
     found = asyncio.run(locality.measure(base, ["Who?", "What?"], setup, respondent, lambda _: None))
     median = found.figures["KL (nats) of the first token: median"]

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from kan.phi import Phi
 from kan.vllm.transfer import Mount, Record, Segment
+from server.engine.bias import bias_of
 from server.engine.protocol import FactTokens, GenerationRequest, MountedFact, SamplingParams, TokenLogprob
 
 
@@ -84,10 +83,8 @@ def prompt_logprobs(
 
 def _mount(facts: Sequence[MountedFact], preamble: Preamble, phi: Phi | None) -> Mount:
     segments = tuple(Segment(mounted.fact.key, len(mounted.fact.tokens)) for mounted in facts)
-    bias = None
-    if phi is not None:
-        bias = phi(torch.tensor([mounted.score for mounted in facts])).float().contiguous().numpy().tobytes()
-    return Mount(preamble.segment, segments, bias)
+    bias = bias_of(phi, facts)
+    return Mount(preamble.segment, segments, None if bias is None else bias.float().contiguous().numpy().tobytes())
 
 
 def _sampling(wanted: SamplingParams, end_tokens: Sequence[int], mount: Mount | None) -> Any:
