@@ -11,7 +11,7 @@ import torch
 from rich.progress import Progress
 
 from kan.checkpoint import Checkpoint
-from kan.phi import gap_phi, save_phi
+from kan.phi import Phi, save_phi, zero_phi
 from kan.prompt import PromptBuilder
 from kan.questions.mounting import Distractors
 from kan.questions.question import Split
@@ -25,13 +25,14 @@ from kan.training.objective import Objective
 from kan.training.trainer import Point, Trainer, TrainingOptions
 from kb.minilm import MiniLMEncoder
 from server.engine.dtype import choose_dtype
+from server.loading import load_learned
 
 WEIGHTS: Mapping[str, float] = {
-    "synthetic": 0.25,
-    "factbook": 0.20,
+    "synthetic": 0.20,
+    "factbook": 0.15,
     "counterfact": 0.15,
-    "squad": 0.20,
-    "two_fact": 0.20,
+    "squad": 0.25,
+    "two_fact": 0.25,
 }
 """How often each set is drawn."""
 STATE = "state.pt"
@@ -50,18 +51,22 @@ class PhiRun:
     questions: int
     dev_questions: int
     options: TrainingOptions
+    start: str = "gap"
+    """The φ to begin with: as in the setting KALMAGROVE_PHI."""
 
 
 def train_phi(run: PhiRun, progress: Progress) -> None:
-    """Train, or go on with what `run.output` holds. Raises DataError, ValueError or OSError for what cannot be used."""
+    """Train, or go on with what `run.output` holds. Raises DataError, PhiError, GroundingError, ValueError
+    or OSError for what cannot be used."""
     run.output.mkdir(parents=True, exist_ok=True)
     encoder = MiniLMEncoder()
+    start = _start(run, encoder)
     prompt = PromptBuilder.from_checkpoint(run.checkpoint)
     sources: dict[Split, list[Source]] = {
         "train": _sources(run, "train", run.questions, encoder, progress),
         "dev": _sources(run, "dev", run.dev_questions, encoder, progress),
     }
-    trainer = _trainer(run, prompt, encoder, sources, progress)
+    trainer = _trainer(run, start, prompt, sources, progress)
     state = run.output / STATE
     if state.exists():
         trainer.resume(state)
@@ -74,6 +79,7 @@ def train_phi(run: PhiRun, progress: Progress) -> None:
     trainer.run(lambda: _save(run, trainer), advance)
     card = ModelCard(
         model=run.checkpoint.config.name,
+        start=run.start,
         phi=trainer.phi,
         sets={source.pool.dataset: (len(source.pool.questions), len(source.pool.facts)) for source in sources["train"]},
         weights=WEIGHTS,
@@ -83,6 +89,16 @@ def train_phi(run: PhiRun, progress: Progress) -> None:
         device=_device().type,
     )
     write_card(card, run.output / CARD)
+
+
+def _start(run: PhiRun, encoder: MiniLMEncoder) -> Phi:
+    config, fingerprint = run.checkpoint.config, encoder.model_fingerprint
+    phi, _ = load_learned(run.start, run.checkpoint, fingerprint)
+    return replace(
+        phi or zero_phi(config.num_layers, config.num_heads),
+        model_fingerprint=run.checkpoint.fingerprint,
+        encoder_fingerprint=fingerprint,
+    )
 
 
 def _sources(run: PhiRun, split: Split, questions: int, encoder: MiniLMEncoder, progress: Progress) -> list[Source]:
@@ -97,8 +113,8 @@ def _sources(run: PhiRun, split: Split, questions: int, encoder: MiniLMEncoder, 
 
 def _trainer(
     run: PhiRun,
+    start: Phi,
     prompt: PromptBuilder,
-    encoder: MiniLMEncoder,
     sources: Mapping[Split, list[Source]],
     progress: Progress,
 ) -> Trainer:
@@ -113,11 +129,6 @@ def _trainer(
     bank.add(texts, lambda facts: progress.advance(task, facts))
     train, dev = (
         Sampler(sources[split], prompt, config.eos_token_ids[0], seed=run.options.seed) for split in ("train", "dev")
-    )
-    start = replace(
-        gap_phi(config.num_layers, config.num_heads, config.head_dim),
-        model_fingerprint=run.checkpoint.fingerprint,
-        encoder_fingerprint=encoder.model_fingerprint,
     )
     return Trainer(start, config.head_dim, Objective(decoder, bank), train, dev, run.options)
 

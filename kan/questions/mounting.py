@@ -70,15 +70,22 @@ class Distractors:
         *,
         with_gold: bool = True,
         same_relation: bool = False,
+        base: int | None = None,
         rng: random.Random,
     ) -> Mounted:
         """Gold facts (if wanted) and up to `distractors` others: the nearest that do not answer the question.
 
         same_relation: first those that state the question's relation of other subjects, then the nearest others.
-        `rng` orders facts of equal score. A question need not be of the pool; its gold facts need not be either.
+        base: the others are the nearest among so many facts drawn at random, as if there were no more.
+        `rng` draws, and orders facts of equal score. A question need not be of the pool, nor its gold facts.
         """
         vector = self._question_vector(question)
-        chosen = self._distractors(question, vector, distractors, same_relation)
+        candidates = (
+            self._candidates(question, vector, distractors, same_relation)
+            if base is None
+            else iter(self._drawn(base, vector, rng))
+        )
+        chosen = self._wrong(question, candidates, distractors)
         texts = [self._facts[place].text for place in chosen]
         vectors = self._vectors[chosen]
         if with_gold:
@@ -92,20 +99,26 @@ class Distractors:
         gold = tuple(place for place, text in enumerate(facts) if text in question.facts)
         return Mounted(question, facts, tuple(found[place] for place in order), gold)
 
-    def _distractors(self, question: Question, vector: Vectors, count: int, same_relation: bool) -> list[int]:
-        """Places of `count` facts, fewer if the pool has no more."""
-        if count <= 0:
-            return []
-        chosen: dict[int, None] = {}
+    def _wrong(self, question: Question, candidates: Iterator[int], count: int) -> list[int]:
+        """The first `count` places, fewer if there are no more, whose facts do not answer the question."""
         answers = _answer_check(question, self._gold(question))
-        places = self._nearest_of_relation(question, vector) if same_relation else iter(())
-        for candidates in (places, self._nearest(vector, count)):
-            for place in candidates:
-                if len(chosen) == count:
-                    return list(chosen)
-                if place not in chosen and not answers(self._facts[place]):
-                    chosen[place] = None
+        chosen: dict[int, None] = {}
+        while len(chosen) < count and (place := next(candidates, None)) is not None:
+            if place not in chosen and not answers(self._facts[place]):
+                chosen[place] = None
         return list(chosen)
+
+    def _candidates(self, question: Question, vector: Vectors, count: int, same_relation: bool) -> Iterator[int]:
+        """Places of all facts, the hardest first; some come twice."""
+        if same_relation:
+            yield from self._nearest_of_relation(question, vector)
+        yield from self._nearest(vector, count)
+
+    def _drawn(self, count: int, vector: Vectors, rng: random.Random) -> list[int]:
+        """Places of so many facts drawn at random, the nearest first."""
+        drawn = rng.sample(range(len(self._facts)), min(count, len(self._facts)))
+        order = np.argsort(-(self._vectors[drawn] @ vector), kind="stable")
+        return [drawn[int(index)] for index in order]
 
     def _nearest_of_relation(self, question: Question, vector: Vectors) -> Iterator[int]:
         relations = {question.relation, *(fact.relation for fact in self._gold(question))} - {""}

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kan.phi import FEATURES, Phi
+from kan.training.examples import ASIDE
 from kan.training.trainer import Curve, TrainingOptions
 
 LICENCES: Mapping[str, str] = {
@@ -23,6 +24,7 @@ class ModelCard:
     """What is told about a φ. `sets`: questions and facts it was trained on, by set."""
 
     model: str
+    start: str
     phi: Phi
     sets: Mapping[str, tuple[int, int]]
     weights: Mapping[str, float]
@@ -58,9 +60,9 @@ The model itself is unchanged: without mounted facts it computes what it always 
 
 ## Training
 
-Started from the built-in `gap` φ; {card.minutes:.0f} minutes on {card.device}. On held-out entities (a teacher-forced
-sample of the dev split): {first.loss:.3f} → {last.loss:.3f} nats per reply token,
-and {first.exact:.1%} → {last.exact:.1%} of the replies exact, token by token.
+Started from φ `{card.start}`; {card.minutes:.0f} minutes on {card.device}. On held-out entities (a teacher-forced
+sample of the dev split): {first.loss:.3f} → {last.loss:.3f} nats per reply token (those outside
+the answer weigh {ASIDE}), and {first.exact:.1%} → {last.exact:.1%} of the replies exact, token by token.
 
 | set | drawn | questions | facts | source and licence |
 |---|---|---|---|---|

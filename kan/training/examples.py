@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from kan.fit import Fit
 from kan.prompt import ChatMessage, PromptBuilder
 from kan.questions.mounting import Distractors, Mounted
-from kan.questions.question import Pool
+from kan.questions.question import Pool, Question, parts_of
 
 MAX_MOUNTED = 16
 ABSENT = 0.1
@@ -19,14 +20,25 @@ SAME_RELATION = 0.5
 """Share of questions whose distractors state the same relation of other subjects."""
 
 
+SMALL_BASE = 0.2
+"""Share of questions asked of a small base, where not even the nearest facts need be near."""
+SMALL_BASE_FACTS = 24
+ASIDE = 0.3
+"""Weight of the reply's tokens that are not of the answer: most are stock phrases."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
-    """prompt and reply as tokens; `answerable`: a gold fact is mounted, so the reply can be learned from it."""
+    """prompt and reply as tokens; `answerable`: a gold fact is mounted, so the reply can be learned from it.
+
+    weights   of the reply's tokens in the loss
+    """
 
     facts: tuple[str, ...]
     fits: tuple[Fit, ...]
     prompt: list[int]
     reply: list[int]
+    weights: list[float]
     answerable: bool
 
 
@@ -44,7 +56,7 @@ class Sampler:
 
     def __init__(self, sources: Sequence[Source], prompt: PromptBuilder, end_token: int, *, seed: int) -> None:
         self._sources = sources
-        self._weights = [source.weight for source in sources]
+        self._shares = [source.weight for source in sources]
         self._prompt = prompt
         self._end_token = end_token
         self._seed = seed
@@ -55,7 +67,7 @@ class Sampler:
         return [self._draw(rng) for _ in range(size)]
 
     def _draw(self, rng: random.Random) -> Example:
-        source = rng.choices(self._sources, self._weights)[0]
+        source = rng.choices(self._sources, self._shares)[0]
         question = rng.choice(source.pool.questions)
         # Log-uniform: small and large numbers of facts are equally well known.
         mounted = round(math.exp(rng.uniform(0.0, math.log(MAX_MOUNTED))))
@@ -67,6 +79,7 @@ class Sampler:
                 distractors,
                 with_gold=answerable,
                 same_relation=rng.random() < SAME_RELATION,
+                base=SMALL_BASE_FACTS if rng.random() < SMALL_BASE else None,
                 rng=rng,
             )
         )
@@ -74,10 +87,33 @@ class Sampler:
     def _example(self, mounted: Mounted) -> Example:
         question = mounted.question
         turns = [ChatMessage("user", question.text)]
+        reply = self._prompt.tokenizer.encode(question.reply)
         return Example(
             facts=mounted.facts,
             fits=mounted.fits,
             prompt=self._prompt.chat(turns, with_knowledge=True),
-            reply=[*self._prompt.tokenizer.encode(question.reply), self._end_token],
+            reply=[*reply, self._end_token],
+            weights=[*self._weights_of(reply, question), ASIDE],
             answerable=bool(mounted.gold),
         )
+
+    def _weights_of(self, reply: list[int], question: Question) -> list[float]:
+        """1 for the tokens that spell the answer (all, if the reply does not spell it), ASIDE for others."""
+        spelled = [self._prompt.tokenizer.token_bytes(token) for token in reply]
+        spans = answer_spans(b"".join(spelled), question.answers)
+        if not spans:
+            return [1.0] * len(reply)
+        ends = list(itertools.accumulate(map(len, spelled)))
+        starts = [0, *ends[:-1]]
+        inside = (any(a < end and start < b for a, b in spans) for start, end in zip(starts, ends, strict=True))
+        return [1.0 if one else ASIDE for one in inside]
+
+
+def answer_spans(reply: bytes, answers: Sequence[str]) -> list[tuple[int, int]]:
+    """Where the reply spells every part of an answer, the first answer of which that is so."""
+    for answer in answers:
+        parts = [part.encode("utf-8") for part in parts_of(answer)]
+        starts = [reply.find(part) for part in parts]
+        if min(starts) >= 0:
+            return [(start, start + len(part)) for start, part in zip(starts, parts, strict=True)]
+    return []

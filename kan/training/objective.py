@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ class Outcome:
 
 
 class Objective:
-    """Reply tokens' cross-entropy where a gold fact is mounted.
+    """Reply tokens' cross-entropy, weighted, where a gold fact is mounted.
 
     Where none is, φ should make the model ignore what is mounted: the divergence of its next-token distributions from
     those it has with no facts at all.
@@ -49,8 +49,11 @@ class Objective:
                 -1
             )
             losses = torch.where(unanswerable, divergence, losses)
+        weights = torch.tensor([weight for one in examples for weight in one.weights], dtype=losses.dtype)
+        weights = weights.where(~unanswerable, 1.0)
+        total = torch.zeros(len(examples), dtype=losses.dtype)
+        per_example = total.index_add(0, owner, losses * weights) / total.index_add(0, owner, weights)
         lengths = torch.bincount(owner)
-        per_example = torch.zeros(len(examples), dtype=losses.dtype).index_add(0, owner, losses) / lengths
         hits = torch.zeros(len(examples)).index_add(0, owner, (logits.argmax(-1) == targets).float()) == lengths
         return Outcome(
             loss=per_example.mean(),
@@ -92,4 +95,4 @@ def _bias(phi: Phi, examples: Sequence[Example]) -> Tensor:
 
 
 def _without_facts(example: Example) -> Example:
-    return Example((), (), example.prompt, example.reply, example.answerable)
+    return replace(example, facts=(), fits=())

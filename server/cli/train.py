@@ -30,11 +30,14 @@ def phi(
     learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam, in units of the attention score.")] = 0.05,
     questions: Annotated[int, typer.Option(min=1, help="Training questions per set.")] = 1500,
     dev_questions: Annotated[int, typer.Option(min=1, help="Held-out questions per set.")] = 60,
+    start: Annotated[str, typer.Option(help="φ to begin with: gap, none, auto (the shipped one) or a file.")] = "gap",
     seed: Annotated[int, typer.Option(help="Of the questions, the batches and what is mounted.")] = 0,
     data_dir: DataDir = Path("data"),
 ) -> None:
     """Train φ on a frozen model: phi.safetensors, its model card and the learning curve."""
     from kan.checkpoint import Checkpoint, CheckpointError
+    from kan.grounding import GroundingError
+    from kan.phi import PhiError
     from kan.questions.rows import DataError
     from kan.training.trainer import TrainingOptions
     from server.phi_training import PhiRun, train_phi
@@ -43,10 +46,10 @@ def phi(
     try:
         named = data_dir / "models" / model
         checkpoint = Checkpoint.open(named if named.is_dir() else Path(model))
-        run = PhiRun(data, output, checkpoint, questions, dev_questions, options)
+        run = PhiRun(data, output, checkpoint, questions, dev_questions, options, start)
         with progress_bar() as bar:
             train_phi(run, bar)
-    except (CheckpointError, DataError, ValueError, OSError) as error:
+    except (CheckpointError, PhiError, GroundingError, DataError, ValueError, OSError) as error:
         fail(CommandError(str(error)))
     except ModuleNotFoundError as error:
         fail(CommandError(f"{error.name} is not installed; `pip install kalmagrove[train]` brings it"))

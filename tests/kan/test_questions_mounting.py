@@ -135,6 +135,23 @@ def test_questions_and_facts_from_elsewhere() -> None:
     assert len(mounted.facts) == 3
 
 
+def test_a_small_base_has_the_nearest_of_a_few(pool: Pool, distractors: Distractors) -> None:
+    """Worse distractors than all facts offer, none of them an answer; no more than there are."""
+    mean = {}
+    for base in (None, 12):
+        scores = []
+        for question in pool.questions[:20]:
+            mounted = distractors.mount(question, 5, base=base, rng=random.Random(question.text))
+            assert len(mounted.facts) == 6
+            assert [mounted.facts[place] for place in mounted.gold] == list(question.facts)
+            scores += [score for place, score in enumerate(mounted.scores) if place not in mounted.gold]
+        mean[base] = np.mean(scores)
+    assert mean[12] < mean[None] - 0.1
+    assert set(TINY.mount(QUESTION, 9, base=99, rng=random.Random(0)).facts) == {
+        FACTS[place].text for place in (0, 1, 2, 5, 6, 7)
+    }
+
+
 def test_no_distractors() -> None:
     assert TINY.mount(QUESTION, 0, rng=random.Random(0)).facts == QUESTION.facts
 

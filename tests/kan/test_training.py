@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,7 @@ class Facts:
                 fits=(Fit(0.8, 0.6, 0), Fit(0.5, 0.1, 0.4), Fit(0.3, 0.3, -0.1))[: 1 + (step + place) % 3],
                 prompt=encode("Who runs it?"),
                 reply=encode("Mara."),
+                weights=[0.5 + place] * len(encode("Mara.")),
                 answerable=self._answerable,
             )
             for place in range(size)
@@ -123,6 +125,18 @@ def test_with_the_gold_fact_absent_facts_are_best_ignored(
     shut = Phi(torch.full((2, 4, len(FEATURES), 17), -1e5, dtype=torch.float64))
     assert objective(examples, shut).loss.item() == pytest.approx(0, abs=1e-9)
     assert objective(examples, None).loss.item() > 1e-3
+
+
+def test_weights_count_tokens(exact: tuple[FrozenDecoder, KANModel, PromptBuilder], objective: Objective) -> None:
+    """With all the weight on one token, the loss is that token's; the scale of the weights is nothing."""
+    (example,) = Facts(exact[2]).batch(1, 1)
+    count = len(example.reply)
+    single = [
+        float(objective([replace(example, weights=[float(place == one) for place in range(count)])], None).loss)
+        for one in range(count)
+    ]
+    assert float(objective([replace(example, weights=[3.0] * count)], None).loss) == pytest.approx(sum(single) / count)
+    assert max(single) > min(single)
 
 
 def test_training_lowers_the_loss(exact: tuple[FrozenDecoder, KANModel, PromptBuilder], objective: Objective) -> None:
@@ -179,3 +193,12 @@ def test_from_the_command_line(tiny: Checkpoint, tmp_path: Path) -> None:
     phi = load_phi(out / "phi.safetensors", tiny.config.num_layers, tiny.config.num_heads, **fingerprints)
     assert phi.digest in (out / "phi.md").read_text("utf-8")
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+    more = [*command[:5], str(tmp_path / "more"), *command[6:], "--start", str(out / "phi.safetensors")]
+    done = CliRunner().invoke(app, more)
+    assert done.exit_code == 0, done.output
+    assert "Started from φ" in (tmp_path / "more" / "phi.md").read_text("utf-8")
+    missing = CliRunner().invoke(
+        app, [*command[:5], str(tmp_path / "none"), *command[6:], "--start", str(tmp_path / "absent")]
+    )
+    assert missing.exit_code == 1
