@@ -57,7 +57,9 @@ def knowledge(
     grounding: Annotated[
         Path | None, typer.Option("--grounding", help="Write the fitted grounding score here.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the finished cells beside --json.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the cells beside --json; those of another φ are measured anew.")
+    ] = False,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Half a minute: fails unless φ beats no φ. Needs no data.")
     ] = False,
@@ -105,7 +107,9 @@ def _run(plan: Plan, subject: Subject, json: Path | None, plot: Path | None, res
     # What may differ when a run is continued is left out: parts, conditions, numbers of distractors.
     options = {name: getattr(plan, name) for name in ("sets", "questions", "dev_questions", "seed", "max_tokens")}
     head = describe(subject, **options)
-    journal = Journal(json.with_suffix(".partial.jsonl") if json else None, head, resume=resume)
+    of_all = {name: value for name, value in head.items() if name not in ("phi", "phi_digest")}
+    partial = json.with_suffix(".partial.jsonl") if json else None
+    journal = Journal(partial, of_all, subject.learned.digest, resume=resume)
     report = Report({"command": " ".join(["kalmagrove", *sys.argv[1:]]), **head})
     with progress_bar() as bar:
         watcher = _watcher(bar)

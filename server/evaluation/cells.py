@@ -77,14 +77,16 @@ def _right(outcomes: Sequence[Outcome]) -> list[float]:
 
 
 class Journal:
-    """What is finished, one JSON line each, so that a run that is cut off can be continued.
+    """What is finished, one JSON line each, so that a run that is cut off can be continued, with another φ, too.
 
-    The first line says what is being measured; a journal of something else is refused.
+    The first line says what is being measured; a journal of something else is refused. Of one with another φ, only the
+    cells that do not depend on φ are taken.
     """
 
-    def __init__(self, path: Path | None, subject: Mapping[str, object], *, resume: bool) -> None:
-        """`path` None: nothing is kept. Raises ResumeError or OSError."""
+    def __init__(self, path: Path | None, subject: Mapping[str, object], phi: str = "", *, resume: bool) -> None:
+        """`phi` names the φ under test. `path` None: nothing is kept. Raises ResumeError or OSError."""
         self._path = path
+        self._phi = phi
         self.cells: dict[tuple[str, str, int], Cell] = {}
         self.tuned: dict[str, float] | None = None
         if path is None:
@@ -96,9 +98,9 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(header + "\n", encoding="utf-8")
 
-    def add(self, cell: Cell) -> None:
+    def add(self, cell: Cell, *, uses_phi: bool = False) -> None:
         self.cells[cell.key] = cell
-        self._append({"cell": asdict(cell)})
+        self._append({"cell": asdict(cell), "phi": self._phi if uses_phi else None})
 
     def set_tuned(self, tuned: dict[str, float]) -> None:
         self.tuned = tuned
@@ -112,13 +114,13 @@ class Journal:
     def _read(self, path: Path, header: str) -> None:
         lines = path.read_text("utf-8").splitlines(keepends=True)
         if not lines or lines[0] != header + "\n":
-            raise ResumeError(f"{path}: was written by a run with other options, another model or another φ")
+            raise ResumeError(f"{path}: was written by a run with other options or another model")
         whole = [line for line in lines if line.endswith("\n")]
         if len(whole) < len(lines):  # the run was cut off while writing the last line
             path.write_text("".join(whole), encoding="utf-8")
         for entry in map(json.loads, whole[1:]):
             self.tuned = entry.get("tuned", self.tuned)
-            if fields := entry.get("cell"):
+            if (fields := entry.get("cell")) and entry["phi"] in (None, self._phi):
                 outcomes = tuple(Outcome(**one) for one in fields["outcomes"])
                 cell = Cell(**{**fields, "outcomes": outcomes})
                 self.cells[cell.key] = cell

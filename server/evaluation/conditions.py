@@ -24,6 +24,8 @@ class Condition:
     view: View
     uses_distractors: bool = True
     """False: the same for every number of distractors, so it is measured once."""
+    uses_phi: bool = False
+    """Whether it depends on the φ under test."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,8 @@ def conditions(subject: Subject, tuned: Tuned) -> list[Condition]:
         Condition("kblam", f"pages, KBLaM C={tuned.kblam_constant:g}", kblam, mounted),
         Condition("scaled", f"pages, T={tuned.temperature:g} scale={tuned.scale:g}", scaled, mounted),
         Condition("gap", "pages, gap φ", gap, mounted),
-        Condition("learned", f"pages, {phi}", learned, mounted),
-        Condition("ceiling_phi", f"gold alone, {phi}", learned, gold_alone, uses_distractors=False),
+        Condition("learned", f"pages, {phi}", learned, mounted, uses_phi=True),
+        Condition("ceiling_phi", f"gold alone, {phi}", learned, gold_alone, uses_distractors=False, uses_phi=True),
         Condition("oracle", "pages, only gold seen", oracle, gold_seen),
     ]
     return [row for row in rows if not (built_in and row.name == "gap")]

@@ -41,7 +41,7 @@ class Table:
             cell = self.journal.cells.get((dataset, condition.name, count))
             if cell is None:
                 cell = await self._cell(dataset, condition, count, advance)
-                self.journal.add(cell)
+                self.journal.add(cell, uses_phi=condition.uses_phi)
             else:
                 advance(len(cell.outcomes))
             done(cell)

@@ -133,19 +133,39 @@ def test_cells() -> None:
 
 def test_a_journal_is_continued(tmp_path: Path) -> None:
     path = tmp_path / "run.partial.jsonl"
-    first = Journal(path, {"phi": "a"}, resume=False)
+    first = Journal(path, {"model": "a"}, resume=False)
     first.set_tuned({"kblam_constant": 10.0, "temperature": 0.5, "scale": 1.0})
     first.add(cell("zero", [True]))
     with path.open("a", encoding="utf-8") as file:
         file.write('{"cell": {"dataset": "cut o')
-    second = Journal(path, {"phi": "a"}, resume=True)
+    second = Journal(path, {"model": "a"}, resume=True)
     assert second.cells == first.cells
     assert second.tuned == first.tuned
     second.add(cell("learned", [False]))
-    assert len(Journal(path, {"phi": "a"}, resume=True).cells) == 2
+    assert len(Journal(path, {"model": "a"}, resume=True).cells) == 2
     with pytest.raises(ResumeError, match=r"run\.partial\.jsonl"):
-        Journal(path, {"phi": "b"}, resume=True)
-    assert Journal(path, {"phi": "b"}, resume=False).cells == {}
+        Journal(path, {"model": "b"}, resume=True)
+    assert Journal(path, {"model": "b"}, resume=False).cells == {}
+
+
+def test_a_journal_is_continued_with_another_phi(tmp_path: Path) -> None:
+    """What does not depend on φ stands; the rest is of one φ only."""
+    path = tmp_path / "run.partial.jsonl"
+    first = Journal(path, {}, "one", resume=False)
+    first.add(cell("zero", [True]))
+    first.add(cell("learned", [False]), uses_phi=True)
+    second = Journal(path, {}, "two", resume=True)
+    assert [key[1] for key in second.cells] == ["zero"]
+    second.add(cell("learned", [True]), uses_phi=True)
+    for phi, right in (("one", 0), ("two", 1)):
+        cells = Journal(path, {}, phi, resume=True).cells
+        assert [key[1] for key in cells] == ["zero", "learned"]
+        assert [one.right().mean for one in cells.values()] == [1, right]
+
+
+def test_conditions_that_depend_on_phi_say_so(subject: Subject) -> None:
+    for one in conditions(subject, Tuned()):
+        assert one.uses_phi == (one.setup.phi is subject.learned)
 
 
 def run(plan: Plan, subject: Subject, journal: Journal, told: list[str]) -> Report:
