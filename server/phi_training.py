@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,9 +20,10 @@ from kan.questions.sources import load_pool
 from kan.training.card import ModelCard, write_card
 from kan.training.curve import plot_curve
 from kan.training.decoder import FrozenDecoder
-from kan.training.examples import Sampler, Source
+from kan.training.examples import Sampler, Source, mounted_at_random
 from kan.training.fact_bank import FactBank
 from kan.training.objective import Objective
+from kan.training.refit import Mounting, RefitOptions, refit
 from kan.training.trainer import Point, Trainer, TrainingOptions
 from kb.minilm import MiniLMEncoder
 from server.engine.dtype import choose_dtype
@@ -35,6 +37,8 @@ WEIGHTS: Mapping[str, float] = {
     "two_fact": 0.25,
 }
 """How often each set is drawn."""
+MOUNTINGS = 2
+"""Of every question, for a refit."""
 STATE = "state.pt"
 PHI = "phi.safetensors"
 CARD = "phi.md"
@@ -89,6 +93,22 @@ def train_phi(run: PhiRun, progress: Progress) -> None:
         device=_device().type,
     )
     write_card(card, run.output / CARD)
+
+
+def refit_phi(run: PhiRun, options: RefitOptions, progress: Progress) -> None:
+    """Refit the splines of `run.start` and write phi.safetensors. Raises as `train_phi`."""
+    run.output.mkdir(parents=True, exist_ok=True)
+    encoder = MiniLMEncoder()
+    start = _start(run, encoder)
+    rng = random.Random(run.options.seed)
+    mounted = [
+        mounted_at_random(source.distractors, question, rng)
+        for source in _sources(run, "train", run.questions, encoder, progress)
+        for question in source.pool.questions
+        for _ in range(MOUNTINGS)
+    ]
+    mountings = [Mounting(one.fits, one.gold) for one in mounted]
+    save_phi(refit(start, mountings, run.checkpoint.config.head_dim, options), run.output / PHI)
 
 
 def _start(run: PhiRun, encoder: MiniLMEncoder) -> Phi:

@@ -68,21 +68,7 @@ class Sampler:
 
     def _draw(self, rng: random.Random) -> Example:
         source = rng.choices(self._sources, self._shares)[0]
-        question = rng.choice(source.pool.questions)
-        # Log-uniform: small and large numbers of facts are equally well known.
-        mounted = round(math.exp(rng.uniform(0.0, math.log(MAX_MOUNTED))))
-        answerable = rng.random() >= ABSENT
-        distractors = max(mounted - len(question.facts), 0 if answerable else 1)
-        return self._example(
-            source.distractors.mount(
-                question,
-                distractors,
-                with_gold=answerable,
-                same_relation=rng.random() < SAME_RELATION,
-                base=SMALL_BASE_FACTS if rng.random() < SMALL_BASE else None,
-                rng=rng,
-            )
-        )
+        return self._example(mounted_at_random(source.distractors, rng.choice(source.pool.questions), rng))
 
     def _example(self, mounted: Mounted) -> Example:
         question = mounted.question
@@ -107,6 +93,21 @@ class Sampler:
         starts = [0, *ends[:-1]]
         inside = (any(a < end and start < b for a, b in spans) for start, end in zip(starts, ends, strict=True))
         return [1.0 if one else ASIDE for one in inside]
+
+
+def mounted_at_random(distractors: Distractors, question: Question, rng: random.Random) -> Mounted:
+    """The question with as many facts, of such kinds, as training sees."""
+    # Log-uniform: small and large numbers of facts are equally well known.
+    mounted = round(math.exp(rng.uniform(0.0, math.log(MAX_MOUNTED))))
+    answerable = rng.random() >= ABSENT
+    return distractors.mount(
+        question,
+        max(mounted - len(question.facts), 0 if answerable else 1),
+        with_gold=answerable,
+        same_relation=rng.random() < SAME_RELATION,
+        base=SMALL_BASE_FACTS if rng.random() < SMALL_BASE else None,
+        rng=rng,
+    )
 
 
 def answer_spans(reply: bytes, answers: Sequence[str]) -> list[tuple[int, int]]:

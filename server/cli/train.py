@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from server.cli.console import CommandError, fail, messages, progress_bar
 from server.cli.options import DataDir
 
+if TYPE_CHECKING:
+    from kan.checkpoint import Checkpoint
+
 app = typer.Typer(help="Train what the model lacks to use knowledge well.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps `phi` a subcommand while it is the only one."""
 
 
 @app.command()
@@ -35,22 +35,53 @@ def phi(
     data_dir: DataDir = Path("data"),
 ) -> None:
     """Train φ on a frozen model: phi.safetensors, its model card and the learning curve."""
-    from kan.checkpoint import Checkpoint, CheckpointError
-    from kan.grounding import GroundingError
-    from kan.phi import PhiError
-    from kan.questions.rows import DataError
     from kan.training.trainer import TrainingOptions
     from server.phi_training import PhiRun, train_phi
 
     options = TrainingOptions(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    with _failures(), progress_bar() as bar:
+        train_phi(PhiRun(data, output, _checkpoint(data_dir, model), questions, dev_questions, options, start), bar)
+    messages().print(f"wrote {output}", highlight=False)
+
+
+@app.command()
+def refit(
+    data: Annotated[Path, typer.Option(help="As for `phi`.")],
+    output: Annotated[Path, typer.Option("--out", help="Directory for phi.safetensors.")],
+    start: Annotated[str, typer.Option(help="φ whose splines are refitted: a file, or auto (the shipped one).")],
+    model: Annotated[str, typer.Option(help="A name under the models directory, or a path.")] = "smollm2-135m",
+    questions: Annotated[int, typer.Option(min=1, help="Training questions per set.")] = 500,
+    seed: Annotated[int, typer.Option(help="Of the questions and what is mounted.")] = 0,
+    data_dir: DataDir = Path("data"),
+) -> None:
+    """Refit a trained φ in closed form, so that the second of two facts counts as well (a minute; no gradients)."""
+    from kan.training.refit import RefitOptions
+    from kan.training.trainer import TrainingOptions
+    from server.phi_training import PhiRun, refit_phi
+
+    with _failures(), progress_bar() as bar:
+        run = PhiRun(data, output, _checkpoint(data_dir, model), questions, 0, TrainingOptions(seed=seed), start)
+        refit_phi(run, RefitOptions(), bar)
+    messages().print(f"wrote {output}", highlight=False)
+
+
+def _checkpoint(data_dir: Path, model: str) -> Checkpoint:
+    from kan.checkpoint import Checkpoint
+
+    named = data_dir / "models" / model
+    return Checkpoint.open(named if named.is_dir() else Path(model))
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    from kan.checkpoint import CheckpointError
+    from kan.grounding import GroundingError
+    from kan.phi import PhiError
+    from kan.questions.rows import DataError
+
     try:
-        named = data_dir / "models" / model
-        checkpoint = Checkpoint.open(named if named.is_dir() else Path(model))
-        run = PhiRun(data, output, checkpoint, questions, dev_questions, options, start)
-        with progress_bar() as bar:
-            train_phi(run, bar)
+        yield
     except (CheckpointError, PhiError, GroundingError, DataError, ValueError, OSError) as error:
         fail(CommandError(str(error)))
     except ModuleNotFoundError as error:
         fail(CommandError(f"{error.name} is not installed; `pip install kalmagrove[train]` brings it"))
-    messages().print(f"wrote {output}", highlight=False)
