@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
-from kan.fit import Fit
-
 T = TypeVar("T")
 
 FinishReason = Literal["stop", "length"]
@@ -60,8 +58,8 @@ class MountedFact:
     """Of the knowledge, when the fact last changed: part of what salts an engine's own caches."""
 
     @property
-    def fit(self) -> Fit:
-        return Fit(self.score, self.bridge, self.rest)
+    def fit(self) -> tuple[float, float, float]:
+        return self.score, self.bridge, self.rest
 
 
 @dataclass(frozen=True, slots=True)

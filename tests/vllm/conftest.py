@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from kan.checkpoint import Checkpoint
+from kan.fit import fits
 from kan.phi import Phi
 from kan.prompt import ChatMessage, PromptBuilder
 from kb.minilm import MiniLMEncoder
@@ -59,7 +60,10 @@ class Laboratory:
         vectors = self.encoder.embed([question, *(fact.text for fact in self.facts)])
         scores = vectors[1:] @ vectors[0]
         best = sorted(range(len(self.facts)), key=lambda place: -scores[place])[:count]
-        mounted = tuple(MountedFact(self.tokens(self.facts[place].text), float(scores[place])) for place in best)
+        found = fits(vectors[0], vectors[1:][best])
+        mounted = tuple(
+            MountedFact(self.tokens(self.facts[place].text), *fit) for place, fit in zip(best, found, strict=True)
+        )
         prompt = self.prompt.chat([ChatMessage("user", question)], with_knowledge=bool(mounted))
         params = SamplingParams(**{"temperature": 0.0, "max_tokens": 16, "ignore_eos": True, **sampling})
         return GenerationRequest("test", tuple(prompt), mounted, params)
