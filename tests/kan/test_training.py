@@ -198,6 +198,13 @@ def test_from_the_command_line(tiny: Checkpoint, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, more)
     assert done.exit_code == 0, done.output
     assert "Started from φ" in (tmp_path / "more" / "phi.md").read_text("utf-8")
+    refit = ["train", "refit", *command[2:4], "--model", str(tiny.directory), "--questions", "20"]
+    done = CliRunner().invoke(app, [*refit, "--start", "gap", "--out", str(tmp_path / "refit")])
+    assert done.exit_code == 0, done.output
+    other = load_phi(
+        tmp_path / "refit" / "phi.safetensors", tiny.config.num_layers, tiny.config.num_heads, **fingerprints
+    )
+    assert other.digest != phi.digest
     missing = CliRunner().invoke(
         app, [*command[:5], str(tmp_path / "none"), *command[6:], "--start", str(tmp_path / "absent")]
     )
