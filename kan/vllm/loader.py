@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kan.pages import PageContent, PageContentError, page_path, read_pages
 from kan.rope import rotate
-from kan.vllm.shard import Shard
+from kan.vllm.shard import Shard, slots_of
 from kan.vllm.transfer import Mount, Segment
 
 log = logging.getLogger("kalmagrove.vllm")
@@ -62,7 +62,7 @@ class Loader:
         values = self._own([content.values for content in contents], wanted)
         cos, sin = self._shard.rotary.at(positions)
         wide_keys, wide_values = self._widened(rotate(keys, cos, sin), values, load.mount, wanted)
-        slots = self._slots(load).to(self._shard.device)
+        slots = slots_of(load.blocks, load.first, load.mount.tokens, self._block_size).to(self._shard.device)
         for layer, k, v in zip(self._shard.layers, wide_keys, wide_values, strict=True):
             # The backend's own writer: how it lays out its cache is its own affair.
             layer.write_cache(layer, k, v, layer.kv_cache, slots)
@@ -109,11 +109,6 @@ class Loader:
         lengths = torch.tensor([segment.tokens for segment in mount.segments])
         spread = F.pad(own, (1, 0)).repeat_interleave(lengths, dim=-1)
         return spread.view(len(shard.layers), -1, group, mount.tokens).permute(0, 3, 1, 2)
-
-    def _slots(self, load: Load) -> Tensor:
-        tokens = torch.arange(load.first, load.mount.tokens)
-        blocks = torch.tensor(load.blocks)
-        return blocks[tokens // self._block_size] * self._block_size + tokens % self._block_size
 
 
 def _bytes(content: PageContent) -> int:

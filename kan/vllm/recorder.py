@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kan.pages import PageContent, page_path, write_pages
 from kan.rope import rotate
-from kan.vllm.shard import Shard
+from kan.vllm.shard import Shard, slots_of
 from kan.vllm.transfer import Record
 
 log = logging.getLogger("kalmagrove.vllm")
@@ -65,7 +65,7 @@ class Recorder:
         if not self._plan:
             return
         if self._rows is None:
-            self._rows = [_rows(slots, self._wanted_slots(recording)) for recording in self._plan]
+            self._rows = [_rows(slots, slots_of(r.blocks, r.start, r.end, self._block_size)) for r in self._plan]
         index, d = self._layers[id(layer)], self._shard.layers[0].head_dim
         for recording, rows in zip(self._plan, self._rows, strict=True):
             tape = self._tape(recording)
@@ -99,11 +99,6 @@ class Recorder:
             new = _Tape(torch.empty(shape, dtype=self._shard.dtype), torch.empty(shape, dtype=self._shard.dtype))
             self._tapes[recording.request] = new
         return self._tapes[recording.request]
-
-    def _wanted_slots(self, recording: Recording) -> Tensor:
-        tokens = torch.arange(recording.start, recording.end)
-        blocks = torch.tensor(recording.blocks)
-        return blocks[tokens // self._block_size] * self._block_size + tokens % self._block_size
 
 
 def _rows(slots: Tensor, wanted: Tensor) -> Tensor:

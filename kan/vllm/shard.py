@@ -84,3 +84,9 @@ class Shard:
         """Of this stage's page content: the root itself unless the layers are divided among stages."""
         group = get_pp_group()
         return stage_directory(root, group.rank_in_group, group.world_size)
+
+
+def slots_of(blocks: list[int], start: int, end: int, block_size: int) -> Tensor:
+    """Cache slots [end - start] of tokens [start, end) of a request whose first token is the first of `blocks`."""
+    tokens = torch.arange(start, end)
+    return torch.tensor(blocks)[tokens // block_size] * block_size + tokens % block_size
