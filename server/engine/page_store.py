@@ -15,7 +15,7 @@ from queue import Full, Queue
 
 import torch
 
-from kan.pages import TEMPORARY_SUFFIX, PageContent, PageContentError, pack, read_pages
+from kan.pages import PageContent, PageContentError, read_pages, write_pages
 from server.engine.page_directory import PageDirectory
 from server.threads import compute_alone
 
@@ -105,12 +105,7 @@ class PageStore:
         if content is None:
             path.unlink(missing_ok=True)
         elif wanted:
-            temporary = path.with_suffix(TEMPORARY_SUFFIX)
-            try:
-                temporary.write_bytes(pack(content()))
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_pages(path, content())
             if not self._adopt(key):
                 path.unlink(missing_ok=True)
 

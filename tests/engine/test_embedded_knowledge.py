@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kan.pages import PageContent, pack
+from kan.pages import PageContent, write_pages
 from kan.phi import FEATURES, Phi
 from server.engine import page_store
 from server.engine.protocol import (
@@ -205,11 +205,11 @@ async def test_nothing_of_a_forgotten_fact_stays_on_disk(
 ) -> None:
     """Not even if it is forgotten while its file is being written."""
 
-    def slowly(content: PageContent) -> bytes:
+    def slowly(path: Path, content: PageContent) -> None:
         time.sleep(0.02)
-        return pack(content)
+        write_pages(path, content)
 
-    monkeypatch.setattr(page_store, "pack", slowly)
+    monkeypatch.setattr(page_store, "write_pages", slowly)
     facts = [world.fact(text) for text in FACTS]
     async with world.engine(page_dir=tmp_path) as engine:
         await engine.encode(facts)
