@@ -58,12 +58,17 @@ def pack(content: PageContent) -> bytes:
 
 
 def write_pages(path: Path, content: PageContent) -> None:
+    """Raises OSError."""
+    write_whole(path, pack(content))
+
+
+def write_whole(path: Path, data: bytes) -> None:
     """Whole under its name or not at all, whoever else writes the same. Raises OSError."""
     descriptor, name = tempfile.mkstemp(TEMPORARY_SUFFIX, f".{path.stem}.", path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(pack(content))
+            file.write(data)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

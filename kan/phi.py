@@ -31,6 +31,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kan.adapter import Adapter
+from kan.config import KANConfig
 from kan.fit import Fit
 
 FEATURES = ("relevance", "lead", "log_count", "bridge", "rest")
@@ -48,20 +50,31 @@ class PhiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Phi:
-    """coefficients [layers, heads, features, knots] float32, in the units of q·k (before the 1/√d of Eq. 1)."""
+    """coefficients [layers, heads, features, knots] float32, in the units of q·k (before the 1/√d of Eq. 1).
+
+    adapter     what was trained with it for the keys and values of knowledge, if anything
+    """
 
     coefficients: Tensor
     model_fingerprint: str = ""
     encoder_fingerprint: str = ""
+    adapter: Adapter | None = None
 
     @property
     def is_zero(self) -> bool:
-        return not bool(self.coefficients.any())
+        return self.adapter is None and not bool(self.coefficients.any())
 
     @property
     def digest(self) -> str:
         """Names this φ: for cache salts and the file's own checksum."""
-        return hashlib.sha256(self.coefficients.contiguous().numpy().tobytes()).hexdigest()
+        found = hashlib.sha256()
+        for tensor in self.tensors().values():
+            found.update(tensor.contiguous().numpy().tobytes())
+        return found.hexdigest()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By their names in a file."""
+        return {"coefficients": self.coefficients, **({} if self.adapter is None else self.adapter.tensors())}
 
     def __call__(self, fits: Sequence[Fit]) -> Tensor:
         """The fits of m mounted facts -> φ [layers, heads, m]. Differentiable in the coefficients."""
@@ -120,10 +133,10 @@ def save_phi(phi: Phi, path: Path) -> None:
         "encoder_fingerprint": phi.encoder_fingerprint,
         "sha256": phi.digest,
     }
-    save_file({"coefficients": phi.coefficients.contiguous()}, path, metadata)
+    save_file({name: tensor.contiguous() for name, tensor in phi.tensors().items()}, path, metadata)
 
 
-def load_phi(path: Path, num_layers: int, num_heads: int, *, model_fingerprint: str, encoder_fingerprint: str) -> Phi:
+def load_phi(path: Path, config: KANConfig, *, model_fingerprint: str, encoder_fingerprint: str) -> Phi:
     """Read and check a φ file. PhiError names the file and what is wrong with it.
 
     An empty fingerprint in the file fits any model (or encoder): such a φ was not trained for one.
@@ -131,13 +144,15 @@ def load_phi(path: Path, num_layers: int, num_heads: int, *, model_fingerprint: 
     phi, metadata = _read(path)
     if any(metadata.get(name) != value for name, value in _layout().items()):
         raise PhiError(f"{path}: not a φ file of this version ({FORMAT}, features {', '.join(FEATURES)})")
-    if metadata.get("sha256") != phi.digest or not bool(torch.isfinite(phi.coefficients).all()):
+    if metadata.get("sha256") != phi.digest or not all(bool(one.isfinite().all()) for one in phi.tensors().values()):
         raise PhiError(f"{path}: φ is damaged (checksum of its coefficients does not match)")
-    if phi.coefficients.shape[:3] != (num_layers, num_heads, len(FEATURES)):
+    if phi.coefficients.shape[:3] != (config.num_layers, config.num_heads, len(FEATURES)):
         raise PhiError(
             f"{path}: φ has shape {tuple(phi.coefficients.shape)}; this model needs "
-            f"({num_layers}, {num_heads}, {len(FEATURES)}, knots)"
+            f"({config.num_layers}, {config.num_heads}, {len(FEATURES)}, knots)"
         )
+    if phi.adapter is not None and not phi.adapter.fits(config):
+        raise PhiError(f"{path}: its adapter is of another shape than this model needs")
     for what, found, wanted in (
         ("model", phi.model_fingerprint, model_fingerprint),
         ("encoder", phi.encoder_fingerprint, encoder_fingerprint),
@@ -156,12 +171,14 @@ def _read(path: Path) -> tuple[Phi, dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            coefficients = file.get_tensor("coefficients").float()
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            adapter = Adapter.from_tensors(tensors)
     except FileNotFoundError:
         raise PhiError(f"{path}: no such φ file") from None
     except (OSError, SafetensorError, ValueError) as error:
         raise PhiError(f"{path}: φ is damaged or not a safetensors file ({error})") from None
+    coefficients = tensors.get("coefficients", torch.empty(0))
     if coefficients.ndim != 4:
         raise PhiError(f"{path}: φ coefficients must have 4 dimensions, not {coefficients.ndim}")
-    phi = Phi(coefficients, metadata.get("model_fingerprint", ""), metadata.get("encoder_fingerprint", ""))
-    return phi, metadata
+    fingerprints = metadata.get("model_fingerprint", ""), metadata.get("encoder_fingerprint", "")
+    return Phi(coefficients, *fingerprints, adapter), metadata

@@ -142,8 +142,7 @@ def load_learned(name: str, checkpoint: Checkpoint, encoder_fingerprint: str) ->
     path = path or Path(name)
     phi = load_phi(
         path,
-        config.num_layers,
-        config.num_heads,
+        config,
         model_fingerprint=checkpoint.fingerprint,
         encoder_fingerprint=encoder_fingerprint,
     )

@@ -23,6 +23,7 @@ from kan.training.decoder import FrozenDecoder
 from kan.training.examples import Sampler, Source, mounted_at_random
 from kan.training.fact_bank import FactBank
 from kan.training.objective import Objective
+from kan.training.parameters import Units
 from kan.training.refit import Mounting, RefitOptions, refit
 from kan.training.trainer import Point, Trainer, TrainingOptions
 from kb.minilm import MiniLMEncoder
@@ -150,7 +151,8 @@ def _trainer(
     train, dev = (
         Sampler(sources[split], prompt, config.eos_token_ids[0], seed=run.options.seed) for split in ("train", "dev")
     )
-    return Trainer(start, config.head_dim, Objective(decoder, bank), train, dev, run.options)
+    units = Units(config.head_dim, bank.magnitude())
+    return Trainer(start, units, Objective(decoder, bank), train, dev, run.options)
 
 
 def _device() -> torch.device:

@@ -50,13 +50,13 @@ def _render(card: ModelCard) -> str:
     return f"""# φ for {card.model}
 
 The learned bias of knowledge attention (Eq. 1): one spline per layer, head and feature ({", ".join(FEATURES)});
-{layers} × {heads} × {features} × {knots} = {layers * heads * features * knots:,} coefficients.
+{layers} × {heads} × {features} × {knots} = {layers * heads * features * knots:,} coefficients. {_adapter(card.phi)}
 The model itself is unchanged: without mounted facts it computes what it always did.
 
 * licence: Apache-2.0
 * model fingerprint: `{card.phi.model_fingerprint}`
 * encoder fingerprint: `{card.phi.encoder_fingerprint}`
-* coefficients: sha256 `{card.phi.digest}`
+* all numbers: sha256 `{card.phi.digest}`
 
 ## Training
 
@@ -79,3 +79,11 @@ the answer weigh {ASIDE}), and {first.exact:.1%} → {last.exact:.1%} of the rep
 Trained for one model and one sentence encoder; a server refuses it for others. English only. It weighs facts against
 each other: it adds no knowledge and no skill that the model lacks.
 """
+
+
+def _adapter(phi: Phi) -> str:
+    if phi.adapter is None:
+        return "No adapter."
+    count = sum(tensor.numel() for tensor in phi.adapter.tensors().values())
+    rank = phi.adapter.up.shape[1]
+    return f"With it an adapter: an update of rank {rank} of mounted facts' keys and values, {count:,} numbers."

@@ -111,7 +111,7 @@ class FrozenDecoder:
     def hidden(self, rows: Rows, knowledge: Knowledge, phi: Tensor | None, captured: list[Tensor] | None) -> Tensor:
         """[R, hidden]. phi [layers, H, S, 1 + facts] in q·k units, its first column (the preamble) zero.
 
-        If a list is given, each layer appends its rotated keys and values, [2, R, H_kv, d].
+        If a list is given, each layer appends the rows' keys (before RoPE) and values, [2, R, H_kv, d].
         """
         x = F.embedding(rows.tokens, self._embedding)
         cos, sin = self._rotary.at(rows.positions)
@@ -119,9 +119,9 @@ class FrozenDecoder:
         for index, layer in enumerate(self._layers):
             qkv = layer.qkv(self._norm(x, layer.input_norm))
             bias = None if phi is None else _spread(phi[index], knowledge.owner)
-            attended, kv = self._attend(qkv, rows, knowledge.kv[index], mask, bias, cos, sin)
             if captured is not None:
-                captured.append(kv)
+                captured.append(self._keys_and_values(qkv))
+            attended = self._attend(qkv, rows, knowledge.kv[index], mask, bias, cos, sin)
             x = x + layer.o(attended)
             gate, up = layer.gate_up(self._norm(x, layer.post_norm)).chunk(2, dim=-1)
             x = x + layer.down(F.silu(gate) * up)
@@ -141,13 +141,17 @@ class FrozenDecoder:
             torch.empty(sequences, 0, dtype=torch.int64, device=self.device),
         )
 
+    def rotate(self, keys: Tensor, positions: Tensor) -> Tensor:
+        """keys [..., T, H_kv, d] of tokens at positions [T] -> the same after RoPE."""
+        return rotate(keys, *self._rotary.at(positions))
+
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), weight, self.config.rms_norm_eps)
 
     def _attend(
         self, qkv: Tensor, rows: Rows, knowledge: Tensor, mask: Tensor, bias: Tensor | None, cos: Tensor, sin: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Eq. 1. -> [R, H · d] and the rows' own [2, R, H_kv, d]."""
+    ) -> Tensor:
+        """Eq. 1. -> [R, H · d]."""
         config = self.config
         heads, kv_heads, d = config.num_heads, config.num_kv_heads, config.head_dim
         group, n, sequences = heads // kv_heads, rows.longest, rows.sequences
@@ -165,8 +169,12 @@ class FrozenDecoder:
             scores = scores + F.pad(bias, (0, n)).unsqueeze(2) / math.sqrt(d)
         weights = torch.softmax(scores, dim=-1).to(values.dtype)
         out = (weights.view(sequences, kv_heads, group * n, -1) @ values).view(sequences, heads, n, d)
-        flat = out.transpose(1, 2).reshape(sequences * n, heads * d)[rows.places]
-        return flat, torch.stack((both[:, heads : heads + kv_heads], both[:, heads + kv_heads :]))
+        return out.transpose(1, 2).reshape(sequences * n, heads * d)[rows.places]
+
+    def _keys_and_values(self, qkv: Tensor) -> Tensor:
+        config = self.config
+        parts = qkv.view(len(qkv), config.num_heads + 2 * config.num_kv_heads, config.head_dim)
+        return torch.stack((parts[:, config.num_heads : -config.num_kv_heads], parts[:, -config.num_kv_heads :]))
 
 
 def _mask(n: int, owner: Tensor) -> Tensor:

@@ -17,7 +17,10 @@ from kan.training.fact_bank import FactBank
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """loss: differentiable in φ. exact: share of answerable examples whose reply is, token by token, the likeliest."""
+    """loss: differentiable in φ and its adapter.
+
+    exact: share of answerable examples whose reply is, token by token, the likeliest.
+    """
 
     loss: Tensor
     reply_loss: float
@@ -78,7 +81,8 @@ class Objective:
 
     def _logits(self, examples: Sequence[Example], rows: Rows, places: Tensor, phi: Phi | None) -> Tensor:
         """[reply tokens, vocabulary] on the CPU, where they are compared."""
-        knowledge = self._bank.knowledge([one.facts for one in examples])
+        adapter = None if phi is None else phi.adapter
+        knowledge = self._bank.knowledge([one.facts for one in examples], adapter)
         bias = None if phi is None else _bias(phi, examples).to(self._decoder.device)
         hidden = self._decoder.hidden(rows, knowledge, bias, None)
         return self._decoder.logits(hidden[places.to(hidden.device)]).cpu()

@@ -1,10 +1,10 @@
-"""Adam on the coefficients of φ, resumable at any step."""
+"""Adam on φ and its adapter, resumable at any step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from kan.phi import Phi
 from kan.training.examples import Example
 from kan.training.objective import Objective
+from kan.training.parameters import Parameters, Units
 
 VALIDATION_STEP = -1
 """The sampler's batch of this number is the fixed sample that progress is measured on."""
@@ -21,11 +22,14 @@ VALIDATION_STEP = -1
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """learning_rate is in units of the attention score, i.e. of φ / √d."""
+    """learning_rate is in units of the attention score, i.e. of φ / √d; the adapter's in units of what it changes."""
 
     steps: int = 600
     batch_size: int = 8
     learning_rate: float = 0.05
+    adapter_rank: int = 0
+    """0: no adapter, unless the φ to begin with has one."""
+    adapter_learning_rate: float = 1e-3
     smoothness: float = 1e-3
     """Weight of the squared second differences of every spline: knots that little data reaches follow the others."""
     validate_every: int = 50
@@ -58,23 +62,27 @@ class Trainer:
     """Holds the state of a run: scaled coefficients, optimizer, step, curve."""
 
     def __init__(
-        self, phi: Phi, head_dim: int, objective: Objective, train: Batches, dev: Batches, options: TrainingOptions
+        self, phi: Phi, units: Units, objective: Objective, train: Batches, dev: Batches, options: TrainingOptions
     ) -> None:
-        self._template = phi
-        self._scale = math.sqrt(head_dim)
+        self._parameters = Parameters(phi, units, options.adapter_rank, options.seed)
         self._objective = objective
         self._train = train
         self._dev = dev
         self._options = options
-        self._weights = (phi.coefficients / self._scale).requires_grad_()
-        self._optimizer = torch.optim.Adam([self._weights], lr=options.learning_rate)
+        self._optimizer = torch.optim.Adam(
+            [
+                {"params": [self._parameters.splines], "peak": options.learning_rate},
+                {"params": self._parameters.adapter, "peak": options.adapter_learning_rate},
+            ]
+        )
         self.step = 0
         self.curve = Curve()
 
     @property
     def phi(self) -> Phi:
         """As trained so far."""
-        return replace(self._template, coefficients=(self._weights.detach() * self._scale).clone())
+        with torch.no_grad():
+            return self._parameters.phi
 
     def run(self, save: Callable[[], None], advance: Callable[[Point], None]) -> None:
         """Train to the last step. `save` is called at every validation, `advance` after every step."""
@@ -108,11 +116,10 @@ class Trainer:
     def _one_step(self) -> Point:
         options = self._options
         for group in self._optimizer.param_groups:
-            group["lr"] = options.learning_rate * _schedule(self.step / options.steps)
-        phi = replace(self._template, coefficients=self._weights * self._scale)
-        outcome = self._objective(self._train.batch(self.step, options.batch_size), phi)
+            group["lr"] = group["peak"] * _schedule(self.step / options.steps)
+        outcome = self._objective(self._train.batch(self.step, options.batch_size), self._parameters.phi)
         self._optimizer.zero_grad()
-        (outcome.loss + options.smoothness * _roughness(self._weights)).backward()  # type: ignore[no-untyped-call]
+        (outcome.loss + options.smoothness * _roughness(self._parameters.splines)).backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self.step += 1
         point = Point(self.step, outcome.reply_loss, outcome.exact)
@@ -126,7 +133,7 @@ class Trainer:
             {
                 "options": asdict(self._options),
                 "step": self.step,
-                "weights": self._weights.detach(),
+                "parameters": self._parameters.state(),
                 "optimizer": self._optimizer.state_dict(),
                 "training": [asdict(point) for point in self.curve.training],
                 "validation": [asdict(point) for point in self.curve.validation],
@@ -140,8 +147,7 @@ class Trainer:
         state: dict[str, Any] = torch.load(path, weights_only=True)
         if state["options"] != asdict(self._options):
             raise ValueError(f"{path}: a run with other options; they cannot be changed half-way")
-        with torch.no_grad():
-            self._weights.copy_(state["weights"])
+        self._parameters.load(state["parameters"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
         self.curve = Curve(

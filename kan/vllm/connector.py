@@ -19,6 +19,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 
+from kan.adapter import load_adapter
 from kan.vllm.loader import Load, Loader
 from kan.vllm.recorder import Recorder, Recording
 from kan.vllm.shard import Shard
@@ -26,7 +27,9 @@ from kan.vllm.transfer import Mount, Record, from_params
 
 DIRECTORY = "directory"
 CACHE_BYTES = "cache_bytes"
-"""Keys of our extra configuration: where page content lies, and how much of it a worker may keep in memory."""
+ADAPTER = "adapter"
+"""Keys of our extra configuration: where page content lies, how much of it a worker may keep in memory, and the file of
+φ's adapter ("" if there is none)."""
 
 
 @dataclass
@@ -123,7 +126,9 @@ class KnowledgeConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         shard = Shard.of(self._vllm_config)
         options = self._kv_transfer_config.kv_connector_extra_config
         directory = shard.directory(Path(options[DIRECTORY]))
-        self._loader = Loader(shard, directory, options[CACHE_BYTES], self._block_size)
+        adapter = load_adapter(Path(options[ADAPTER])) if options[ADAPTER] else None
+        own = None if adapter is None else adapter.of_layers(shard.first_layer, len(shard.layers))
+        self._loader = Loader(shard, directory, options[CACHE_BYTES], self._block_size, own)
         self._recorder = Recorder(shard, directory, self._block_size)
         for layer in shard.layers:
             layer.recorder = self._recorder

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kan.adapter import Adapter
 from kan.pages import PageContent, PageContentError, page_path, read_pages
 from kan.rope import rotate
 from kan.vllm.shard import Shard, slots_of
@@ -30,11 +31,17 @@ class Load:
 
 
 class Loader:
-    """One worker's. Page content stays mapped in memory, the least recently used up to `cache_bytes`."""
+    """One worker's. Page content stays in memory, the most recently used of it up to `cache_bytes`.
 
-    def __init__(self, shard: Shard, directory: Path, cache_bytes: int, block_size: int) -> None:
+    adapter     for this worker's layers
+    """
+
+    def __init__(
+        self, shard: Shard, directory: Path, cache_bytes: int, block_size: int, adapter: Adapter | None
+    ) -> None:
         self._shard = shard
         self._directory = directory
+        self._adapter = adapter
         self._limit = cache_bytes
         self._block_size = block_size
         self._cache: OrderedDict[str, PageContent] = OrderedDict()
@@ -55,7 +62,8 @@ class Loader:
         return failed
 
     def _load(self, load: Load) -> None:
-        contents = [self._content(segment) for segment in load.mount.segments]
+        preamble, *facts = load.mount.segments
+        contents = [self._content(preamble, None), *(self._content(fact, self._adapter) for fact in facts)]
         wanted = slice(load.first, load.mount.tokens)
         positions = torch.tensor(load.mount.positions[wanted])
         keys = self._own([content.keys for content in contents], wanted)
@@ -67,7 +75,7 @@ class Loader:
             # The backend's own writer: how it lays out its cache is its own affair.
             layer.write_cache(layer, k, v, layer.kv_cache, slots)
 
-    def _content(self, segment: Segment) -> PageContent:
+    def _content(self, segment: Segment, adapter: Adapter | None) -> PageContent:
         if segment.key in self._cache:
             self._cache.move_to_end(segment.key)
             return self._cache[segment.key]
@@ -76,6 +84,8 @@ class Loader:
             content = read_pages(path, self._shard.page_shape(segment.tokens), self._shard.dtype)
         except PageContentError as error:
             raise PageContentError(f"{path}: {error}") from error
+        if adapter is not None:
+            content = adapter(content)
         self._cache[segment.key] = content
         self._cached_bytes += _bytes(content)
         while self._cached_bytes > self._limit and len(self._cache) > 1:

@@ -28,6 +28,8 @@ def phi(
     steps: Annotated[int, typer.Option(min=1, help="Batches to learn from.")] = 900,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions per batch.")] = 8,
     learning_rate: Annotated[float, typer.Option(min=0, help="Of Adam, in units of the attention score.")] = 0.05,
+    adapter_rank: Annotated[int, typer.Option(min=0, help="Of the update of knowledge's K and V; 0: none.")] = 8,
+    adapter_learning_rate: Annotated[float, typer.Option(min=0, help="In units of what it changes.")] = 0.001,
     questions: Annotated[int, typer.Option(min=1, help="Training questions per set.")] = 1500,
     dev_questions: Annotated[int, typer.Option(min=1, help="Held-out questions per set.")] = 60,
     start: Annotated[str, typer.Option(help="φ to begin with: gap, none, auto (the shipped one) or a file.")] = "gap",
@@ -38,7 +40,14 @@ def phi(
     from kan.training.trainer import TrainingOptions
     from server.phi_training import PhiRun, train_phi
 
-    options = TrainingOptions(steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    options = TrainingOptions(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        adapter_rank=adapter_rank,
+        adapter_learning_rate=adapter_learning_rate,
+        seed=seed,
+    )
     with _failures(), progress_bar() as bar:
         train_phi(PhiRun(data, output, _checkpoint(data_dir, model), questions, dev_questions, options, start), bar)
     messages().print(f"wrote {output}", highlight=False)

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from kan.adapter import Adapter
 from kan.attention import PAGE_SIZE
 from kan.model import KANModel, PagedCache
 from kan.page_pool import PagePool
@@ -24,11 +25,16 @@ from server.engine.sequence import Encoding, pages_for
 
 
 class KnowledgeCache:
-    def __init__(self, model: KANModel, cache: PagedCache, pool: PagePool, store: PageStore | None) -> None:
+    """`adapter` updates what goes into the cache; what goes to disk is the plain model's, whatever was learned."""
+
+    def __init__(
+        self, model: KANModel, cache: PagedCache, pool: PagePool, store: PageStore | None, adapter: Adapter | None
+    ) -> None:
         self._model = model
         self._cache = cache
         self._pool = pool
         self._store = store
+        self._adapter = adapter
         self._entries: OrderedDict[str, list[int]] = OrderedDict()
         self.first_position = 0
         """Position of every fact's first token: the length of the preamble."""
@@ -83,6 +89,8 @@ class KnowledgeCache:
         if encoding.fact.key in self._entries:
             self._pool.release(pages)
             return
+        if self._adapter is not None:  # a fact's own tokens attended to plain keys and values; its readers do not
+            self._install(_assemble(encoding.captured), pages)
         self._publish(encoding.fact.key, pages)
         if self._store is not None and not encoding.forgotten and not self.is_stored(encoding.fact.key):
             self._store.write(encoding.fact.key, partial(_assemble, encoding.captured))
@@ -112,9 +120,11 @@ class KnowledgeCache:
     def _install(self, content: PageContent, pages: list[int]) -> None:
         offsets = torch.arange(content.tokens)
         slots = torch.tensor(pages)[offsets // PAGE_SIZE] * PAGE_SIZE + offsets % PAGE_SIZE
-        cos, sin = self._model.rotary.at(self.first_position + offsets)
-        for layer, (keys, values) in enumerate(zip(content.keys, content.values, strict=True)):
-            self._cache.write(layer, slots, rotate(keys, cos, sin), values)
+        if self._adapter is not None:
+            content = self._adapter(content)
+        rotated = rotate(content.keys, *self._model.rotary.at(self.first_position + offsets))
+        for layer, (keys, values) in enumerate(zip(rotated, content.values, strict=True)):
+            self._cache.write(layer, slots, keys, values)
 
 
 def _assemble(captured: list[list[tuple[Tensor, Tensor]]]) -> PageContent:

@@ -41,7 +41,8 @@ class Worker:
         self._layers_and_heads = model.config.num_layers * model.config.num_heads
         self._cache = model.new_cache(options.pages)
         self._pool = PagePool(options.pages)
-        self._knowledge = KnowledgeCache(model, self._cache, self._pool, store)
+        adapter = None if phi is None else phi.adapter
+        self._knowledge = KnowledgeCache(model, self._cache, self._pool, store, adapter)
         self._builder = BatchBuilder(self._pool)
         self._edit_builder = BatchBuilder(self._pool)
         self._scheduler = Scheduler(self._pool, self._knowledge, phi, options)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from kan.adapter import Adapter
 from kan.pages import PageContent, write_pages
-from kan.phi import FEATURES, Phi
+from kan.phi import FEATURES, Phi, zero_phi
 from server.engine import page_store
 from server.engine.protocol import (
     FactTokens,
@@ -24,6 +25,7 @@ from tests.engine.harness import (
     answer,
     answers,
     assert_same,
+    flat,
     one_by_one,
     settled,
     stream,
@@ -91,6 +93,27 @@ async def test_phi_is_used_and_a_shut_out_fact_is_absent(world: World) -> None:
     assert one.attention is not None
     assert one.attention[1] == pytest.approx(0, abs=1e-9)
     assert one.tokens != unbiased.tokens
+
+
+async def test_an_adapter_changes_facts_and_nothing_else(world: World, tmp_path: Path) -> None:
+    """Encoded now, resident or read from disk: the same; what is on disk is the plain model's."""
+    config = tiny_config()
+    width = 2 * config.num_kv_heads * config.head_dim
+    generator = torch.Generator().manual_seed(4)
+    shapes = ((config.num_layers, width, 2), (config.num_layers, 2, width), (config.num_layers, 1, width))
+    adapter = Adapter(*(0.3 * torch.randn(shape, generator=generator) for shape in shapes))
+    phi = replace(zero_phi(config.num_layers, config.num_heads), adapter=adapter)
+    asked, bare = world.request("How much?", *FACTS[:3], logprobs=2), world.request("How much?", logprobs=2)
+    async with world.engine(page_dir=tmp_path) as engine:
+        plain, without = await answers(engine, [asked, bare])
+    async with world.engine(page_dir=tmp_path, phi=phi) as engine:
+        from_disk, untouched = await answers(engine, [asked, bare])
+        assert engine.stats().facts_encoded == 0
+    async with world.engine(phi=phi, step_tokens=20) as engine:
+        encoded, resident = await one_by_one(engine, [asked, asked])
+        assert engine.stats().facts_encoded == 3
+    assert_same([untouched, encoded, resident], [without, from_disk, from_disk])
+    assert flat(plain.logprobs) != pytest.approx(flat(from_disk.logprobs), abs=1e-2)
 
 
 async def test_shared_facts_are_held_once(world: World) -> None:

@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from kan.adapter import Adapter
 from kan.attention import PAGE_SIZE, AttentionGroup
 from kan.model import Batch, KANModel, PagedCache
+from kan.pages import PageContent
+from kan.rope import rotate
 
 
 @dataclass
@@ -41,8 +44,12 @@ class Layout:
         first_position: int = 0,
         prefix: Sequence[Part] = (),
         phi: Tensor | None = None,
+        captured: list[tuple[Tensor, Tensor]] | None = None,
     ) -> tuple[Part, Tensor, Tensor]:
-        """Compute `tokens` behind `prefix`. phi [layers, H, len(prefix)] -> (its part, logits, attention mass)."""
+        """Compute `tokens` behind `prefix`. phi [layers, H, len(prefix)] -> (its part, logits, attention mass).
+
+        captured    see `Batch`
+        """
         n = len(tokens)
         count = -(-n // PAGE_SIZE)
         own = Part(list(range(self.used, self.used + count)), n)
@@ -68,5 +75,18 @@ class Layout:
             positions=torch.arange(first_position, first_position + n),
             slots=own.pages[0] * PAGE_SIZE + torch.arange(n),
             groups=[group],
+            captured=captured,
         )
         return own, self.model.logits(self.model.forward(batch, self.cache)), mass[0]
+
+    def encoded(self, tokens: Sequence[int], first_position: int, preamble: Part, adapter: Adapter) -> Part:
+        """A fact's part, its keys and values replaced by the adapter's."""
+        captured: list[tuple[Tensor, Tensor]] = []
+        part, _, _ = self.run(tokens, first_position, [preamble], captured=captured)
+        plain = PageContent(torch.stack([k for k, _ in captured]), torch.stack([v for _, v in captured]))
+        updated = adapter(plain)
+        slots = part.pages[0] * PAGE_SIZE + torch.arange(len(tokens))
+        cos, sin = self.model.rotary.at(torch.arange(first_position, first_position + len(tokens)))
+        for layer, (keys, values) in enumerate(zip(updated.keys, updated.values, strict=True)):
+            self.cache.write(layer, slots, rotate(keys, cos, sin), values)
+        return part

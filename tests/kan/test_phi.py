@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kan.fit import Fit
 from kan.phi import FEATURES, Phi, PhiError, features, gap_phi, hat_basis, load_phi, save_phi, zero_phi
+from tests.tiny import tiny_config
 
 
 def random_phi(seed: int = 0) -> Phi:
@@ -20,7 +21,7 @@ def random_phi(seed: int = 0) -> Phi:
 
 def load(path: Path, **overrides: str) -> Phi:
     wanted = {"model_fingerprint": "model-a", "encoder_fingerprint": "encoder-a"} | overrides
-    return load_phi(path, 2, 4, **wanted)
+    return load_phi(path, tiny_config(), **wanted)
 
 
 @settings(max_examples=50, deadline=None)
@@ -112,5 +113,6 @@ def test_missing_file_and_wrong_shape_are_named(tmp_path: Path) -> None:
     with pytest.raises(PhiError, match="no such φ file"):
         load(tmp_path / "absent")
     save_phi(random_phi(), tmp_path / "phi.safetensors")
+    other = tiny_config(num_layers=30, num_heads=9, num_kv_heads=3)
     with pytest.raises(PhiError, match=r"shape \(2, 4, 5, 8\); this model needs \(30, 9, 5"):
-        load_phi(tmp_path / "phi.safetensors", 30, 9, model_fingerprint="model-a", encoder_fingerprint="encoder-a")
+        load_phi(tmp_path / "phi.safetensors", other, model_fingerprint="model-a", encoder_fingerprint="encoder-a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from kan.adapter import Adapter
 from kan.checkpoint import Checkpoint
 from kan.fit import Fit
 from kan.model import KANModel
@@ -18,6 +20,7 @@ from kan.training.decoder import FrozenDecoder, Rows
 from kan.training.examples import Example
 from kan.training.fact_bank import FactBank
 from kan.training.objective import Objective
+from kan.training.parameters import Parameters, Units
 from kan.training.trainer import Point, Trainer, TrainingOptions
 from kb.minilm import MiniLMEncoder
 from server.cli import app
@@ -96,26 +99,36 @@ def objective(exact: tuple[FrozenDecoder, KANModel, PromptBuilder]) -> Objective
 
 
 def trainer(objective: Objective, prompt: PromptBuilder, steps: int = 6) -> Trainer:
-    options = TrainingOptions(steps=steps, batch_size=3, validate_every=2, validation_size=3)
+    options = TrainingOptions(steps=steps, batch_size=3, validate_every=2, validation_size=3, adapter_rank=2)
     sampler = Facts(prompt)
-    return Trainer(zero_phi(2, 4), 12, objective, sampler, sampler, options)
+    return Trainer(zero_phi(2, 4), Units(12, torch.full((2, 1, 48), 1.5)), objective, sampler, sampler, options)
 
 
 def test_gradient_is_the_slope_of_the_loss(
     exact: tuple[FrozenDecoder, KANModel, PromptBuilder], objective: Objective
 ) -> None:
     examples = Facts(exact[2]).batch(1, 2)
-    coefficients = (torch.randn(2, 4, len(FEATURES), 17, dtype=torch.float64) * 3).requires_grad_()
-    direction = torch.randn_like(coefficients)
-    objective(examples, Phi(coefficients)).loss.backward()  # type: ignore[no-untyped-call]
-    assert coefficients.grad is not None
-    with torch.no_grad():
-        step = 1e-5
-        above = objective(examples, Phi(coefficients + step * direction)).loss
-        below = objective(examples, Phi(coefficients - step * direction)).loss
-    slope = float((above - below) / (2 * step))
-    assert float((coefficients.grad * direction).sum()) == pytest.approx(slope, rel=1e-3)
-    assert abs(slope) > 1e-6
+    shapes = ((2, 4, len(FEATURES), 17), (2, 48, 3), (2, 3, 48), (2, 1, 48))
+    sizes = (3.0, 0.3, 0.3, 0.3)
+    leaves = [
+        (torch.randn(shape, dtype=torch.float64) * size).requires_grad_()
+        for shape, size in zip(shapes, sizes, strict=True)
+    ]
+
+    def loss(moved: Sequence[torch.Tensor]) -> torch.Tensor:
+        return objective(examples, Phi(moved[0], adapter=Adapter(*moved[1:]))).loss
+
+    loss(leaves).backward()  # type: ignore[no-untyped-call]
+    for place, leaf in enumerate(leaves):
+        direction, step = torch.randn_like(leaf), 1e-5
+        with torch.no_grad():
+            above, below = (
+                loss([one + way * step * direction if one is leaf else one for one in leaves]) for way in (1, -1)
+            )
+        slope = float((above - below) / (2 * step))
+        assert leaf.grad is not None
+        assert float((leaf.grad * direction).sum()) == pytest.approx(slope, rel=1e-3), place
+        assert abs(slope) > 1e-6
 
 
 def test_with_the_gold_fact_absent_facts_are_best_ignored(
@@ -137,6 +150,16 @@ def test_weights_count_tokens(exact: tuple[FrozenDecoder, KANModel, PromptBuilde
     ]
     assert float(objective([replace(example, weights=[3.0] * count)], None).loss) == pytest.approx(sum(single) / count)
     assert max(single) > min(single)
+
+
+def test_units_change_nothing() -> None:
+    """What a run starts from is what its parameters mean, whatever their units."""
+    noise = [torch.randn(shape) for shape in ((2, 48, 3), (2, 3, 48), (2, 1, 48))]
+    start = Phi(torch.randn(2, 4, len(FEATURES), 5), "model", "encoder", Adapter(*noise))
+    found = Parameters(start, Units(12, torch.rand(2, 1, 48) + 0.1), 0, 0).phi
+    for name, tensor in start.tensors().items():
+        torch.testing.assert_close(found.tensors()[name], tensor, rtol=1e-5, atol=1e-5)
+    assert Parameters(replace(start, adapter=None), Units(12, torch.ones(2, 1, 48)), 0, 0).phi.adapter is None
 
 
 def test_training_lowers_the_loss(exact: tuple[FrozenDecoder, KANModel, PromptBuilder], objective: Objective) -> None:
@@ -167,7 +190,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     second.resume(state)
     assert second.step == 4  # the last one saved
     second.run(lambda: second.save(state), lambda point: None)
-    assert torch.equal(second.phi.coefficients, whole.phi.coefficients)
+    assert second.phi.digest == whole.phi.digest
+    assert second.phi.adapter is not None
+    assert bool(second.phi.adapter.up.any())
     assert second.curve == whole.curve
 
     with pytest.raises(ValueError, match="other options"):
@@ -190,7 +215,7 @@ def test_from_the_command_line(tiny: Checkpoint, tmp_path: Path) -> None:
         "model_fingerprint": tiny.fingerprint,
         "encoder_fingerprint": MiniLMEncoder().model_fingerprint,
     }
-    phi = load_phi(out / "phi.safetensors", tiny.config.num_layers, tiny.config.num_heads, **fingerprints)
+    phi = load_phi(out / "phi.safetensors", tiny.config, **fingerprints)
     assert phi.digest in (out / "phi.md").read_text("utf-8")
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
 
@@ -201,9 +226,7 @@ def test_from_the_command_line(tiny: Checkpoint, tmp_path: Path) -> None:
     refit = ["train", "refit", *command[2:4], "--model", str(tiny.directory), "--questions", "20"]
     done = CliRunner().invoke(app, [*refit, "--start", "gap", "--out", str(tmp_path / "refit")])
     assert done.exit_code == 0, done.output
-    other = load_phi(
-        tmp_path / "refit" / "phi.safetensors", tiny.config.num_layers, tiny.config.num_heads, **fingerprints
-    )
+    other = load_phi(tmp_path / "refit" / "phi.safetensors", tiny.config, **fingerprints)
     assert other.digest != phi.digest
     missing = CliRunner().invoke(
         app, [*command[:5], str(tmp_path / "none"), *command[6:], "--start", str(tmp_path / "absent")]

@@ -81,18 +81,22 @@ def engine_arguments(options: VllmOptions, view: Path, name: str) -> AsyncEngine
     )
 
 
-def knowledge_transfer(options: VllmOptions, page_dir: Path) -> Any:
+def knowledge_transfer(options: VllmOptions, page_dir: Path, adapter: Path | None) -> Any:
     """What makes vLLM use our connector, and fail a request rather than serve it without its knowledge."""
     from vllm.config import KVTransferConfig
 
-    from kan.vllm.connector import CACHE_BYTES, DIRECTORY
+    from kan.vllm.connector import ADAPTER, CACHE_BYTES, DIRECTORY
 
     return KVTransferConfig(
         kv_connector="KnowledgeConnector",
         kv_connector_module_path="kan.vllm.connector",
         kv_role="kv_both",
         kv_load_failure_policy="fail",
-        kv_connector_extra_config={DIRECTORY: str(page_dir.resolve()), CACHE_BYTES: options.page_cache_bytes},
+        kv_connector_extra_config={
+            DIRECTORY: str(page_dir.resolve()),
+            CACHE_BYTES: options.page_cache_bytes,
+            ADAPTER: "" if adapter is None else str(adapter.resolve()),
+        },
     )
 
 

@@ -93,8 +93,8 @@ class VllmEngine:
         """
         from server.engine.vllm.launch import launcher
 
-        config, create, pages = launcher(checkpoint, options)
         bias = None if phi is None or phi.is_zero else phi
+        config, create, pages = launcher(checkpoint, options, None if bias is None else bias.adapter)
         return cls(checkpoint, prompt, options, bias, origin, config, create, pages)
 
     def stats(self) -> EngineStats:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from kan.adapter import Adapter, save_adapter
 from kan.checkpoint import Checkpoint
 from kan.vllm.hugging_face import write_view
 from kan.vllm.transfer import stage_directory
@@ -12,8 +14,12 @@ from server.engine.vllm.arguments import VllmOptions, engine_arguments, knowledg
 from server.engine.vllm.pages import StagedPages
 from server.engine.vllm.progress import Progress, stat_logger
 
+ADAPTER_FILE = "adapter.safetensors"
 
-def launcher(checkpoint: Checkpoint, options: VllmOptions) -> tuple[Any, Callable[[Progress], Any], StagedPages]:
+
+def launcher(
+    checkpoint: Checkpoint, options: VllmOptions, adapter: Adapter | None
+) -> tuple[Any, Callable[[Progress], Any], StagedPages]:
     """vLLM's configuration, what starts an AsyncLLM by it (and blocks meanwhile), and where page content lies.
 
     Raises ValueError for options that vLLM or the model does not take, VllmUnavailable without vLLM.
@@ -24,7 +30,7 @@ def launcher(checkpoint: Checkpoint, options: VllmOptions) -> tuple[Any, Callabl
     )
     plain = arguments.create_engine_config()
     page_dir = options.page_dir / _number_format(plain)
-    arguments.kv_transfer_config = knowledge_transfer(options, page_dir)
+    arguments.kv_transfer_config = knowledge_transfer(options, page_dir, _adapter_file(adapter, page_dir))
     config = arguments.create_engine_config()
 
     def create(progress: Progress) -> Any:
@@ -35,6 +41,15 @@ def launcher(checkpoint: Checkpoint, options: VllmOptions) -> tuple[Any, Callabl
     stages = config.parallel_config.pipeline_parallel_size
     directories = [stage_directory(page_dir, stage, stages) for stage in range(stages)]
     return config, create, StagedPages(directories, options.disk_bytes)
+
+
+def _adapter_file(adapter: Adapter | None, directory: Path) -> Path | None:
+    """Where vLLM's workers find the adapter."""
+    if adapter is None:
+        return None
+    directory.mkdir(parents=True, exist_ok=True)
+    save_adapter(adapter, directory / ADAPTER_FILE)
+    return directory / ADAPTER_FILE
 
 
 def _number_format(config: Any) -> str:
