@@ -58,10 +58,11 @@ lint: $(VENV)/.test-installed ## formatting, lint and types
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: $(SMOLLM2) ## measure TTFT, edits, recency and throughput on a server of its own; JSON into out/bench
+bench: $(SMOLLM2) ## measure TTFT, edits, recency, throughput and the cost of φ on servers of its own; JSON into out/bench
 	@mkdir -p out/bench
 	set -e; for scenario in ttft edit recency throughput; do \
 	  $(BIN)/kalmagrove bench $$scenario --serve --json out/bench/$$scenario.json $(ARGS); done
+	$(BIN)/kalmagrove bench phi --json out/bench/phi.json $(ARGS)
 
 .PHONY: bench-vllm
 bench-vllm: $(SMOLLM2) $(VENV_V)/.installed ## the same on vLLM; JSON into out/bench-vllm
@@ -71,7 +72,10 @@ bench-vllm: $(SMOLLM2) $(VENV_V)/.installed ## the same on vLLM; JSON into out/b
 
 .PHONY: train
 train: $(VENV)/.test-installed $(SMOLLM2) ## learn φ for SmolLM2-135M into out/phi (DATA=directory of the question sets)
-	$(BIN)/kalmagrove train phi --data $(or $(DATA),$(error DATA=directory is needed)) --out out/phi $(ARGS)
+	$(BIN)/kalmagrove train phi --data $(or $(DATA),$(error DATA=directory is needed)) --out out/phi-1 \
+	  --adapter-rank 0 --steps 300 --learning-rate 0.05 --questions 600
+	$(BIN)/kalmagrove train refit --data $(DATA) --start out/phi-1/phi.safetensors --out out/phi-2
+	$(BIN)/kalmagrove train phi --data $(DATA) --start out/phi-2/phi.safetensors --out out/phi $(ARGS)
 
 .PHONY: eval
 eval: $(VENV)/.test-installed $(SMOLLM2) ## measure answers with the shipped φ; JSON and PNG into docs (DATA=directory)

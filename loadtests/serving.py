@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 
@@ -28,8 +29,11 @@ class ServerStartError(Exception):
 
 
 @contextmanager
-def temporary_server(data_dir: Path) -> Iterator[Target]:
-    """Serve the models of `data_dir` with an empty store of knowledge. Raises ServerStartError."""
+def temporary_server(data_dir: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Target]:
+    """Serve the models of `data_dir` with an empty store of knowledge. Raises ServerStartError.
+
+    settings    environment variables that differ from our own
+    """
     with tempfile.TemporaryDirectory(prefix="kalmagrove-bench-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         (directory / "models").symlink_to((data_dir / "models").resolve(), target_is_directory=True)
@@ -38,7 +42,7 @@ def temporary_server(data_dir: Path) -> Iterator[Target]:
         with log_path.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "server.cli", "serve"],
-                env=_environment(directory, port),
+                env={**_environment(directory, port), **settings},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

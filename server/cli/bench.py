@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -68,18 +69,46 @@ for _name, _count, _facts, _help in _SCENARIOS:
     app.command(_name, help=_help)(_command(_name, _count, _facts))
 
 
+@app.command()
+def phi(
+    data_dir: DataDir = Path("data"),
+    count: Count = 200,
+    facts: Facts = 1000,
+    seed: Seed = 1,
+    max_seconds: MaxSeconds = 900.0,
+    json: Json = None,
+) -> None:
+    """What φ costs: time to first token of two servers of its own, one of them with KALMAGROVE_PHI=none."""
+    from loadtests.phi import run
+    from loadtests.scenario import Options
+
+    with _own_server(data_dir) as target, _own_server(data_dir, {"KALMAGROVE_PHI": "none"}) as plain:
+
+        def scenario(options: Options, progress: Progress) -> Coroutine[Any, Any, Report]:
+            return run(options, plain, progress)
+
+        _measure(scenario, Options(target, count, facts, seed, max_seconds), json)
+
+
 @contextmanager
 def _target(server: str, key: str | None, admin_key: str | None, data_dir: Path | None) -> Iterator[Target]:
     """The server to measure. With a data directory, one started for the purpose."""
     from loadtests.client import Target
-    from loadtests.serving import ServerStartError, temporary_server
 
     if data_dir is None:
         yield Target(server, key, admin_key)
         return
+    with _own_server(data_dir) as target:
+        yield target
+
+
+@contextmanager
+def _own_server(data_dir: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Target]:
+    from loadtests.serving import ServerStartError, temporary_server
+
     messages().print("starting a server…")
     try:
-        with temporary_server(data_dir) as target:
+        with temporary_server(data_dir, settings) as target:
             yield target
     except ServerStartError as error:
         fail(CommandError(str(error)))

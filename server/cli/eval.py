@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Evaluate knowledge: what it adds, and what it must leave alone.", no_args_is_help=True)
 
 ALL_SETS = "synthetic,factbook,counterfact,squad,two_fact"
-ALL_CONDITIONS = "none,prompt,zero,ceiling,kblam,scaled,gap,learned,ceiling_phi,oracle"
+ALL_CONDITIONS = "none,prompt,zero,ceiling,kblam,scaled,gap,splines,learned,ceiling_phi,oracle"
 ALL_PARTS = "table,edits,counterfact,locality,grounding,order"
 
 

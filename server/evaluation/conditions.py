@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kan.evaluation.baselines import kblam_phi, oracle_phi, scaled_phi, with_temperature
 from kan.fit import Fit
@@ -46,7 +46,8 @@ def conditions(subject: Subject, tuned: Tuned) -> list[Condition]:
     scaled = Setup(with_temperature(subject.model, tuned.temperature), scaled_phi(subject.model, tuned.scale))
     oracle = Setup(subject.model, oracle_phi(subject.model))
     gap = Setup(subject.model, gap_phi(config.num_layers, config.num_heads, config.head_dim))
-    # The built-in φ under test needs no second row.
+    splines = Setup(subject.model, replace(subject.learned, adapter=None))
+    # The built-in φ under test needs no second row, nor does one that has no adapter.
     built_in = gap.phi is not None and gap.phi.digest == subject.learned.digest
     phi = "gap φ" if built_in else "learned φ"
     rows = [
@@ -57,11 +58,13 @@ def conditions(subject: Subject, tuned: Tuned) -> list[Condition]:
         Condition("kblam", f"pages, KBLaM C={tuned.kblam_constant:g}", kblam, mounted),
         Condition("scaled", f"pages, T={tuned.temperature:g} scale={tuned.scale:g}", scaled, mounted),
         Condition("gap", "pages, gap φ", gap, mounted),
+        Condition("splines", f"pages, {phi}, adapter off", splines, mounted, uses_phi=True),
         Condition("learned", f"pages, {phi}", learned, mounted, uses_phi=True),
         Condition("ceiling_phi", f"gold alone, {phi}", learned, gold_alone, uses_distractors=False, uses_phi=True),
         Condition("oracle", "pages, only gold seen", oracle, gold_seen),
     ]
-    return [row for row in rows if not (built_in and row.name == "gap")]
+    double = {*(("gap",) if built_in else ()), *(("splines",) if subject.learned.adapter is None else ())}
+    return [row for row in rows if row.name not in double]
 
 
 def bare(mounted: Mounted) -> Ask:

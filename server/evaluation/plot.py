@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 EMPHASISED = ("prompt", "learned")
 """Drawn with their intervals."""
+COLORS = (*(f"C{number}" for number in range(10)), "black", "gold")
 
 
 class PlotError(Exception):
@@ -60,11 +61,12 @@ def _draw_set(report: Report, dataset: str, axes: Axes) -> None:
             continue
         estimates = [cell.right() for cell in cells if cell]
         strong = condition in EMPHASISED
-        style: dict[str, Any] = {"color": f"C{number}", "linestyle": "-" if strong else "--"}
+        color = COLORS[number % len(COLORS)]
+        style: dict[str, Any] = {"color": color, "linestyle": "-" if strong else "--"}
         axes.plot(places, [100 * e.mean for e in estimates], label=meaning, marker="o", lw=2 if strong else 1, **style)
         if strong:  # ten bands over each other would hide the lines
             low, high = [100 * e.low for e in estimates], [100 * e.high for e in estimates]
-            axes.fill_between(places, low, high, color=f"C{number}", alpha=0.15, lw=0)
+            axes.fill_between(places, low, high, color=color, alpha=0.15, lw=0)
     axes.set(title=dataset, xlabel="distractors", ylabel="answer contains gold, %", ylim=(-2, 102))
     axes.set_xticks(places, [str(count) for count in report.distractors])
 

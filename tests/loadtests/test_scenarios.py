@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from loadtests import edit, recency, throughput, ttft
+from loadtests import edit, phi, recency, throughput, ttft
 from loadtests.client import Answer, MountedReport, RequestError, Target
 from loadtests.report import Report
 from loadtests.scenario import Options
@@ -44,6 +44,21 @@ async def test_ttft(target: Target) -> None:
 async def test_ttft_refuses_a_run_that_mounted_fewer_facts(target: Target) -> None:
     report = await ttft.run(Options(target, count=3, facts=4), _quiet)
     assert report.failures == ["3 answers did not mount 8 facts"]
+
+
+async def test_phi_asks_both_servers_alike(target: Target, stub: Stub) -> None:
+    other = Stub()
+    with running(other) as url:
+        report = await phi.run(_options(target, count=5), Target(url, "client-key", "admin-key"), _quiet)
+    assert not report.failures
+    assert report.series[phi.WITH].n == report.series[phi.WITHOUT].n == 5
+    assert stub.requests == other.requests > 5
+    assert report.figures["median of the ratios, question by question"] > 0
+
+
+async def test_phi_refuses_a_run_that_mounted_fewer_facts(target: Target) -> None:
+    report = await phi.run(Options(target, count=2, facts=4), target, _quiet)
+    assert report.failures == ["4 answers did not mount 8 facts"]
 
 
 async def test_edit(target: Target, stub: Stub) -> None:

@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from kan.adapter import new_adapter
 from kan.checkpoint import Checkpoint
 from kan.evaluation.statistics import Bin, bootstrap
 from kan.fit import Fit
@@ -98,6 +100,12 @@ def test_rows_of_the_table(subject: Subject) -> None:
     config = subject.model.config
     built_in = replace(subject, learned=gap_phi(config.num_layers, config.num_heads, config.head_dim))
     assert "gap" not in [row.name for row in conditions(built_in, Tuned())]
+    width = 2 * config.num_kv_heads * config.head_dim
+    adapted = replace(subject.learned, adapter=new_adapter(torch.ones(config.num_layers, 1, width), 2, seed=0))
+    without = {row.name: row for row in conditions(replace(subject, learned=adapted), Tuned())}["splines"].setup.phi
+    assert without is not None
+    assert without.adapter is None
+    assert torch.equal(without.coefficients, adapted.coefficients)
 
 
 def test_replies_come_in_the_order_of_the_questions(subject: Subject, respondent: Respondent) -> None:

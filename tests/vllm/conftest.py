@@ -14,6 +14,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from kan.adapter import Adapter
 from kan.checkpoint import Checkpoint
 from kan.fit import fits
 from kan.phi import Phi
@@ -97,16 +98,19 @@ class Laboratory:
 
 @pytest.fixture(scope="session")
 def small_laboratory(laboratory: Laboratory, tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
-    """A random model whose heads can be divided, and a φ that differs in every layer and head."""
+    """A random model whose heads can be divided, and a φ and an adapter that differ in every layer and head."""
     directory = tmp_path_factory.mktemp("small")
     checkpoint = tiny_checkpoint(
         directory, num_layers=4, num_heads=8, num_kv_heads=2, head_dim=32, hidden_size=64, vocab_size=259
     )
     shape = (4, 8, *laboratory.phi.coefficients.shape[2:])
-    coefficients = 20 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    coefficients = 20 * torch.randn(shape, generator=generator)
+    shapes = ((4, 128, 3), (4, 3, 128), (4, 1, 128))
+    adapter = Adapter(*(0.2 * torch.randn(one, generator=generator) for one in shapes))
     prompt = PromptBuilder.from_checkpoint(checkpoint)
     facts = tuple(Fact(fact.id, fact.text[:60]) for fact in laboratory.facts[:24])
-    return Laboratory(checkpoint, prompt, Phi(coefficients), laboratory.encoder, facts, directory)
+    return Laboratory(checkpoint, prompt, Phi(coefficients, adapter=adapter), laboratory.encoder, facts, directory)
 
 
 @pytest.fixture(scope="session")
