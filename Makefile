@@ -71,11 +71,13 @@ bench-vllm: $(SMOLLM2) $(VENV_V)/.installed ## the same on vLLM; JSON into out/b
 	  KALMAGROVE_ENGINE=vllm $(BIN_V)/kalmagrove bench $$scenario --serve --json out/bench-vllm/$$scenario.json $(ARGS); done
 
 .PHONY: train
-train: $(VENV)/.test-installed $(SMOLLM2) ## learn φ for SmolLM2-135M into out/phi (DATA=directory of the question sets)
-	$(BIN)/kalmagrove train phi --data $(or $(DATA),$(error DATA=directory is needed)) --out out/phi-1 \
-	  --adapter-rank 0 --steps 300 --learning-rate 0.05 --questions 600
+train: TRAIN = $(BIN)/kalmagrove train phi --data $(or $(DATA),$(error DATA=directory is needed))
+train: $(VENV)/.test-installed $(SMOLLM2) ## learn φ and adapter for SmolLM2-135M into out/phi, 50 minutes, resumable (DATA=directory of the question sets)
+	$(TRAIN) --out out/phi-1 --adapter-rank 0 --steps 300 --learning-rate 0.05 --questions 600
 	$(BIN)/kalmagrove train refit --data $(DATA) --start out/phi-1/phi.safetensors --out out/phi-2
-	$(BIN)/kalmagrove train phi --data $(DATA) --start out/phi-2/phi.safetensors --out out/phi $(ARGS)
+	$(TRAIN) --start out/phi-2/phi.safetensors --out out/phi-3 --steps 700 --learning-rate 0.03 --questions 800
+	$(TRAIN) --start out/phi-3/phi.safetensors --out out/phi --steps 120 --learning-rate 0.02 \
+	  --adapter-learning-rate 0.0007 --questions 800
 
 .PHONY: eval
 eval: $(VENV)/.test-installed $(SMOLLM2) ## measure answers with the shipped φ; JSON and PNG into docs (DATA=directory)

@@ -46,8 +46,8 @@ class Adapter:
 
     def fits(self, config: KANConfig) -> bool:
         """Whether the shapes are those of an adapter for this model."""
-        layers, width, rank = config.num_layers, 2 * config.num_kv_heads * config.head_dim, self.down.shape[-1]
-        shapes = [(layers, width, rank), (layers, rank, width), (layers, 1, width)]
+        layers, width, rank = config.num_layers, 2 * config.num_kv_heads * config.head_dim, self.down.shape[-1:]
+        shapes = [(layers, width, *rank), (layers, *rank, width), (layers, 1, width)]
         return [tuple(tensor.shape) for tensor in (self.down, self.up, self.shift)] == shapes
 
     def of_layers(self, first: int, count: int) -> Adapter:

@@ -14,6 +14,9 @@ from kan.questions.mounting import Distractors, Mounted
 from kan.questions.question import Pool, Question, parts_of
 
 MAX_MOUNTED = 16
+MANY = 0.5
+"""Share of questions with MANY_MOUNTED to MAX_MOUNTED facts, as servers mount them (8, unless told otherwise)."""
+MANY_MOUNTED = 6
 ABSENT = 0.1
 """Share of questions whose gold fact is not mounted."""
 SAME_RELATION = 0.5
@@ -97,8 +100,10 @@ class Sampler:
 
 def mounted_at_random(distractors: Distractors, question: Question, rng: random.Random) -> Mounted:
     """The question with as many facts, of such kinds, as training sees."""
-    # Log-uniform: small and large numbers of facts are equally well known.
-    mounted = round(math.exp(rng.uniform(0.0, math.log(MAX_MOUNTED))))
+    if rng.random() < MANY:
+        mounted = rng.randint(MANY_MOUNTED, MAX_MOUNTED)
+    else:  # log-uniform: few facts are known as well as many
+        mounted = round(math.exp(rng.uniform(0.0, math.log(MAX_MOUNTED))))
     answerable = rng.random() >= ABSENT
     return distractors.mount(
         question,
