@@ -110,7 +110,9 @@ def _run(plan: Plan, subject: Subject, json: Path | None, plot: Path | None, res
     of_all = {name: value for name, value in head.items() if name not in ("phi", "phi_digest")}
     partial = json.with_suffix(".partial.jsonl") if json else None
     journal = Journal(partial, of_all, subject.learned.digest, resume=resume)
-    report = Report({"command": " ".join(["kalmagrove", *sys.argv[1:]]), **head})
+    # Where the data lie here is nothing to anybody who reads the report elsewhere.
+    words = ["DIR" if word == str(plan.data) else word for word in sys.argv[1:]]
+    report = Report({"command": " ".join(["kalmagrove", *words]), **head})
     with progress_bar() as bar:
         watcher = _watcher(bar)
         if json:
