@@ -25,8 +25,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,6 +37,9 @@ from torch import Tensor
 from kan.adapter import Adapter
 from kan.config import KANConfig
 from kan.fit import Fit
+
+Floats = NDArray[Any]
+"""float32 or float64."""
 
 FEATURES = ("relevance", "lead", "log_count", "bridge", "rest")
 RANGES = ((-0.2, 1.0), (-0.5, 0.3), (0.0, math.log(64.0)), (-0.4, 1.2), (-0.4, 1.2))
@@ -78,9 +84,10 @@ class Phi:
 
     def __call__(self, fits: Sequence[Fit]) -> Tensor:
         """The fits of m mounted facts -> φ [layers, heads, m]. Differentiable in the coefficients."""
-        table = torch.tensor(fits, dtype=self.coefficients.dtype).view(-1, len(Fit._fields))
-        basis = hat_basis(features(table), self.coefficients.shape[-1])
-        values: Tensor = torch.einsum("mfk,lhfk->lhm", basis, self.coefficients)
+        # NumPy for what is small: every request waits for it, and torch takes longer to start than to compute.
+        table = np.array(fits, np.float64 if self.coefficients.dtype == torch.float64 else np.float32)
+        basis = hat_basis(features(table.reshape(-1, len(Fit._fields))), self.coefficients.shape[-1])
+        values: Tensor = self.coefficients.flatten(2) @ torch.from_numpy(basis).flatten(1).T
         return values
 
 
@@ -102,28 +109,30 @@ def gap_phi(num_layers: int, num_heads: int, head_dim: int, knots: int = KNOTS) 
     return phi
 
 
-def features(fits: Tensor) -> Tensor:
+def features(fits: Floats) -> Floats:
     """fits [m, fields of `Fit`] -> [m, features], each mapped to [0, 1] by its range."""
-    relevance, bridge, rest = fits.unbind(-1)
-    count = torch.full_like(relevance, math.log(max(len(relevance), 1)))
-    raw = torch.stack((relevance, _lead(relevance), count, bridge, rest), dim=-1)
-    low, high = torch.tensor(RANGES, dtype=raw.dtype).T
-    scaled: Tensor = (raw - low) / (high - low)
-    return scaled.clamp(0, 1)
+    relevance, bridge, rest = fits.T
+    count = np.full_like(relevance, math.log(max(len(relevance), 1)))
+    raw = np.stack((relevance, _lead(relevance), count, bridge, rest), axis=-1)
+    low, high = np.array(RANGES, raw.dtype).T
+    scaled: Floats = np.clip((raw - low) / (high - low), 0, 1)
+    return scaled
 
 
-def _lead(relevance: Tensor) -> Tensor:
+def _lead(relevance: Floats) -> Floats:
     if len(relevance) < 2:
-        return torch.full_like(relevance, torch.inf)
-    (first, second), (best, _) = relevance.topk(2)
-    best_other = torch.where(torch.arange(len(relevance)) == best, second, first)
-    return relevance - best_other
+        return np.full_like(relevance, np.inf)
+    second, first = np.partition(relevance, -2)[-2:]
+    best_other = np.where(np.arange(len(relevance)) == relevance.argmax(), second, first)
+    lead: Floats = relevance - best_other
+    return lead
 
 
-def hat_basis(x: Tensor, knots: int) -> Tensor:
+def hat_basis(x: Floats, knots: int) -> Floats:
     """x [...] in [0, 1] -> [..., knots]: weights of the two nearest knots; they sum to 1."""
-    centres = torch.arange(knots, dtype=x.dtype)
-    return (1 - (x[..., None] * (knots - 1) - centres).abs()).clamp(min=0)
+    centres = np.arange(knots, dtype=x.dtype)
+    weights: Floats = np.maximum(1 - np.abs(x[..., None] * (knots - 1) - centres), 0)
+    return weights
 
 
 def save_phi(phi: Phi, path: Path) -> None:

@@ -17,11 +17,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kan.fit import Fit
-from kan.phi import FEATURES, RANGES, Phi, features, hat_basis
+from kan.phi import FEATURES, RANGES, Floats, Phi, features, hat_basis
 
 FLOOR = 6.0
 """Nats: a fact at so little attention is as good as absent, and need not be pushed further."""
@@ -68,22 +69,27 @@ def refit(phi: Phi, mountings: Iterable[Mounting], head_dim: int, options: Refit
 
 def _rows(mounting: Mounting, splines: Tensor, knots: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Per fact: its basis [m, features·knots], its target [m, layers·heads], whether gold behind, whether best."""
-    x = features(torch.tensor(mounting.fits, dtype=splines.dtype))
-    basis = hat_basis(x, knots).flatten(1)
+    x = features(np.array(mounting.fits, np.float64))
+    basis = _basis(x, knots)
     now = basis @ splines
     lead = FEATURES.index("lead")
     low, high = RANGES[lead]
     none = -low / (high - low)
     gold = torch.zeros(len(x), dtype=torch.bool)
     gold[list(mounting.gold)] = True
-    behind = gold & (x[:, lead] < none - 1e-6)
-    as_best = x.clone()
+    behind = gold & torch.from_numpy(x[:, lead] < none - 1e-6)
+    as_best = x.copy()
     as_best[behind, lead] = none
     as_best[behind, FEATURES.index("relevance")] = x[:, FEATURES.index("relevance")].max()
-    wanted = hat_basis(as_best, knots).flatten(1) @ splines
+    wanted = _basis(as_best, knots) @ splines
     best = torch.arange(len(x)) == 0
     target = torch.where((behind | best)[:, None], wanted, now.clamp(min=-FLOOR))
     return basis, target, behind, best
+
+
+def _basis(x: Floats, knots: int) -> Tensor:
+    """[m, features·knots] float64."""
+    return torch.from_numpy(hat_basis(x, knots)).flatten(1)
 
 
 def _roughness(knots: int) -> Tensor:

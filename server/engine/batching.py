@@ -151,6 +151,8 @@ def _stack_phi(prefixes: Items[Prefix]) -> Tensor | None:
     known = next((prefix.phi for prefix in prefixes if prefix.phi is not None), None)
     if known is None:
         return None
+    if len(prefixes) == 1:
+        return known.unsqueeze(2)
     width = max(prefix.columns for prefix in prefixes)
     empty = known.new_zeros(*known.shape[:2], 0)
     rows = [empty if prefix.phi is None else prefix.phi for prefix in prefixes]
