@@ -50,6 +50,10 @@ class Adapter:
         shapes = [(layers, width, *rank), (layers, *rank, width), (layers, 1, width)]
         return [tuple(tensor.shape) for tensor in (self.down, self.up, self.shift)] == shapes
 
+    def to(self, dtype: torch.dtype) -> Adapter:
+        """In the numbers of what it is to update, so that this need not be done at every use."""
+        return Adapter(self.down.to(dtype), self.up.to(dtype), self.shift.to(dtype))
+
     def of_layers(self, first: int, count: int) -> Adapter:
         """The part for some of the model's layers."""
         own = slice(first, first + count)

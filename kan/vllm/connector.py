@@ -127,7 +127,7 @@ class KnowledgeConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
         options = self._kv_transfer_config.kv_connector_extra_config
         directory = shard.directory(Path(options[DIRECTORY]))
         adapter = load_adapter(Path(options[ADAPTER])) if options[ADAPTER] else None
-        own = None if adapter is None else adapter.of_layers(shard.first_layer, len(shard.layers))
+        own = None if adapter is None else adapter.of_layers(shard.first_layer, len(shard.layers)).to(shard.dtype)
         self._loader = Loader(shard, directory, options[CACHE_BYTES], self._block_size, own)
         self._recorder = Recorder(shard, directory, self._block_size)
         for layer in shard.layers:

@@ -34,7 +34,7 @@ class KnowledgeCache:
         self._cache = cache
         self._pool = pool
         self._store = store
-        self._adapter = adapter
+        self._adapter = None if adapter is None else adapter.to(model.dtype)
         self._entries: OrderedDict[str, list[int]] = OrderedDict()
         self.first_position = 0
         """Position of every fact's first token: the length of the preamble."""
@@ -129,8 +129,11 @@ class KnowledgeCache:
 
 def _assemble(captured: list[list[tuple[Tensor, Tensor]]]) -> PageContent:
     """Join what was captured per chunk and layer: [layers, tokens, H_kv, d]."""
-    layers = range(len(captured[0]))
-    return PageContent(
-        keys=torch.stack([torch.cat([chunk[layer][0] for chunk in captured]) for layer in layers]),
-        values=torch.stack([torch.cat([chunk[layer][1] for chunk in captured]) for layer in layers]),
-    )
+    chunks = [
+        (torch.stack([keys for keys, _ in layers]), torch.stack([values for _, values in layers]))
+        for layers in captured
+    ]
+    if len(chunks) == 1:  # most facts: an edit waits for this
+        return PageContent(*chunks[0])
+    keys, values = zip(*chunks, strict=True)
+    return PageContent(torch.cat(keys, dim=1), torch.cat(values, dim=1))
