@@ -8,8 +8,8 @@ from dataclasses import replace
 from loadtests.client import Answer, Target
 from loadtests.corpus import Item
 from loadtests.report import Report
-from loadtests.scenario import WARM_UP, Bench, Options, Progress, new_report, open_bench, user
-from loadtests.ttft import ANSWER_TOKENS, FACTS_MOUNTED
+from loadtests.scenario import WARM_UP, Bench, Options, Progress, new_report, open_bench
+from loadtests.ttft import ask_mounted, require_mounted
 
 WITH = "TTFT with φ (ms)"
 WITHOUT = "TTFT without φ (ms)"
@@ -30,9 +30,7 @@ async def run(options: Options, plain: Target, progress: Progress) -> Report:
         pairs = [
             await _pair(bench, other, item, swap=bool(turn % 2)) for turn, item in bench.in_time("questions", items)
         ]
-        short = sum(len(answer.facts) != FACTS_MOUNTED for pair in pairs for answer in pair)
-        if short:
-            report.failures.append(f"{short} answers did not mount {FACTS_MOUNTED} facts")
+        require_mounted(report, [answer for pair in pairs for answer in pair])
         report.add_series(WITH, [ours.ttft * 1e3 for ours, _ in pairs], options.count)
         report.add_series(WITHOUT, [theirs.ttft * 1e3 for _, theirs in pairs], options.count)
         report.ratio("TTFT ratio of medians, with / without", WITH, WITHOUT)
@@ -45,10 +43,6 @@ async def run(options: Options, plain: Target, progress: Progress) -> Report:
 async def _pair(bench: Bench, other: Bench, item: Item, *, swap: bool) -> tuple[Answer, Answer]:
     """The answers of both to the same question: `bench`'s, then `other`'s."""
     if swap:
-        theirs = await _ask(other, item)
-        return await _ask(bench, item), theirs
-    return await _ask(bench, item), await _ask(other, item)
-
-
-async def _ask(bench: Bench, item: Item) -> Answer:
-    return await bench.client.ask(user(item.question), bench.knowledge, ANSWER_TOKENS, to_the_end=True)
+        theirs = await ask_mounted(other, item)
+        return await ask_mounted(bench, item), theirs
+    return await ask_mounted(bench, item), await ask_mounted(other, item)

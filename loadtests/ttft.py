@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from loadtests.client import Answer
 from loadtests.corpus import Item, pasted
 from loadtests.report import Report
@@ -39,7 +41,7 @@ async def _sizes(bench: Bench, report: Report) -> None:
 
 async def _pair(bench: Bench, item: Item) -> tuple[Answer, Answer]:
     """The same question with facts mounted, then with exactly those facts in the prompt."""
-    mounted = await bench.client.ask(user(item.question), bench.knowledge, ANSWER_TOKENS, to_the_end=True)
+    mounted = await ask_mounted(bench, item)
     texts = [await bench.client.fact_text(fact.id, bench.namespace) for fact in mounted.facts]
     messages = [{"role": "system", "content": pasted(texts)}, *user(item.question)]
     return mounted, await bench.client.ask(messages, {"enabled": False}, ANSWER_TOKENS, to_the_end=True)
@@ -51,6 +53,16 @@ def _summarise(report: Report, pairs: list[tuple[Answer, Answer]], wanted: int) 
     report.add_series("retrieval (ms)", [mounted.retrieval_ms or 0.0 for mounted, _ in pairs])
     report.add_series("prompt with the facts (tokens)", [prompt.prompt_tokens for _, prompt in pairs])
     report.ratio("TTFT ratio of medians, prompt / mounted", PASTED, MOUNTED)
-    short = sum(len(mounted.facts) != FACTS_MOUNTED for mounted, _ in pairs)
+    require_mounted(report, [mounted for mounted, _ in pairs])
+
+
+async def ask_mounted(bench: Bench, item: Item) -> Answer:
+    """The question with facts mounted, to the end of a short answer."""
+    return await bench.client.ask(user(item.question), bench.knowledge, ANSWER_TOKENS, to_the_end=True)
+
+
+def require_mounted(report: Report, answers: Sequence[Answer]) -> None:
+    """Answers that did not mount as many facts as they should are a failure of the report."""
+    short = sum(len(answer.facts) != FACTS_MOUNTED for answer in answers)
     if short:
         report.failures.append(f"{short} answers did not mount {FACTS_MOUNTED} facts")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -89,11 +89,12 @@ class KnowledgeCache:
         if encoding.fact.key in self._entries:
             self._pool.release(pages)
             return
+        content = cache(partial(_assemble, encoding.captured))
         if self._adapter is not None:  # a fact's own tokens attended to plain keys and values; its readers do not
-            self._install(_assemble(encoding.captured), pages)
+            self._install(content(), pages)
         self._publish(encoding.fact.key, pages)
         if self._store is not None and not encoding.forgotten and not self.is_stored(encoding.fact.key):
-            self._store.write(encoding.fact.key, partial(_assemble, encoding.captured))
+            self._store.write(encoding.fact.key, content)
 
     def forget(self, key: str) -> None:
         """Drop the entry here and on disk; readers keep their references."""
