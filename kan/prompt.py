@@ -21,7 +21,7 @@ from kan.config import KANConfig
 from kan.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from kan.checkpoint import Checkpoint
+    from kan.checkpoint.directory import Checkpoint
 
 INSTRUCTION = "Answer the question using the known facts.\nFacts:\n"
 ROLES = ("system", "user", "assistant", "tool")

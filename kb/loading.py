@@ -9,15 +9,15 @@ from contextlib import suppress
 import immutables
 import numpy as np
 
-from kb.batch import GENESIS, Batch
-from kb.embeddings import EmbeddingCache
+from kb.encoder.embeddings import EmbeddingCache
 from kb.errors import WriteFailed
 from kb.facts import Fact
-from kb.index import NamespaceIndex, Part
-from kb.log import FactLog
-from kb.marker import Head
+from kb.index.namespace import NamespaceIndex, Part
+from kb.index.segment import FlatSegment, Vectors
+from kb.log.batch import GENESIS, Batch
+from kb.log.fact_log import FactLog
+from kb.log.marker import Head
 from kb.replay import replay
-from kb.segment import FlatSegment, Vectors
 from kb.snapshot import Snapshot
 
 Progress = Callable[[int, int], None]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import immutables
 
-from kb.batch import Batch
 from kb.facts import Change, Delete, Fact, Key, Upsert
-from kb.index import NamespaceIndex, Row
-from kb.segment import Vectors
+from kb.index.namespace import NamespaceIndex, Row
+from kb.index.segment import Vectors
+from kb.log.batch import Batch
 from kb.snapshot import Snapshot
 from kb.validation import encode_metadata
 

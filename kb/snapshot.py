@@ -12,8 +12,8 @@ import immutables
 import numpy as np
 
 from kb.facts import Fact, Key
-from kb.index import NamespaceIndex
-from kb.segment import Vectors
+from kb.index.namespace import NamespaceIndex
+from kb.index.segment import Vectors
 
 
 @dataclass(frozen=True, slots=True, eq=False)

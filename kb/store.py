@@ -14,10 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
-from kb.batch import GENESIS, Batch, Entry
-from kb.compaction import Compactor
-from kb.embeddings import EmbeddingCache
-from kb.encoder import Encoder
+from kb.encoder.embeddings import EmbeddingCache
+from kb.encoder.protocol import Encoder
 from kb.errors import (
     FactNotFound,
     KnowledgeError,
@@ -27,14 +25,16 @@ from kb.errors import (
     WriteFailed,
 )
 from kb.facts import Change, Delete, Limits, Upsert
-from kb.history import FactVersion, History, LogEntry
-from kb.index import Part
+from kb.index.compaction import Compactor
+from kb.index.namespace import Part
+from kb.index.segment import Vectors
 from kb.loading import Loader, Progress
-from kb.location import Location, StoreLock
-from kb.log import FactLog
-from kb.marker import Head, HeadMarker
+from kb.log.batch import GENESIS, Batch, Entry
+from kb.log.fact_log import FactLog
+from kb.log.history import FactVersion, History, LogEntry
+from kb.log.location import Location, StoreLock
+from kb.log.marker import Head, HeadMarker
 from kb.replay import Publication, TextCounts, changes_towards, replay, successor
-from kb.segment import Vectors
 from kb.snapshot import Snapshot
 from kb.validation import validate_batch
 

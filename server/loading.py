@@ -9,23 +9,23 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from kan.checkpoint import Checkpoint, CheckpointError
+from kan.checkpoint.directory import Checkpoint, CheckpointError
 from kan.config import KANConfig
-from kan.grounding import Grounding, GroundingError
-from kan.phi import Phi, PhiError, gap_phi, load_phi
+from kan.knowledge.grounding import Grounding, GroundingError
+from kan.knowledge.phi import Phi, PhiError, gap_phi, load_phi
 from kan.prompt import PromptBuilder
 from kan.shipped import grounding_beside, shipped_phi
-from kb.encoder import Encoder
+from kb.encoder.minilm import MiniLMEncoder
+from kb.encoder.protocol import Encoder
 from kb.facts import KnowledgeError, Limits
-from kb.minilm import MiniLMEncoder
 from kb.store import Store
-from server.auth import KeyFileError, Keys
-from server.embedding_tokens import EmbeddingTokenizer
 from server.engine.dtype import choose_dtype
-from server.engine.embedded import EmbeddedEngine
-from server.engine.options import EngineOptions
+from server.engine.paged.embedded import EmbeddedEngine
+from server.engine.paged.options import EngineOptions
 from server.engine.protocol import Engine
 from server.engine.vllm.arguments import VllmOptions
+from server.http.auth import KeyFileError, Keys
+from server.service.embedding_tokens import EmbeddingTokenizer
 from server.services import Services
 from server.settings import Settings
 from server.threads import compute_alone

@@ -17,7 +17,7 @@ import uvloop
 from rich.console import Console
 from rich.markup import escape
 
-from server.app import close, create_app
+from server.http.app import close, create_app
 from server.loading import StartupError, load
 from server.services import Context
 from server.settings import Settings

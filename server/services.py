@@ -9,18 +9,18 @@ from typing import Annotated, Protocol
 from fastapi import Depends
 from starlette.requests import Request
 
-from kan.grounding import Grounding
+from kan.knowledge.grounding import Grounding
 from kan.prompt import PromptBuilder
-from kb.encoder import Encoder
+from kb.encoder.protocol import Encoder
 from kb.store import Store
-from server.auth import Keys
-from server.completions import Completions
 from server.engine.protocol import Engine
-from server.errors import not_found
-from server.knowledge import KnowledgeService
-from server.limits import Gate
+from server.http.auth import Keys
+from server.http.errors import not_found
+from server.http.limits import Gate
 from server.metrics import Metrics
-from server.prompts import Preparer
+from server.service.completions import Completions
+from server.service.knowledge import KnowledgeService
+from server.service.prompts import Preparer
 from server.settings import Settings
 
 

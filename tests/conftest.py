@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from kan.checkpoint import Checkpoint
-from kan.importing import import_model
+from kan.checkpoint.directory import Checkpoint
+from kan.checkpoint.sources import import_model
 from tests.tiny import tiny_checkpoint
 
 # A busy machine is no failure: pytest's own timeout bounds a test that hangs.

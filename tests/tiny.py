@@ -12,7 +12,7 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers
 
 from kan.attention import PAGE_SIZE, AttentionGroup
-from kan.checkpoint import Checkpoint, expected_tensors, write_checkpoint
+from kan.checkpoint.directory import Checkpoint, expected_tensors, write_checkpoint
 from kan.config import KANConfig
 from kan.model import Batch, KANModel
 

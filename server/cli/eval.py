@@ -17,10 +17,10 @@ from server.cli.options import DataDir
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from server.evaluation.cells import Cell
-    from server.evaluation.evaluation import Plan, Watcher
-    from server.evaluation.report import Report
-    from server.evaluation.subject import Advance, Subject
+    from lab.evaluation.cells import Cell
+    from lab.evaluation.evaluation import Plan, Watcher
+    from lab.evaluation.report import Report
+    from lab.evaluation.subject import Advance, Subject
 
 app = typer.Typer(help="Evaluate knowledge: what it adds, and what it must leave alone.", no_args_is_help=True)
 
@@ -70,7 +70,7 @@ def knowledge(
 
     Greedy replies; a reply is right if it contains the answer. Every figure comes with a 95 % bootstrap interval.
     """
-    from server.evaluation.evaluation import Plan
+    from lab.evaluation.evaluation import Plan
 
     with _failures():
         if smoke:
@@ -96,10 +96,10 @@ def knowledge(
 def _run(plan: Plan, subject: Subject, json: Path | None, plot: Path | None, resume: bool) -> Report:
     from dataclasses import replace
 
-    from server.evaluation.cells import Journal
-    from server.evaluation.evaluation import evaluate
-    from server.evaluation.plot import write_plot
-    from server.evaluation.report import Report, describe, print_report, write_json
+    from lab.evaluation.cells import Journal
+    from lab.evaluation.evaluation import evaluate
+    from lab.evaluation.plot import write_plot
+    from lab.evaluation.report import Report, describe, print_report, write_json
     from server.settings import Settings
 
     environment: dict[str, Any] = {}
@@ -127,7 +127,7 @@ def _run(plan: Plan, subject: Subject, json: Path | None, plot: Path | None, res
 
 
 def _smoke(subject: Subject, seed: int) -> None:
-    from server.evaluation.smoke import smoke
+    from lab.evaluation.smoke import smoke
 
     found = asyncio.run(smoke(subject, seed))
     output().print(found.text, highlight=False)
@@ -136,9 +136,9 @@ def _smoke(subject: Subject, seed: int) -> None:
 
 
 def _subject(data_dir: Path, model: str, phi: str) -> Subject:
-    from kan.checkpoint import Checkpoint
-    from kb.minilm import MiniLMEncoder
-    from server.evaluation.subject import Subject
+    from kan.checkpoint.directory import Checkpoint
+    from kb.encoder.minilm import MiniLMEncoder
+    from lab.evaluation.subject import Subject
     from server.loading import load_learned
     from server.threads import compute_alone
 
@@ -153,7 +153,7 @@ def _subject(data_dir: Path, model: str, phi: str) -> Subject:
 
 
 def _watcher(bar: Progress) -> Watcher:
-    from server.evaluation.evaluation import Watcher
+    from lab.evaluation.evaluation import Watcher
 
     task = bar.add_task("starting", total=None)
 
@@ -174,8 +174,8 @@ def _watcher(bar: Progress) -> Watcher:
 
 def _check(plan: Plan, json: Path | None, plot: Path | None, resume: bool) -> None:
     """Whatever would fail after the measurements fails before them."""
-    from server.evaluation.evaluation import NEED_DATA
-    from server.evaluation.plot import require_matplotlib
+    from lab.evaluation.evaluation import NEED_DATA
+    from lab.evaluation.plot import require_matplotlib
 
     if plan.data is None and (needing := [part for part in plan.parts if part in NEED_DATA]):
         raise CommandError(f"--data is needed for {', '.join(needing)} (or leave them out of --parts)", USAGE)
@@ -207,12 +207,12 @@ def _counts(given: str) -> tuple[int, ...]:
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    from kan.checkpoint import CheckpointError
-    from kan.grounding import GroundingError
-    from kan.phi import PhiError
-    from kan.questions.rows import DataError
-    from server.evaluation.cells import ResumeError
-    from server.evaluation.plot import PlotError
+    from kan.checkpoint.directory import CheckpointError
+    from kan.knowledge.grounding import GroundingError
+    from kan.knowledge.phi import PhiError
+    from lab.evaluation.cells import ResumeError
+    from lab.evaluation.plot import PlotError
+    from lab.questions.rows import DataError
 
     try:
         yield

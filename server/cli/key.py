@@ -28,7 +28,7 @@ def create(
 
     The key is kept nowhere and goes to stderr; the line goes to stdout: `kalmagrove key create me >> keys`.
     """
-    from server.auth import hash_key
+    from server.http.auth import hash_key
 
     if not _NAME.fullmatch(name):
         raise typer.BadParameter(f"{name!r} is not 1 to 64 letters, digits, dots, dashes or underscores")

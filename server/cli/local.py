@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kb.encoder.minilm import MiniLMEncoder
 from kb.facts import Delete, Fact, FactNotFound, InvalidChange, KnowledgeError, StoreLocked, Upsert
-from kb.minilm import MiniLMEncoder
 from kb.ndjson import export_lines, read_batches
 from kb.store import Commit, Store
 from server.cli.console import FAILED, NOT_FOUND, CommandError, progress_bar

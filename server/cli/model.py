@@ -14,7 +14,7 @@ from server.cli.console import CommandError, fail, messages, output, progress_ba
 from server.cli.options import DataDir
 
 if TYPE_CHECKING:
-    from kan.checkpoint import Checkpoint
+    from kan.checkpoint.directory import Checkpoint
 
 app = typer.Typer(help="Import models and look at them.", no_args_is_help=True)
 
@@ -31,7 +31,7 @@ def import_(
 ) -> None:
     """Turn SOURCE into a checkpoint directory that the server can load."""
     with _failures(), progress_bar() as bar:
-        from kan.importing import import_model
+        from kan.checkpoint.sources import import_model
 
         task = bar.add_task("importing tensors", total=None)
         checkpoint = import_model(
@@ -51,7 +51,7 @@ def info(
 ) -> None:
     """Check a checkpoint's files against their digests and show what it is."""
     with _failures():
-        from kan.checkpoint import Checkpoint
+        from kan.checkpoint.directory import Checkpoint
 
         named = data_dir / "models" / model
         checkpoint = Checkpoint.open(named if named.is_dir() else Path(model))
@@ -61,7 +61,7 @@ def info(
 def _table(checkpoint: Checkpoint) -> Table:
     from math import prod
 
-    from kan.checkpoint import expected_tensors
+    from kan.checkpoint.directory import expected_tensors
 
     table = Table(title=str(checkpoint.directory), show_header=False)
     table.add_column()
@@ -78,8 +78,8 @@ def _table(checkpoint: Checkpoint) -> Table:
 @contextmanager
 def _failures() -> Iterator[None]:
     """What stands in the way of a model, told in one line."""
-    from kan.checkpoint import CheckpointError
-    from kan.importing import ModelImportError
+    from kan.checkpoint.directory import CheckpointError
+    from kan.checkpoint.imported import ModelImportError
 
     try:
         yield

@@ -13,7 +13,7 @@ from server.cli.console import CommandError, fail, messages, progress_bar
 from server.cli.options import DataDir
 
 if TYPE_CHECKING:
-    from kan.checkpoint import Checkpoint
+    from kan.checkpoint.directory import Checkpoint
 
 app = typer.Typer(help="Train what the model lacks to use knowledge well.", no_args_is_help=True)
 
@@ -37,8 +37,8 @@ def phi(
     data_dir: DataDir = Path("data"),
 ) -> None:
     """Train φ on a frozen model: phi.safetensors, its model card and the learning curve."""
-    from kan.training.trainer import TrainingOptions
-    from server.phi_training import PhiRun, train_phi
+    from lab.training.phi_run import PhiRun, train_phi
+    from lab.training.trainer import TrainingOptions
 
     options = TrainingOptions(
         steps=steps,
@@ -64,9 +64,9 @@ def refit(
     data_dir: DataDir = Path("data"),
 ) -> None:
     """Refit a trained φ in closed form, so that the second of two facts counts as well (a minute; no gradients)."""
-    from kan.training.refit import RefitOptions
-    from kan.training.trainer import TrainingOptions
-    from server.phi_training import PhiRun, refit_phi
+    from lab.training.phi_run import PhiRun, refit_phi
+    from lab.training.refit import RefitOptions
+    from lab.training.trainer import TrainingOptions
 
     with _failures(), progress_bar() as bar:
         run = PhiRun(data, output, _checkpoint(data_dir, model), questions, 0, TrainingOptions(seed=seed), start)
@@ -75,7 +75,7 @@ def refit(
 
 
 def _checkpoint(data_dir: Path, model: str) -> Checkpoint:
-    from kan.checkpoint import Checkpoint
+    from kan.checkpoint.directory import Checkpoint
 
     named = data_dir / "models" / model
     return Checkpoint.open(named if named.is_dir() else Path(model))
@@ -83,10 +83,10 @@ def _checkpoint(data_dir: Path, model: str) -> Checkpoint:
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    from kan.checkpoint import CheckpointError
-    from kan.grounding import GroundingError
-    from kan.phi import PhiError
-    from kan.questions.rows import DataError
+    from kan.checkpoint.directory import CheckpointError
+    from kan.knowledge.grounding import GroundingError
+    from kan.knowledge.phi import PhiError
+    from lab.questions.rows import DataError
 
     try:
         yield

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from kan.fit import Fit
-from kan.phi import Phi
+from kan.knowledge.fit import Fit
+from kan.knowledge.phi import Phi
 from server.engine.protocol import MountedFact
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from server.engine.options import DtypeName
+from server.engine.paged.options import DtypeName
 
 
 def choose_dtype(name: DtypeName) -> torch.dtype:

@@ -48,7 +48,7 @@ class FactTokens:
 
 @dataclass(frozen=True, slots=True)
 class MountedFact:
-    """A fact to attend to, with how it fits the question: relevance ρ(query)·ρ(fact), bridge and rest (`kan.fit`)."""
+    """A fact to attend to, with how it fits the question (`kan/knowledge/fit.py`): relevance, bridge and rest."""
 
     fact: FactTokens
     score: float

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from server.engine.decoding.sampling import check_sampling
+from server.engine.paged.sequence import pages_for
 from server.engine.protocol import EngineInfo, FactTokens, GenerationRequest, RequestTooLarge
-from server.engine.sampling import check_sampling
-from server.engine.sequence import pages_for
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from kan.checkpoint import Checkpoint
+from kan.checkpoint.directory import Checkpoint
 from loadtests.client import Target
 from loadtests.serving import ServerStartError, temporary_server
 from server.cli import app

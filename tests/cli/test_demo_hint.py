@@ -6,8 +6,8 @@ import json
 import shlex
 
 from server.cli.demo_hint import demo_hint
-from server.schemas.admin import PutFacts
-from server.schemas.chat import ChatRequest
+from server.http.schemas.admin import PutFacts
+from server.http.schemas.chat import ChatRequest
 
 
 def _commands(hint: str) -> list[list[str]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from server.auth import KeyRing
 from server.cli import app
+from server.http.auth import KeyRing
 
 
 def _create(name: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ import httpx
 import openai
 import pytest
 
-from kan.checkpoint import Checkpoint
+from kan.checkpoint.directory import Checkpoint
 from tests.server.live import process
 
 ENGINE = os.environ.get("KALMAGROVE_TEST_ENGINE", "embedded")

@@ -12,11 +12,11 @@ from typing import Any, cast
 
 import pytest
 
-from kan.checkpoint import Checkpoint
-from kan.phi import Phi
+from kan.checkpoint.directory import Checkpoint
+from kan.knowledge.phi import Phi
 from kan.prompt import PromptBuilder
-from server.engine.embedded import EmbeddedEngine
-from server.engine.options import EngineOptions
+from server.engine.paged.embedded import EmbeddedEngine
+from server.engine.paged.options import EngineOptions
 from server.engine.protocol import (
     EngineStats,
     FactTokens,

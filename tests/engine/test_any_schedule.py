@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.engine.embedded import EmbeddedEngine
+from server.engine.paged.embedded import EmbeddedEngine
 from server.engine.protocol import (
     FactTokens,
     GenerationRequest,

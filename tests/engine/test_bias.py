@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from kan.fit import Fit
-from kan.phi import FEATURES, Phi
+from kan.knowledge.fit import Fit
+from kan.knowledge.phi import FEATURES, Phi
 from server.engine.bias import bias_of
 from server.engine.protocol import FactTokens, MountedFact
 

@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kan.tokenizer import Tokenizer
-from server.engine.detokenizer import IncrementalDetokenizer, TokenBytes
-from server.engine.stop_strings import StopStrings
+from server.engine.decoding.detokenizer import IncrementalDetokenizer, TokenBytes
+from server.engine.decoding.stop_strings import StopStrings
 from tests.tiny import tiny_tokenizer_json
 
 SPECIAL = 1_000

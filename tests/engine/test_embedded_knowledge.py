@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from kan.adapter import Adapter
-from kan.pages import PageContent, write_pages
-from kan.phi import FEATURES, Phi, zero_phi
-from server.engine import page_store
+from kan.knowledge.adapter import Adapter
+from kan.knowledge.pages import PageContent, write_pages
+from kan.knowledge.phi import FEATURES, Phi, zero_phi
+from server.engine.pages import page_store
 from server.engine.protocol import (
     FactTokens,
     GenerationRequest,

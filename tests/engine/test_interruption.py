@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from server.engine import interruption
-from server.engine.embedded import EmbeddedEngine
-from server.engine.interruption import Interruption
+from server.engine.paged import interruption
+from server.engine.paged.embedded import EmbeddedEngine
+from server.engine.paged.interruption import Interruption
 from server.engine.protocol import EngineUnavailable
 from tests.engine.harness import FACTS, World, answer, answers
 

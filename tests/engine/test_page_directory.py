@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.page_directory import PageDirectory
+from server.engine.pages.page_directory import PageDirectory
 from server.engine.vllm.pages import StagedPages
 
 SIZE = 100

@@ -14,8 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.engine.decoding.sampling import Sampler, _position, check_sampling, greedy, token_logprob
 from server.engine.protocol import SamplingParams
-from server.engine.sampling import Sampler, _position, check_sampling, greedy, token_logprob
 
 SIZES = (1, 2, 5, 123)
 LARGEST = float(np.finfo(np.float32).max)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kan.model import KANModel
-from server.engine.embedded import EmbeddedEngine
+from server.engine.paged.embedded import EmbeddedEngine
 from server.engine.protocol import (
     DeadlineExceeded,
     EngineOverloaded,

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from kan.vllm.hugging_face import hugging_face_config
 from server.engine.protocol import EngineUnavailable
 from server.engine.vllm import core
 from server.engine.vllm.arguments import VllmOptions, VllmUnavailable, prepare_environment, require_vllm
 from server.engine.vllm.core import Core
+from server.engine.vllm.plugin.hugging_face import hugging_face_config
 from server.settings import Settings
 from tests.engine.harness import until
 from tests.tiny import tiny_config
@@ -28,11 +28,11 @@ def options(**changed: Any) -> VllmOptions:
 def test_serving_without_vllm_imports_none_of_it() -> None:
     """Not vLLM, and not even our own parts that know it."""
     code = (
-        "import sys, server.app, server.loading, server.serve; "
-        "print([name for name in sys.modules if 'vllm' in name.split('.') and name.startswith(('vllm', 'kan'))])"
+        "import sys, server.http.app, server.loading, server.serve; "
+        "print([name for name in sys.modules if name.startswith(('vllm', 'server.engine.vllm.plugin'))])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert shown.strip() in ("[]", "['kan.vllm', 'kan.vllm.orphans']")
+    assert shown.strip() in ("[]", "['server.engine.vllm.plugin', 'server.engine.vllm.plugin.orphans']")
 
 
 def test_the_environment_fits_the_machine_and_respects_the_user() -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from kan.adapter import Adapter
 from kan.attention import PAGE_SIZE, AttentionGroup
+from kan.knowledge.adapter import Adapter
+from kan.knowledge.pages import PageContent
 from kan.model import Batch, KANModel, PagedCache
-from kan.pages import PageContent
 from kan.rope import rotate
 
 

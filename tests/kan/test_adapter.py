@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from kan.adapter import NAMES, Adapter, load_adapter, new_adapter, save_adapter
-from kan.checkpoint import Checkpoint
+from kan.checkpoint.directory import Checkpoint
+from kan.knowledge.adapter import NAMES, Adapter, load_adapter, new_adapter, save_adapter
+from kan.knowledge.pages import PageContent
+from kan.knowledge.phi import Phi, PhiError, load_phi, save_phi, zero_phi
 from kan.model import KANModel
-from kan.pages import PageContent
-from kan.phi import Phi, PhiError, load_phi, save_phi, zero_phi
 from kan.prompt import PromptBuilder
-from kan.training.decoder import FrozenDecoder, Rows
-from kan.training.fact_bank import FactBank
+from lab.training.decoder import FrozenDecoder, Rows
+from lab.training.fact_bank import FactBank
 from tests.kan.layout import Layout
 from tests.tiny import tiny_checkpoint, tiny_config
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kan.checkpoint import Checkpoint, CheckpointError, check_tensors, expected_tensors, write_checkpoint
+from kan.checkpoint.directory import Checkpoint, CheckpointError, check_tensors, expected_tensors, write_checkpoint
 from tests.tiny import CHATML, tiny_checkpoint, tiny_config, tiny_tensors, tiny_tokenizer_json
 
 FILES = ("chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kan.fit import Fit, fits
+from kan.knowledge.fit import Fit, fits
 
 A, B, C = np.eye(3, dtype=np.float32)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kan.grounding import SIGNALS, Calibration, Grounding, GroundingError, signals
+from kan.knowledge.grounding import SIGNALS, Calibration, Grounding, GroundingError, signals
 
 RELEVANT = Calibration((8.0, 12.0), -6.0)
 SCORE = Grounding(Calibration((5.0, 10.0, 1.0, 0.5, 2.0), -3.0), RELEVANT, "model", "phi")

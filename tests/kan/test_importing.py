@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 
-from kan.checkpoint import Checkpoint
+from kan.checkpoint.directory import Checkpoint
+from kan.checkpoint.imported import ModelImportError
+from kan.checkpoint.sources import import_model
 from kan.config import KANConfig
-from kan.importing import ModelImportError, import_model
 from kan.tokenizer import Tokenizer
 from tests.tiny import CHATML, SPECIAL_TOKENS, tiny_config, tiny_tensors, tiny_tokenizer_json
 
@@ -434,7 +435,7 @@ def test_gguf_tokenizer(tmp_path: Path) -> None:
 
 
 def test_llama3_pre_tokenizer_cuts_like_its_pattern() -> None:
-    from kan.importing.gguf_tokenizer import _pre_tokenizer
+    from kan.checkpoint.gguf_tokenizer import _pre_tokenizer
 
     cut: pre_tokenizers.PreTokenizer = _pre_tokenizer("llama-bpe")
     words = [

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kan.attention import PAGE_SIZE
-from kan.checkpoint import Checkpoint
+from kan.checkpoint.directory import Checkpoint
 from kan.kernels import native
 from kan.kernels.choice import choose_kernels
 from kan.kernels.native import KernelsUnavailable, NativeKernels

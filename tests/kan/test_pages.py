@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kan.pages import PageContent, PageContentError, is_intact, page_path, read_pages, write_pages
+from kan.knowledge.pages import PageContent, PageContentError, is_intact, page_path, read_pages, write_pages
 
 SHAPE = (3, 5, 2, 8)
 

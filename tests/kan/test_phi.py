@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kan.fit import Fit
-from kan.phi import FEATURES, Phi, PhiError, features, gap_phi, hat_basis, load_phi, save_phi, zero_phi
+from kan.knowledge.fit import Fit
+from kan.knowledge.phi import FEATURES, Phi, PhiError, features, gap_phi, hat_basis, load_phi, save_phi, zero_phi
 from tests.tiny import tiny_config
 
 

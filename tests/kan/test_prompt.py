@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kan.prompt as module
-from kan.checkpoint import Checkpoint
+from kan.checkpoint.directory import Checkpoint
 from kan.prompt import INSTRUCTION, ChatMessage, PromptBuilder
 from kan.tokenizer import Tokenizer
 from tests.kan.test_tokenizer import varied_text

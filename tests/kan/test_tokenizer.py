@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from kan.checkpoint import Checkpoint
+from kan.checkpoint.directory import Checkpoint
 from kan.tokenizer import Tokenizer
 from tests.tiny import SPECIAL_TOKENS, tiny_tokenizer_json
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kan.vllm.transfer import Mount, Record, Segment, from_params, stage_directory
+from server.engine.vllm.plugin.transfer import Mount, Record, Segment, from_params, stage_directory
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=9)
 

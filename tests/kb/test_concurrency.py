@@ -11,9 +11,10 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from kb import compaction, index
 from kb.facts import Upsert
-from kb.index import NamespaceIndex, Row
+from kb.index import compaction
+from kb.index import namespace as index
+from kb.index.namespace import NamespaceIndex, Row
 from kb.snapshot import Snapshot
 from kb.store import Store
 

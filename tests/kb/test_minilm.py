@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from kb.minilm import MiniLMEncoder, _packaged_model
+from kb.encoder.minilm import MiniLMEncoder, _packaged_model
 
 SENTENCES = [
     "The chief executive of Zorvex is Mara Lindqvist.",

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from kb import index
 from kb.facts import Change, Delete, FactNotFound, Key, Upsert
+from kb.index import namespace as index
 from kb.store import Store
 
 Content = dict[Key, tuple[str, Any, float | None]]

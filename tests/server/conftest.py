@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kan.checkpoint import Checkpoint
-from kb.minilm import MiniLMEncoder
+from kan.checkpoint.directory import Checkpoint
+from kb.encoder.minilm import MiniLMEncoder
 from tests.server.support import FACTS, Service, build_services, running
 
 

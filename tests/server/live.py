@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import httpx
 import uvicorn
 
-from server.app import create_app
+from server.http.app import create_app
 from server.services import Context, Services
 from server.settings import Settings
 

@@ -12,16 +12,16 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from kan.checkpoint import Checkpoint
+from kan.checkpoint.directory import Checkpoint
 from kan.prompt import PromptBuilder
-from kb.encoder import Encoder
+from kb.encoder.protocol import Encoder
 from kb.facts import Limits
 from kb.store import Store
-from server.app import create_app
-from server.auth import Keys
-from server.embedding_tokens import EmbeddingTokenizer
-from server.engine.embedded import EmbeddedEngine
-from server.engine.options import EngineOptions
+from server.engine.paged.embedded import EmbeddedEngine
+from server.engine.paged.options import EngineOptions
+from server.http.app import create_app
+from server.http.auth import Keys
+from server.service.embedding_tokens import EmbeddingTokenizer
 from server.services import Context, Services
 from server.settings import Settings
 

@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 from pydantic import ValidationError
 
-from kan.checkpoint import Checkpoint
-from kb.minilm import MiniLMEncoder
-from server.auth import OPEN_PATHS, KeyFileError, KeyRing, Keys, hash_key
+from kan.checkpoint.directory import Checkpoint
+from kb.encoder.minilm import MiniLMEncoder
+from server.http.auth import OPEN_PATHS, KeyFileError, KeyRing, Keys, hash_key
 from server.settings import Settings
 from tests.server.support import Service, build_services, chat_body, error, running
 

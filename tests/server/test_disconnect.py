@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from kan.checkpoint import Checkpoint
-from kb.minilm import MiniLMEncoder
+from kan.checkpoint.directory import Checkpoint
+from kb.encoder.minilm import MiniLMEncoder
 from server.engine.protocol import GenerationRequest, SamplingParams
 from tests.server.live import Live, listening
 from tests.server.support import FACTS, MODEL, QUESTION, build_services, chat_body

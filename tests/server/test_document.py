@@ -16,8 +16,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from kan.checkpoint import Checkpoint
-from kb.minilm import MiniLMEncoder
+from kan.checkpoint.directory import Checkpoint
+from kb.encoder.minilm import MiniLMEncoder
 from tests.server.live import Live, listening
 from tests.server.support import MODEL, build_services
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kan.checkpoint import Checkpoint
+from kan.checkpoint.directory import Checkpoint
+from kb.encoder.minilm import MiniLMEncoder
 from kb.errors import WriteFailed
-from kb.log import FactLog
-from kb.minilm import MiniLMEncoder
+from kb.log.fact_log import FactLog
 from server.engine.protocol import EngineUnavailable, FactTokens
 from server.services import Context
 from tests.server.support import FACTS, QUESTION, Service, build_services, error, running

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from kan.checkpoint import Checkpoint
-from kan.grounding import Calibration, Grounding, GroundingError
-from kan.phi import Phi, PhiError, gap_phi, save_phi
-from kb.minilm import MiniLMEncoder
+from kan.checkpoint.directory import Checkpoint
+from kan.knowledge.grounding import Calibration, Grounding, GroundingError
+from kan.knowledge.phi import Phi, PhiError, gap_phi, save_phi
+from kb.encoder.minilm import MiniLMEncoder
 from server.engine.protocol import TokenChunk
-from server.grounding import REFUSAL, require_grounded
 from server.loading import load_learned
+from server.service.require_grounded import REFUSAL, require_grounded
 from tests.server.support import Service, build_services, chat_body, error, events, running
 
 SUPPORTED = "Who is the chief executive of Zorvex?"

@@ -7,7 +7,7 @@ import base64
 import numpy as np
 import pytest
 
-from kb.minilm import MiniLMEncoder
+from kb.encoder.minilm import MiniLMEncoder
 from tests.server.support import MODEL, Service, error
 
 EMBEDDER = "all-minilm-l6-v2"

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from kan.fit import fits
-from kb.minilm import MiniLMEncoder
-from server.knowledge import Query
+from kan.knowledge.fit import fits
+from kb.encoder.minilm import MiniLMEncoder
+from server.service.knowledge import Query
 from tests.server.support import FACTS, QUESTION, Service
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import openai
 import pytest
 
-from kan.checkpoint import Checkpoint
-from kb.minilm import MiniLMEncoder
+from kan.checkpoint.directory import Checkpoint
+from kb.encoder.minilm import MiniLMEncoder
 from tests.server.live import Live, listening
 from tests.server.support import FACTS, MODEL, QUESTION, build_services
 

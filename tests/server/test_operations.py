@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from kan.checkpoint import Checkpoint
+from kan.checkpoint.directory import Checkpoint
+from kb.encoder.minilm import MiniLMEncoder
 from kb.errors import WriteFailed
-from kb.minilm import MiniLMEncoder
 from server.engine.protocol import EngineUnavailable, GenerationRequest, SamplingParams, TokenChunk
-from server.streaming import EventStream
+from server.http.streaming import EventStream
 from tests.server.support import FACTS, Service, build_services, chat_body, error, events, running
 
 

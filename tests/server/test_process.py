@@ -14,9 +14,9 @@ import httpx
 import pytest
 from rich.console import Console
 
-from kan.checkpoint import Checkpoint
+from kan.checkpoint.directory import Checkpoint
+from kb.encoder.minilm import MiniLMEncoder
 from kb.facts import Upsert
-from kb.minilm import MiniLMEncoder
 from kb.store import Store
 from server.loading import StartupError, load
 from server.serve import bind

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from kan.checkpoint import Checkpoint
-from kb.minilm import MiniLMEncoder
+from kan.checkpoint.directory import Checkpoint
+from kb.encoder.minilm import MiniLMEncoder
 from tests.server.support import MODEL, Service, build_services, chat_body, error, running
 
 JSON = {"Content-Type": "application/json"}

@@ -14,14 +14,14 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from kan.adapter import Adapter
-from kan.checkpoint import Checkpoint
-from kan.fit import fits
-from kan.phi import Phi
+from kan.checkpoint.directory import Checkpoint
+from kan.knowledge.adapter import Adapter
+from kan.knowledge.fit import fits
+from kan.knowledge.phi import Phi
 from kan.prompt import ChatMessage, PromptBuilder
-from kb.minilm import MiniLMEncoder
-from server.engine.embedded import EmbeddedEngine
-from server.engine.options import EngineOptions
+from kb.encoder.minilm import MiniLMEncoder
+from server.engine.paged.embedded import EmbeddedEngine
+from server.engine.paged.options import EngineOptions
 from server.engine.protocol import Engine, FactTokens, GenerationRequest, MountedFact, SamplingParams
 from server.engine.vllm.arguments import VllmOptions
 from server.engine.vllm.engine import VllmEngine

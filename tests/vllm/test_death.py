@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kan.checkpoint import Checkpoint
+from kan.checkpoint.directory import Checkpoint
 from tests.server.live import process
 
 pytest.importorskip("vllm", reason="vLLM is not installed here; `make test-vllm` has an environment with it")

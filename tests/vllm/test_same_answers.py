@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 import torch
 
-from kan.pages import PageContent, page_path, read_pages
+from kan.knowledge.pages import PageContent, page_path, read_pages
 from server.engine.protocol import EngineUnavailable, FactTokens, GenerationRequest, MountedFact
 from server.engine.vllm.engine import VllmEngine
 from tests.vllm.answers import Answer, answer, answers, largest_difference

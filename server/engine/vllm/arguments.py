@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kan.vllm.orphans import SERVER
 from server.engine.dtype import choose_dtype
+from server.engine.vllm.plugin.orphans import SERVER
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -77,7 +77,7 @@ def engine_arguments(options: VllmOptions, view: Path, name: str) -> AsyncEngine
         generation_config="vllm",
         max_num_seqs=options.max_running,
         max_logprobs=-1,
-        logits_processors=["kan.vllm.repetition:ContextRepetitionPenalty"],
+        logits_processors=["server.engine.vllm.plugin.repetition:ContextRepetitionPenalty"],
     )
 
 
@@ -85,11 +85,11 @@ def knowledge_transfer(options: VllmOptions, page_dir: Path, adapter: Path | Non
     """What makes vLLM use our connector, and fail a request rather than serve it without its knowledge."""
     from vllm.config import KVTransferConfig
 
-    from kan.vllm.connector import ADAPTER, CACHE_BYTES, DIRECTORY
+    from server.engine.vllm.plugin.connector import ADAPTER, CACHE_BYTES, DIRECTORY
 
     return KVTransferConfig(
         kv_connector="KnowledgeConnector",
-        kv_connector_module_path="kan.vllm.connector",
+        kv_connector_module_path="server.engine.vllm.plugin.connector",
         kv_role="kv_both",
         kv_load_failure_policy="fail",
         kv_connector_extra_config={

@@ -12,10 +12,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from kan.checkpoint import Checkpoint
-from kan.phi import Phi
+from kan.checkpoint.directory import Checkpoint
+from kan.knowledge.phi import Phi
 from kan.prompt import PromptBuilder
-from server.engine.output import advance
+from server.engine.decoding.output import advance
+from server.engine.decoding.sampling import SampledToken
+from server.engine.paged.sequence import Generation
 from server.engine.protocol import (
     EngineInfo,
     EngineOverloaded,
@@ -26,8 +28,6 @@ from server.engine.protocol import (
     TokenChunk,
 )
 from server.engine.request_limits import RequestLimits
-from server.engine.sampling import SampledToken
-from server.engine.sequence import Generation
 from server.engine.vllm.arguments import VllmOptions
 from server.engine.vllm.core import Core
 from server.engine.vllm.facts import FactShelf

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kan.adapter import Adapter, save_adapter
-from kan.checkpoint import Checkpoint
-from kan.vllm.hugging_face import write_view
-from kan.vllm.transfer import stage_directory
+from kan.checkpoint.directory import Checkpoint
+from kan.knowledge.adapter import Adapter, save_adapter
 from server.engine.vllm.arguments import VllmOptions, engine_arguments, knowledge_transfer, prepare_environment
 from server.engine.vllm.pages import StagedPages
+from server.engine.vllm.plugin.hugging_face import write_view
+from server.engine.vllm.plugin.transfer import stage_directory
 from server.engine.vllm.progress import Progress, stat_logger
 
 ADAPTER_FILE = "adapter.safetensors"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kan.pages import is_intact
-from server.engine.page_directory import PageDirectory
+from kan.knowledge.pages import is_intact
+from server.engine.pages.page_directory import PageDirectory
 
 
 class StagedPages:

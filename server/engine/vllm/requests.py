@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kan.phi import Phi
-from kan.vllm.transfer import Mount, Record, Segment
+from kan.knowledge.phi import Phi
 from server.engine.bias import bias_of
 from server.engine.protocol import FactTokens, GenerationRequest, MountedFact, SamplingParams, TokenLogprob
+from server.engine.vllm.plugin.transfer import Mount, Record, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def _sampling(wanted: SamplingParams, end_tokens: Sequence[int], mount: Mount | 
     from vllm import SamplingParams as VllmSamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    from kan.vllm.repetition import KNOWLEDGE, PENALTY
+    from server.engine.vllm.plugin.repetition import KNOWLEDGE, PENALTY
 
     extra: dict[str, Any] = {}
     penalty = wanted.repetition_penalty

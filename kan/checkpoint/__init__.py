@@ -1,0 +1,1 @@
+"""Models on disk: our own format (`directory.py`), and other projects' files made into it (by `sources.py`)."""

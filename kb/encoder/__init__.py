@@ -1,0 +1,1 @@
+"""ρ: sentences to unit vectors, and the vectors that are kept."""

@@ -1,0 +1,1 @@
+"""The vector index: immutable segments, and what merges them."""

@@ -1,0 +1,229 @@
+"""The durable, append-only log of batches. SQLAlchemy Core; SQLite in WAL mode with synchronous=FULL."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+
+from kb.errors import StoreCorrupt, StoreUnavailable, WriteFailed
+from kb.log import schema
+from kb.log.batch import GENESIS, Batch, Entry
+from kb.log.location import Location
+from kb.log.marker import Head
+from kb.log.schema import batches, entries
+
+_ROWS = 1000
+_DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error)
+_PRAGMAS = ("synchronous=FULL", "busy_timeout=5000", "cell_size_check=ON", "trusted_schema=OFF")
+
+
+class FactLog:
+    """Reads are thread-safe; `append` and `recover` belong to the store's one writer."""
+
+    def __init__(self, location: Location) -> None:
+        """Connects, checks the database's own structure and makes missing tables.
+
+        Raises StoreCorrupt, or StoreUnavailable when there is no such database or driver.
+        """
+        self._name = str(location.database or location.url.render_as_string(hide_password=True))
+        self._sqlite = location.database is not None
+        try:
+            self.engine = create_engine(location.url)
+        except (ImportError, NoSuchModuleError) as error:
+            raise StoreUnavailable(f"{self._name}: {error}") from error
+        if self._sqlite:
+            _configure_sqlite(self.engine)
+        try:
+            with self._reading():
+                # Held open for good: while a connection lives, SQLite keeps its view of the write-ahead log,
+                # in which a commit that failed half-way does not exist.
+                self._writer = self.engine.connect()
+                self._prepare_database()
+        except BaseException:
+            self.engine.dispose()
+            raise
+
+    def entry_count(self) -> int:
+        """Entries in all batches."""
+        with self._reading(), self.engine.connect() as connection:
+            return connection.execute(select(func.count()).select_from(entries)).scalar_one()
+
+    def chain_at(self, version: int) -> bytes | None:
+        """The recorded hash chain at `version`; None when the log does not hold it."""
+        if version == 0:
+            return GENESIS
+        with self._reading(), self.engine.connect() as connection:
+            chain: bytes | None = connection.execute(
+                select(batches.c.chain).where(batches.c.version == version)
+            ).scalar_one_or_none()
+            return chain
+
+    def scan(self, after: Head, upto: int | None = None) -> Iterator[Batch]:
+        """The batches after `after`, up to and with version `upto`, each checked against the hash chain.
+
+        Raises StoreCorrupt at the first batch that is missing, out of place or not what was written.
+        """
+        columns = (entries.c.version, *(entries.c[name] for name in _ENTRY_COLUMNS))
+        last = 2**62 if upto is None else upto
+        with self._reading(), self.engine.connect() as connection:
+            # Inside one transaction, so both cursors see the same log.
+            heads = connection.execution_options(yield_per=_ROWS).execute(
+                select(batches).where(batches.c.version.between(after.version + 1, last)).order_by(batches.c.version)
+            )
+            rows = connection.execution_options(yield_per=_ROWS).execute(
+                select(*columns)
+                .where(entries.c.version.between(after.version + 1, last))
+                .order_by(entries.c.version, entries.c.seq)
+            )
+            yield from self._verified(after, heads, rows)
+
+    def _verified(self, after: Head, heads: Any, rows: Any) -> Iterator[Batch]:
+        groups = groupby(rows, key=lambda row: row[0])
+        group = next(groups, None)
+        previous = after
+        for head in heads:
+            found: list[Entry] = []
+            if group is not None and group[0] == head.version:
+                found = [Entry(*row[1:]) for row in group[1]]
+                group = next(groups, None)
+            batch = Batch.following(previous.chain, previous.version + 1, head.created_at, head.kind, found)
+            if head.version != batch.version or head.chain != batch.chain:
+                raise StoreCorrupt(self._name, f"the log is damaged at version {batch.version}")
+            yield batch
+            previous = Head(batch.version, batch.chain)
+        if group is not None:
+            raise StoreCorrupt(self._name, f"the log is damaged at version {group[0]}: changes without a batch")
+
+    def append(self, batch: Batch, cache_rows: Sequence[Mapping[str, Any]]) -> None:
+        """Makes the batch durable together with rows of the embedding cache. Raises WriteFailed."""
+        head = {
+            "version": batch.version,
+            "created_at": batch.created_at,
+            "kind": batch.kind,
+            "chain": batch.chain,
+        }
+        rows = [
+            {"version": batch.version, "seq": seq, **dict(zip(_ENTRY_COLUMNS, entry.values, strict=True))}
+            for seq, entry in enumerate(batch.entries)
+        ]
+        with self._writing(), self._writer.begin():
+            self._writer.execute(insert(batches), head)
+            if rows:
+                self._writer.execute(insert(entries), rows)
+            self._store_cache(cache_rows)
+
+    def store_cache(self, cache_rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows of the embedding cache alone. Raises WriteFailed."""
+        with self._writing(), self._writer.begin():
+            self._store_cache(cache_rows)
+
+    def _store_cache(self, cache_rows: Sequence[Mapping[str, Any]]) -> None:
+        if not cache_rows:
+            return
+        if self.engine.dialect.name == "postgresql":
+            from sqlalchemy.dialects.postgresql import insert as upsert
+        else:
+            from sqlalchemy.dialects.sqlite import insert as upsert  # type: ignore[assignment]
+        statement = upsert(schema.embeddings)
+        changed = {"vector": statement.excluded.vector, "checksum": statement.excluded.checksum}
+        keys = ["encoder", "text_hash"]
+        self._writer.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed), list(cache_rows))
+
+    def recover(self) -> None:
+        """After a failed write: drops what is left of it, for good. Raises WriteFailed when that fails too.
+
+        What SQLite wrote of a failed commit still lies in the write-ahead log's file, where a restart would
+        find it whole; and a failed fsync may have left older pages there unwritten while calling them clean.
+        So everything committed is moved to the database file and synchronised anew, and the write-ahead log
+        is cut to nothing.
+        """
+        with self._writing():
+            self._writer.rollback()
+            if self._sqlite:
+                cursor = _driver(self._writer).execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                busy = cursor.fetchone()[0]
+                cursor.close()
+                if busy:
+                    raise WriteFailed(f"{self._name}: busy after a failed write; try again")
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._writer.close()
+        self.engine.dispose()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        # UnicodeError, TypeError and ValueError: values that the damaged file calls text or numbers.
+        except (*_DATABASE_ERRORS, UnicodeError, TypeError, ValueError) as error:
+            if isinstance(error, SQLAlchemyError) and not self._sqlite:
+                raise StoreUnavailable(f"{self._name}: {error}") from error
+            raise StoreCorrupt(self._name, f"cannot be used: {_reason(error)}") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except _DATABASE_ERRORS as error:
+            raise WriteFailed(f"{self._name}: {_reason(error)}") from error
+
+    def _prepare_database(self) -> None:
+        if self._sqlite:
+            self._check_sqlite()
+        with self._writer.begin():
+            schema.metadata.create_all(self._writer)
+        # Damage to a table's definition may show only when something is written.
+        if self._sqlite and schema.shape(self._writer) != schema.expected_shape():
+            raise StoreCorrupt(self._name, f"its tables are not those of format {schema.FORMAT}")
+
+    def _check_sqlite(self) -> None:
+        driver = _driver(self._writer)
+        if driver.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):
+            raise StoreUnavailable(f"{self._name}: SQLite cannot keep a write-ahead log here")
+        # A database that cannot be written is refused now rather than at the first edit.
+        # (SQLite lets a write transaction begin there all the same; only a write tells.)
+        driver.execute("BEGIN IMMEDIATE")
+        driver.execute("PRAGMA user_version=0")
+        driver.execute("ROLLBACK")
+        result = driver.execute("PRAGMA integrity_check(1)").fetchone()
+        if result != ("ok",):
+            raise StoreCorrupt(self._name, f"SQLite finds it damaged: {result[0]}")
+        (version,) = driver.execute("PRAGMA user_version").fetchone()
+        (tables,) = driver.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables == 0 and version == 0:
+            driver.execute(f"PRAGMA user_version={schema.FORMAT}")
+        elif version != schema.FORMAT:
+            raise StoreCorrupt(self._name, f"has format {version}; this program reads format {schema.FORMAT}")
+
+
+_ENTRY_COLUMNS = ("op", "namespace", "id", "text", "metadata", "expires_at")
+
+
+def _configure_sqlite(engine: Engine) -> None:
+    def on_connect(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # transactions begin where SQLAlchemy says so, below
+        for pragma in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+
+    def on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", on_begin)
+
+
+def _driver(connection: Connection) -> Any:
+    # PRAGMAs that must run outside a transaction, which SQLAlchemy would begin.
+    return connection.connection.driver_connection
+
+
+def _reason(error: Exception) -> str:
+    original = getattr(error, "orig", None)
+    return str(original or error)

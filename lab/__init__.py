@@ -1,0 +1,1 @@
+"""The laboratory: questions, training and evaluation. Nothing that serves imports it."""

@@ -1,0 +1,192 @@
+"""One run of `kalmagrove eval knowledge`: the main table, then the further evaluations, each when it is wanted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from lab.evaluation import calibration, counterfact, edits, gating, locality, order
+from lab.evaluation.base import Base
+from lab.evaluation.cells import Cell, Journal
+from lab.evaluation.conditions import Tuned, conditions
+from lab.evaluation.material import Material
+from lab.evaluation.report import Report
+from lab.evaluation.subject import Advance, Respondent, Setup, Subject
+from lab.evaluation.table import Table
+from lab.evaluation.tuning import dev_questions, tune
+from lab.questions.counterfact import load_counterfact_edits
+from lab.questions.factbook import load_edits
+from lab.questions.mounting import Mounted
+from lab.questions.sources import load_pool
+from server.settings import Settings
+
+PARTS = ("table", "edits", "counterfact", "locality", "grounding", "order")
+NEED_DATA = ("edits", "counterfact", "locality")
+ORDER_QUESTIONS = 20
+BASE_FACTS = 1000
+TUNED_CONDITIONS = ("kblam", "scaled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to measure, and how much of it."""
+
+    data: Path | None
+    sets: tuple[str, ...]
+    distractors: tuple[int, ...] = (0, 3, 7, 15)
+    questions: int = 100
+    dev_questions: int = 60
+    parts: tuple[str, ...] = PARTS
+    only: tuple[str, ...] = ()
+    """Conditions of the table; empty: all."""
+    seed: int = 1
+    max_tokens: int = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Who is told how the run goes."""
+
+    begin: Callable[[str, int], Advance]
+    """(what begins, of how many requests) -> whom to tell of those done."""
+    tell: Callable[[str], None]
+    """A line of text."""
+    cell: Callable[[Cell], None]
+    """A finished cell."""
+    changed: Callable[[Report], None]
+    """The report has grown."""
+
+
+async def evaluate(
+    plan: Plan, subject: Subject, settings: Settings, report: Report, journal: Journal, watcher: Watcher
+) -> None:
+    """Fill the report, part by part. Pages and bases live in a temporary directory."""
+    with TemporaryDirectory(prefix="kalmagrove-eval-") as name:
+        run = _Run(plan, subject, settings, report, journal, watcher, Path(name))
+        started = time.perf_counter()
+        try:
+            for part in plan.parts:
+                await getattr(run, part)()
+                report.seconds = time.perf_counter() - started
+                watcher.changed(report)
+        finally:
+            await run.respondent.aclose()
+
+
+class _Run:
+    """The parts, by name."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        subject: Subject,
+        settings: Settings,
+        report: Report,
+        journal: Journal,
+        watcher: Watcher,
+        directory: Path,
+    ) -> None:
+        self.plan, self.subject, self.settings = plan, subject, settings
+        self.report, self.journal, self.watcher = report, journal, watcher
+        self.directory = directory
+        self.respondent = Respondent(subject, directory / "pages", plan.max_tokens)
+        self.material = Material(subject.encoder, plan.data, plan.seed)
+        self.learned = Setup(subject.model, subject.learned)
+
+    async def table(self) -> None:
+        tuned = await self._tuned()
+        rows = [one for one in conditions(self.subject, tuned) if not self.plan.only or one.name in self.plan.only]
+        self.report.meanings = {one.name: one.meaning for one in rows}
+        plan = self.plan
+        table = Table(rows, plan.distractors, plan.questions, self.material, self.respondent, self.journal)
+        for dataset in plan.sets:
+            self.watcher.tell(f"{dataset}: loading and embedding")
+            advance = self.watcher.begin(dataset, len(table.places) * len(self._gold(dataset)))
+            await table.measure(dataset, advance, self._cell_done)
+            self.watcher.changed(self.report)
+
+    def _cell_done(self, cell: Cell) -> None:
+        self.report.cells.append(cell)
+        self.watcher.cell(cell)
+
+    async def _tuned(self) -> Tuned:
+        wanted = not self.plan.only or set(TUNED_CONDITIONS) & set(self.plan.only)
+        if not wanted or not self.plan.dev_questions:
+            return Tuned()
+        if self.journal.tuned is None:
+            self.watcher.tell("tuning the baselines on the dev split")
+            plan = self.plan
+            chosen = dev_questions(self.material, plan.sets, plan.distractors, plan.dev_questions)
+            self.journal.set_tuned(asdict(await tune(self.subject, self.respondent, chosen, self.watcher.tell)))
+        self.report.tuned = Tuned(**(self.journal.tuned or {}))
+        return self.report.tuned
+
+    async def edits(self) -> None:
+        changes = load_edits(self._data(), "test", edits.BASE_EDITS, self.plan.seed)
+        with self._base("edits") as base:
+            advance = self.watcher.begin("edits", 2 * min(self.plan.questions, len(changes)))
+            found = await edits.measure(changes, base, self.learned, self.respondent, self.plan.questions, advance)
+        self.report.findings.append(found)
+
+    async def counterfact(self) -> None:
+        known = load_counterfact_edits(self._data(), "test", counterfact.BASE_EDITS, self.plan.seed)
+        with self._base("counterfact") as base:
+            advance = self.watcher.begin("CounterFact", 6 * min(self.plan.questions, len(known)))
+            found = await counterfact.measure(known, base, self.learned, self.respondent, self.plan.questions, advance)
+        self.report.findings.append(found)
+
+    async def locality(self) -> None:
+        """Facts of invented entities cannot answer a question about the world."""
+        with self._base("locality") as base:
+            pool = load_pool("synthetic", None, "test", questions=BASE_FACTS, seed=self.plan.seed)
+            base.upsert({str(place): fact.text for place, fact in enumerate(pool.facts[:BASE_FACTS])})
+            questions = locality.unrelated_questions(self._data(), 2 * self.plan.questions)
+            advance = self.watcher.begin("locality", 2 * len(questions))
+            found = await locality.measure(base, questions, self.learned, self.respondent, advance)
+            scores = [score for name in self.plan.sets for one in self._gold(name) for score in one.scores]
+            gates = gating.measure(base, questions, scores, self.settings.min_best_score)
+        self.report.findings += [found, gates]
+
+    async def grounding(self) -> None:
+        plan = self.plan
+        advance = self.watcher.begin("grounding", 4 * len(plan.sets) * plan.questions)
+        findings, fitted = await calibration.measure(
+            self.subject, self.material, plan.sets, self.learned, self.respondent, plan.questions, advance
+        )
+        self.report.findings.append(findings)
+        self.report.grounding = fitted
+
+    async def order(self) -> None:
+        """In the arithmetic of serving, and where rounding is so small that anything else would show."""
+        mounted = self.material.mounted(self.plan.sets[0], "test", self.plan.questions, 7)[:ORDER_QUESTIONS]
+        exact = Setup(self.subject.in_float32(), self.subject.learned)
+        advance = self.watcher.begin("order", 2 * len(mounted) * (order.PERMUTATIONS + 1))
+        found = await order.measure(mounted, self.learned, self.respondent, self.plan.seed, advance)
+        self.report.findings.append(found)
+        precise = Respondent(self.subject, self.directory / "pages-float32", self.plan.max_tokens)
+        try:
+            self.report.findings.append(await order.measure(mounted, exact, precise, self.plan.seed, advance))
+        finally:
+            await precise.aclose()
+
+    def _gold(self, dataset: str) -> list[Mounted]:
+        return self.material.mounted(dataset, "test", self.plan.questions, 0)
+
+    def _base(self, name: str) -> closing[Base]:
+        settings = self.settings
+        base = Base(
+            self.directory / name,
+            self.subject.encoder,
+            top_k=settings.top_k,
+            min_score=settings.min_score,
+            min_best_score=settings.min_best_score,
+        )
+        return closing(base)
+
+    def _data(self) -> Path:
+        assert self.plan.data is not None, "the command refuses these parts without data"
+        return self.plan.data

@@ -1,0 +1,165 @@
+"""`kalmagrove train phi`, wired: questions, the real encoder and index, the frozen model, the trainer."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+
+from kan.checkpoint.directory import Checkpoint
+from kan.knowledge.phi import Phi, save_phi, zero_phi
+from kan.prompt import PromptBuilder
+from kb.encoder.minilm import MiniLMEncoder
+from lab.questions.mounting import Distractors
+from lab.questions.question import Split
+from lab.questions.sources import load_pool
+from lab.training.card import ModelCard, write_card
+from lab.training.curve import plot_curve
+from lab.training.decoder import FrozenDecoder
+from lab.training.examples import Sampler, Source, mounted_at_random
+from lab.training.fact_bank import FactBank
+from lab.training.objective import Objective
+from lab.training.parameters import Units
+from lab.training.refit import Mounting, RefitOptions, refit
+from lab.training.trainer import Point, Trainer, TrainingOptions
+from server.engine.dtype import choose_dtype
+from server.loading import load_learned
+
+WEIGHTS: Mapping[str, float] = {
+    "synthetic": 0.20,
+    "factbook": 0.15,
+    "counterfact": 0.15,
+    "squad": 0.25,
+    "two_fact": 0.25,
+}
+"""How often each set is drawn."""
+MOUNTINGS = 2
+"""Of every question, for a refit."""
+STATE = "state.pt"
+PHI = "phi.safetensors"
+CARD = "phi.md"
+CURVE = "curve.png"
+
+
+@dataclass(frozen=True, slots=True)
+class PhiRun:
+    """Where a run reads and writes, and how large its pools of questions are."""
+
+    data: Path
+    output: Path
+    checkpoint: Checkpoint
+    questions: int
+    dev_questions: int
+    options: TrainingOptions
+    start: str = "gap"
+    """The φ to begin with: as in the setting KALMAGROVE_PHI."""
+
+
+def train_phi(run: PhiRun, progress: Progress) -> None:
+    """Train, or go on with what `run.output` holds. Raises DataError, PhiError, GroundingError, ValueError
+    or OSError for what cannot be used."""
+    run.output.mkdir(parents=True, exist_ok=True)
+    encoder = MiniLMEncoder()
+    start = _start(run, encoder)
+    prompt = PromptBuilder.from_checkpoint(run.checkpoint)
+    sources: dict[Split, list[Source]] = {
+        "train": _sources(run, "train", run.questions, encoder, progress),
+        "dev": _sources(run, "dev", run.dev_questions, encoder, progress),
+    }
+    trainer = _trainer(run, start, prompt, sources, progress)
+    state = run.output / STATE
+    if state.exists():
+        trainer.resume(state)
+    task = progress.add_task("training", total=run.options.steps, completed=trainer.step)
+
+    def advance(point: Point) -> None:
+        progress.update(task, completed=point.step, description=f"training (loss {point.loss:.2f})")
+
+    started = time.monotonic()
+    trainer.run(lambda: _save(run, trainer), advance)
+    card = ModelCard(
+        model=run.checkpoint.config.name,
+        start=run.start,
+        phi=trainer.phi,
+        sets={source.pool.dataset: (len(source.pool.questions), len(source.pool.facts)) for source in sources["train"]},
+        weights=WEIGHTS,
+        options=run.options,
+        curve=trainer.curve,
+        minutes=(time.monotonic() - started) / 60,
+        device=_device().type,
+    )
+    write_card(card, run.output / CARD)
+
+
+def refit_phi(run: PhiRun, options: RefitOptions, progress: Progress) -> None:
+    """Refit the splines of `run.start` and write phi.safetensors. Raises as `train_phi`."""
+    run.output.mkdir(parents=True, exist_ok=True)
+    encoder = MiniLMEncoder()
+    start = _start(run, encoder)
+    rng = random.Random(run.options.seed)
+    mounted = [
+        mounted_at_random(source.distractors, question, rng)
+        for source in _sources(run, "train", run.questions, encoder, progress)
+        for question in source.pool.questions
+        for _ in range(MOUNTINGS)
+    ]
+    mountings = [Mounting(one.fits, one.gold) for one in mounted]
+    save_phi(refit(start, mountings, run.checkpoint.config.head_dim, options), run.output / PHI)
+
+
+def _start(run: PhiRun, encoder: MiniLMEncoder) -> Phi:
+    config, fingerprint = run.checkpoint.config, encoder.model_fingerprint
+    phi, _ = load_learned(run.start, run.checkpoint, fingerprint)
+    return replace(
+        phi or zero_phi(config.num_layers, config.num_heads),
+        model_fingerprint=run.checkpoint.fingerprint,
+        encoder_fingerprint=fingerprint,
+    )
+
+
+def _sources(run: PhiRun, split: Split, questions: int, encoder: MiniLMEncoder, progress: Progress) -> list[Source]:
+    task = progress.add_task(f"reading and embedding the {split} questions", total=len(WEIGHTS))
+    sources = []
+    for name, weight in WEIGHTS.items():
+        pool = load_pool(name, run.data, split, questions=questions, seed=run.options.seed)
+        sources.append(Source(pool, Distractors(pool, encoder.embed), weight))
+        progress.advance(task)
+    return sources
+
+
+def _trainer(
+    run: PhiRun,
+    start: Phi,
+    prompt: PromptBuilder,
+    sources: Mapping[Split, list[Source]],
+    progress: Progress,
+) -> Trainer:
+    config = run.checkpoint.config
+    # A GPU multiplies plain matrices in bf16 as well as a CPU that can; nothing else differs.
+    device = _device()
+    dtype = torch.bfloat16 if device.type == "cuda" else choose_dtype("auto")
+    decoder = FrozenDecoder(config, run.checkpoint.tensors(), dtype, device)
+    bank = FactBank(decoder, prompt)
+    texts = {fact.text for split in sources.values() for source in split for fact in source.pool.facts}
+    task = progress.add_task("encoding facts", total=len(texts))
+    bank.add(texts, lambda facts: progress.advance(task, facts))
+    train, dev = (
+        Sampler(sources[split], prompt, config.eos_token_ids[0], seed=run.options.seed) for split in ("train", "dev")
+    )
+    units = Units(config.head_dim, bank.magnitude())
+    return Trainer(start, units, Objective(decoder, bank), train, dev, run.options)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _save(run: PhiRun, trainer: Trainer) -> None:
+    trainer.save(run.output / STATE)
+    save_phi(trainer.phi, run.output / PHI)
+    plot_curve(trainer.curve, run.output / CURVE)

@@ -1,0 +1,140 @@
+"""Facts whose pages are resident: an LRU over the page pool, with a store on disk behind it.
+
+Owned by the engine's thread. An entry's pages hold one reference of the cache itself and one per reader, so a fact that
+was evicted or forgotten stays readable to whoever mounted it before.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from kan.attention import PAGE_SIZE
+from kan.knowledge.adapter import Adapter
+from kan.knowledge.pages import PageContent
+from kan.model import KANModel, PagedCache
+from kan.page_pool import PagePool
+from kan.rope import rotate
+from server.engine.paged.sequence import Encoding, pages_for
+from server.engine.pages.page_store import PageStore
+from server.engine.protocol import FactTokens
+
+
+class KnowledgeCache:
+    """`adapter` updates what goes into the cache; what goes to disk is the plain model's, whatever was learned."""
+
+    def __init__(
+        self, model: KANModel, cache: PagedCache, pool: PagePool, store: PageStore | None, adapter: Adapter | None
+    ) -> None:
+        self._model = model
+        self._cache = cache
+        self._pool = pool
+        self._store = store
+        self._adapter = None if adapter is None else adapter.to(model.dtype)
+        self._entries: OrderedDict[str, list[int]] = OrderedDict()
+        self.first_position = 0
+        """Position of every fact's first token: the length of the preamble."""
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
+    def is_stored(self, key: str) -> bool:
+        """True if the content is on disk."""
+        return self._store is not None and key in self._store
+
+    def touch(self, key: str) -> None:
+        self._entries.move_to_end(key)
+
+    def mount(self, facts: Sequence[FactTokens]) -> list[list[int]]:
+        """Pages of each (resident) fact, with a reference added for the reader."""
+        mounted = [self._entries[fact.key] for fact in facts]
+        for fact, pages in zip(facts, mounted, strict=True):
+            self._pool.retain(pages)
+            self.touch(fact.key)
+        return mounted
+
+    def make_room(self, pages: int) -> bool:
+        """Evict unread entries, the longest unused first, until `pages` pages are free."""
+        if self._pool.free >= pages:
+            return True
+        for key in list(self._entries):
+            if self._pool.references(self._entries[key][0]) == 1:
+                self._pool.release(self._entries.pop(key))
+                if self._pool.free >= pages:
+                    return True
+        return False
+
+    def load(self, fact: FactTokens) -> bool:
+        """Bring a fact in from disk. False if it is not there, damaged, or there is no room."""
+        needed = pages_for(len(fact.tokens))
+        if self._store is None or not self.is_stored(fact.key) or not self.make_room(needed):
+            return False
+        config = self._model.config
+        shape = (config.num_layers, len(fact.tokens), config.num_kv_heads, config.head_dim)
+        content = self._store.read(fact.key, shape, self._model.dtype)
+        if content is None:
+            return False
+        pages = self._pool.allocate(needed, "knowledge")
+        self._install(content, pages)
+        self._publish(fact.key, pages)
+        return True
+
+    def admit(self, encoding: Encoding) -> None:
+        """Publish a finished encoding: its pages become the entry, its content goes to disk."""
+        pages, encoding.pages = encoding.pages, []
+        if encoding.fact.key in self._entries:
+            self._pool.release(pages)
+            return
+        content = cache(partial(_assemble, encoding.captured))
+        if self._adapter is not None:  # a fact's own tokens attended to plain keys and values; its readers do not
+            self._install(content(), pages)
+        self._publish(encoding.fact.key, pages)
+        if self._store is not None and not encoding.forgotten and not self.is_stored(encoding.fact.key):
+            self._store.write(encoding.fact.key, content)
+
+    def forget(self, key: str) -> None:
+        """Drop the entry here and on disk; readers keep their references."""
+        if key in self._entries:
+            self._pool.release(self._entries.pop(key))
+        if self._store is not None:
+            self._store.remove(key)
+
+    def clear(self) -> None:
+        for pages in self._entries.values():
+            self._pool.release(pages)
+        self._entries.clear()
+
+    def audit(self, preamble: Sequence[int]) -> None:
+        """With no readers: every knowledge page is the preamble's or one entry's, with one reference."""
+        pages = [*preamble, *(page for entry in self._entries.values() for page in entry)]
+        assert len(pages) == len(set(pages)) == self._pool.used("knowledge"), "knowledge pages do not add up"
+        assert all(self._pool.references(page) == 1 for page in pages), "a knowledge page is held by nobody known"
+
+    def _publish(self, key: str, pages: list[int]) -> None:
+        self._pool.publish(pages)
+        self._entries[key] = pages
+
+    def _install(self, content: PageContent, pages: list[int]) -> None:
+        offsets = torch.arange(content.tokens)
+        slots = torch.tensor(pages)[offsets // PAGE_SIZE] * PAGE_SIZE + offsets % PAGE_SIZE
+        if self._adapter is not None:
+            content = self._adapter(content)
+        rotated = rotate(content.keys, *self._model.rotary.at(self.first_position + offsets))
+        for layer, (keys, values) in enumerate(zip(rotated, content.values, strict=True)):
+            self._cache.write(layer, slots, keys, values)
+
+
+def _assemble(captured: list[list[tuple[Tensor, Tensor]]]) -> PageContent:
+    """Join what was captured per chunk and layer: [layers, tokens, H_kv, d]."""
+    chunks = [
+        (torch.stack([keys for keys, _ in layers]), torch.stack([values for _, values in layers]))
+        for layers in captured
+    ]
+    if len(chunks) == 1:  # most facts: an edit waits for this
+        return PageContent(*chunks[0])
+    keys, values = zip(*chunks, strict=True)
+    return PageContent(torch.cat(keys, dim=1), torch.cat(values, dim=1))

@@ -1,0 +1,156 @@
+"""Token sequences that move through the model: generations for clients, and facts being encoded into pages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kan.attention import PAGE_SIZE
+from kan.page_pool import PagePool
+from server.engine.decoding.detokenizer import IncrementalDetokenizer, TokenBytes
+from server.engine.decoding.sampling import Sampler
+from server.engine.decoding.stop_strings import StopStrings
+from server.engine.protocol import FactTokens, GenerationRequest, TokenLogprob
+
+
+def pages_for(tokens: int) -> int:
+    return -(-tokens // PAGE_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Shared, published pages in front of a sequence's own: preamble, then facts.
+
+    spans   columns [start, end) of each part; what lies between them is padding of a last page
+    """
+
+    pages: tuple[int, ...] = ()
+    spans: tuple[tuple[int, int], ...] = ()
+    mask: Tensor = field(default_factory=lambda: torch.empty(0))
+    """[K] over the prefix's columns: 0 on tokens, -inf on padding."""
+    phi: Tensor | None = None
+    """[layers, H, K]; None for no bias."""
+
+    @property
+    def columns(self) -> int:
+        return len(self.pages) * PAGE_SIZE
+
+
+def prefix_of(parts: Iterable[tuple[list[int], int]], phi: Tensor | None = None) -> Prefix:
+    """Lay out (pages, tokens) of preamble and facts one after the other. `phi` [layers, H, facts] or None."""
+    pages: list[int] = []
+    spans: list[tuple[int, int]] = []
+    for part_pages, tokens in parts:
+        start = len(pages) * PAGE_SIZE
+        spans.append((start, start + tokens))
+        pages += part_pages
+    mask = torch.full((len(pages) * PAGE_SIZE,), -torch.inf)
+    for start, end in spans:
+        mask[start:end] = 0
+    return Prefix(tuple(pages), tuple(spans), mask, None if phi is None else _spread(phi, spans, len(mask)))
+
+
+def _spread(phi: Tensor, spans: list[tuple[int, int]], columns: int) -> Tensor:
+    """phi [layers, H, facts] -> [layers, H, K]: each fact's value on its columns, 0 on the preamble (span 0)."""
+    covers = np.zeros((phi.shape[-1], columns), np.float32)
+    for fact, (start, end) in enumerate(spans[1:]):
+        covers[fact, start:end] = 1
+    # One product of ones and zeros is exact, and takes a third of the time of a gather: every request waits for it.
+    spread: Tensor = phi @ torch.from_numpy(covers).to(phi.dtype)
+    return spread
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Tokens, how many of them are in the cache, and where. `first_position` is the position of token 0."""
+
+    tokens: list[int]
+    first_position: int = 0
+    prefix: Prefix = field(default_factory=Prefix)
+    pages: list[int] = field(default_factory=list)
+    computed: int = 0
+
+    @property
+    def pending(self) -> int:
+        return len(self.tokens) - self.computed
+
+    @property
+    def columns(self) -> int:
+        return self.prefix.columns + len(self.pages) * PAGE_SIZE
+
+    def missing_pages(self, count: int) -> int:
+        """Pages to add before `count` more tokens can be computed."""
+        return max(0, pages_for(self.computed + count) - len(self.pages))
+
+    def drop_pages(self, pool: PagePool) -> None:
+        """Give everything back; the tokens stay, to be computed again."""
+        pool.release(self.pages)
+        pool.release(self.prefix.pages)
+        self.pages, self.prefix, self.computed = [], Prefix(), 0
+
+
+@dataclass(slots=True, eq=False)
+class Encoding(Sequence):
+    """A fact on its way into knowledge pages, behind the preamble and blind to every other fact."""
+
+    fact: FactTokens = field(default_factory=lambda: FactTokens("", ()))
+    done: list[Callable[[Exception | None], None]] = field(default_factory=list)
+    forgotten: bool = False
+    """Its fact was deleted meanwhile: the pages are for those who already wait for them, and not for the disk."""
+    captured: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)
+    """Per chunk, per layer: keys before RoPE and values."""
+
+
+class Generation(Sequence):
+    """One client's request and everything that must survive its preemption."""
+
+    __slots__ = (
+        "arrived", "attended", "cancelled", "detokenizer", "generated", "mass", "mount_counted", "prompt_logprobs",
+        "queued", "request", "sampler", "started", "stops",
+    )  # fmt: skip
+
+    def __init__(self, request: GenerationRequest, tokenizer: TokenBytes) -> None:
+        super().__init__(list(request.prompt))
+        self.request = request
+        self.sampler = Sampler(request.sampling, request.prompt)
+        self.detokenizer = IncrementalDetokenizer(tokenizer)
+        self.stops = StopStrings(request.sampling.stop)
+        self.arrived = time.monotonic()
+        self.queued: float | None = None
+        self.started = False
+        """True once a chunk has been delivered."""
+        self.generated = 0
+        self.mass: Tensor | None = None
+        """[K] attention per prefix column, summed over `attended` tokens (and layers and heads)."""
+        self.attended = 0
+        self.mount_counted = False
+        self.cancelled = False
+        self.prompt_logprobs: list[TokenLogprob | None] | None = (
+            None if request.sampling.prompt_logprobs is None else [None]
+        )
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether log probabilities of prompt tokens are still to be found."""
+        return self.prompt_logprobs is not None and not self.started
+
+    def attend(self, mass: Tensor) -> None:
+        """Count one generated token's attention [K] on the prefix."""
+        self.mass = mass if self.mass is None else self.mass + mass
+        self.attended += 1
+
+    def forget_attention(self) -> None:
+        """Start the count over: after preemption the facts may lie in other columns."""
+        self.mass, self.attended = None, 0
+
+    def attention_shares(self, layers_and_heads: int) -> tuple[float, ...]:
+        """Mean share of attention on each mounted fact; the preamble is the first span and is left out."""
+        if self.mass is None or not self.attended:
+            return (0.0,) * len(self.request.facts)
+        mass = self.mass / (self.attended * layers_and_heads)
+        return tuple(float(mass[start:end].sum()) for start, end in self.prefix.spans[1:])

@@ -1,0 +1,205 @@
+"""The engine's inner loop: schedule → run → sample → deliver. Everything here belongs to one thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from kan.knowledge.phi import Phi
+from kan.model import Batch, KANModel
+from kan.page_pool import PagePool
+from server.engine.decoding.output import advance
+from server.engine.decoding.sampling import SampledToken, greedy, token_logprob
+from server.engine.paged.batching import BatchBuilder, Placed
+from server.engine.paged.knowledge_cache import KnowledgeCache
+from server.engine.paged.options import EngineOptions
+from server.engine.paged.scheduler import Chunk, Scheduler
+from server.engine.paged.sequence import Encoding, Generation, pages_for, prefix_of
+from server.engine.pages.page_store import PageStore
+from server.engine.protocol import DeadlineExceeded, EngineStats, FactTokens, TokenChunk
+
+Emit = Callable[[Generation, TokenChunk | Exception], None]
+
+
+class Worker:
+    def __init__(
+        self,
+        model: KANModel,
+        preamble: Sequence[int],
+        phi: Phi | None,
+        options: EngineOptions,
+        store: PageStore | None,
+        emit: Emit,
+    ) -> None:
+        self._model = model
+        self._emit = emit
+        self._store = store
+        self._end_tokens = frozenset(model.config.eos_token_ids)
+        self._layers_and_heads = model.config.num_layers * model.config.num_heads
+        self._cache = model.new_cache(options.pages)
+        self._pool = PagePool(options.pages)
+        adapter = None if phi is None else phi.adapter
+        self._knowledge = KnowledgeCache(model, self._cache, self._pool, store, adapter)
+        self._builder = BatchBuilder(self._pool)
+        self._edit_builder = BatchBuilder(self._pool)
+        self._scheduler = Scheduler(self._pool, self._knowledge, phi, options)
+        self._steps = self._encoded = self._prompt_tokens = self._generated = self._cancelled = 0
+        self._encode_preamble(preamble)
+
+    @property
+    def idle(self) -> bool:
+        return self._scheduler.idle
+
+    def submit(self, generation: Generation) -> None:
+        if not generation.cancelled:
+            self._scheduler.submit(generation)
+
+    def cancel(self, generation: Generation) -> None:
+        if not generation.cancelled:
+            generation.cancelled = True
+            self._cancelled += 1
+            self._scheduler.remove(generation)
+
+    def encode(self, fact: FactTokens, done: Callable[[Exception | None], None]) -> None:
+        self._scheduler.encode(fact, done)
+
+    def forget(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._scheduler.forget(key)
+
+    def step(self, between: Callable[[], None] | None = None) -> bool:
+        """One forward pass and what follows from it. False if nothing could move.
+
+        `between` is called between the layers. It may call `encode` and `encode_now`, and nothing else here.
+        """
+        for late in self._scheduler.expired(time.monotonic()):
+            self._scheduler.remove(late)
+            self._emit(late, DeadlineExceeded("the request's deadline passed"))
+        chunks = self._scheduler.schedule()
+        if not chunks:
+            return False
+        batch, placed = self._builder.build(chunks)
+        hidden = self._model.forward(batch, self._cache, between)
+        self._finish_encodings(batch, placed)
+        self._deliver(self._sample(hidden, placed))
+        self._steps += 1
+        return True
+
+    def encode_now(self) -> bool:
+        """Encode the facts of an edit in the middle of a step, without waiting for its end. False if there are none.
+
+        Takes no page from anybody, and at most as many tokens as a step may while streams are decoding.
+        """
+        chunks = self._scheduler.schedule_edits()
+        if chunks:
+            batch, placed = self._edit_builder.build(chunks)
+            self._model.forward(batch, self._cache)
+            self._finish_encodings(batch, placed)
+        return bool(chunks)
+
+    def abandon(self, error: Exception) -> None:
+        """Give everybody an error and take all pages back; what is resident may be damaged and goes too."""
+        for generation in [*self._scheduler.running, *self._scheduler.waiting]:
+            self._scheduler.remove(generation)
+            self._emit(generation, error)
+        self._scheduler.abandon_encodings(error)
+        self._knowledge.clear()
+        self._pool.audit()
+
+    def audit(self) -> None:
+        """AssertionError unless every page is accounted for."""
+        self._pool.audit()
+        if self.idle:
+            assert self._pool.used("context") == 0, "context pages are held by nobody"
+            self._knowledge.audit(self._scheduler.preamble.pages)
+
+    def stats(self) -> EngineStats:
+        counters = self._scheduler.counters
+        return EngineStats(
+            waiting=len(self._scheduler.waiting),
+            running=len(self._scheduler.running),
+            pages_total=self._pool.total,
+            pages_free=self._pool.free,
+            pages_context=self._pool.used("context"),
+            pages_knowledge=self._pool.used("knowledge"),
+            page_hits=counters.page_hits,
+            page_misses=counters.page_misses,
+            facts_encoded=self._encoded,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated,
+            preemptions=counters.preemptions,
+            cancellations=self._cancelled,
+            steps=self._steps,
+        )
+
+    @torch.inference_mode()
+    def _encode_preamble(self, tokens: Sequence[int]) -> None:
+        """Compute the pages every mounted request starts with; they stay for the engine's life."""
+        if not tokens:
+            self._scheduler.preamble = prefix_of([([], 0)])
+            return
+        encoding = Encoding(list(tokens), pages=self._pool.allocate(pages_for(len(tokens)), "knowledge"))
+        batch, _ = self._builder.build([Chunk(encoding, len(tokens))])
+        self._model.forward(batch, self._cache)
+        self._pool.publish(encoding.pages)
+        self._scheduler.preamble = prefix_of([(encoding.pages, len(tokens))])
+        self._scheduler.preamble_tokens = self._knowledge.first_position = len(tokens)
+
+    def _finish_encodings(self, batch: Batch, placed: list[Placed]) -> None:
+        for place in placed:
+            sequence = place.chunk.sequence
+            sequence.computed += place.chunk.count
+            if isinstance(sequence, Encoding):
+                layers = batch.captured or []
+                sequence.captured.append([(k[place.rows].clone(), v[place.rows].clone()) for k, v in layers])
+                if sequence.pending == 0:
+                    self._encoded += 1
+                    self._scheduler.encoded(sequence)
+
+    def _sample(self, hidden: Tensor, placed: list[Placed]) -> list[tuple[Generation, SampledToken]]:
+        """Pick the next token of every generation whose tokens are all computed."""
+        ready: list[tuple[Generation, int]] = []
+        for place in placed:
+            generation = place.chunk.sequence
+            if not isinstance(generation, Generation):
+                continue
+            if generation.scores_prompt:
+                self._score_prompt(generation, hidden[place.outputs], place.chunk.count)
+            if generation.pending == 0:
+                ready.append((generation, place.outputs.stop - 1))
+                generation.attend(place.mass)
+        if not ready:
+            return []
+        logits = self._model.logits(hidden[[row for _, row in ready]])
+        best = greedy(logits)
+        return [
+            (one, SampledToken(best[i], None) if one.sampler.plain_greedy else one.sampler.sample(logits[i]))
+            for i, (one, _) in enumerate(ready)
+        ]
+
+    def _score_prompt(self, generation: Generation, hidden: Tensor, count: int) -> None:
+        """Log probabilities of the prompt tokens that follow the rows just computed."""
+        assert generation.prompt_logprobs is not None
+        wanted = generation.request.sampling.prompt_logprobs or 0
+        start = generation.computed - count
+        following = generation.request.prompt[start + 1 : generation.computed + 1]
+        # After a preemption the same rows come again; what is known is not added twice.
+        fresh = max(0, len(generation.prompt_logprobs) - 1 - start)
+        if following[fresh:]:
+            logits = self._model.logits(hidden[fresh : len(following)])
+            generation.prompt_logprobs += [
+                token_logprob(row, token, wanted) for row, token in zip(logits, following[fresh:], strict=True)
+            ]
+
+    def _deliver(self, sampled: list[tuple[Generation, SampledToken]]) -> None:
+        for generation, token in sampled:
+            if not generation.started:
+                self._prompt_tokens += len(generation.request.prompt)
+            chunk = advance(generation, token, self._end_tokens, self._layers_and_heads)
+            self._generated += 1
+            if chunk.finish_reason is not None:
+                self._scheduler.remove(generation)
+            self._emit(generation, chunk)

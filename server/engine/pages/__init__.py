@@ -1,0 +1,1 @@
+"""Page content on disk, for every engine."""

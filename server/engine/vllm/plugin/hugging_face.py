@@ -1,0 +1,45 @@
+"""A checkpoint as vLLM wants to find it: a directory with Hugging Face's config.json beside the weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kan.checkpoint.directory import WEIGHTS_FILE, Checkpoint
+from kan.config import KANConfig
+from server.engine.vllm.plugin import ARCHITECTURE
+
+
+def hugging_face_config(config: KANConfig) -> dict[str, Any]:
+    """The same model in the words of `transformers`' LlamaConfig, to be run by our architecture."""
+    return {
+        "architectures": [ARCHITECTURE],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.max_position_embeddings,
+        "rope_theta": config.rope_theta,
+        "rms_norm_eps": config.rms_norm_eps,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.mlp_bias,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": list(config.eos_token_ids),
+    }
+
+
+def write_view(checkpoint: Checkpoint, directory: Path) -> Path:
+    """Make `directory` show the checkpoint; the weights are linked, not copied. Raises OSError."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(hugging_face_config(checkpoint.config), indent=2), "utf-8")
+    link = directory / WEIGHTS_FILE
+    link.unlink(missing_ok=True)
+    link.symlink_to((checkpoint.directory / WEIGHTS_FILE).resolve())
+    return directory

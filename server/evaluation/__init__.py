@@ -1,1 +1,0 @@
-"""Evaluations of knowledge: questions asked of the real engine under several conditions, and what the replies say."""

@@ -1,0 +1,1 @@
+"""The HTTP side: everything that knows statuses, headers and OpenAI's shapes."""

@@ -1,0 +1,172 @@
+"""What happens around every request, as plain ASGI: its id, the access log, its metrics, and the end of it when the
+client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.http.errors import internal, unavailable
+from server.metrics import Metrics
+from server.services import Lifecycle
+
+PROBES = frozenset({"/health", "/ready", "/metrics"})
+"""Answered while the server drains."""
+CLIENT_LEFT = 499
+"""Logged and counted in place of a status where no response was begun."""
+_SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+access = logging.getLogger("kalmagrove.access")
+errors = logging.getLogger("kalmagrove.errors")
+
+
+def request_id(scope: Scope) -> str:
+    """The client's X-Request-Id, or one made here."""
+    return str(scope["kalmagrove.request_id"])
+
+
+def started(scope: Scope) -> float:
+    """When the request came, on time.monotonic()'s clock."""
+    return float(scope["kalmagrove.started"])
+
+
+class Observe:
+    """Outermost: gives the request its id, answers 500 for bugs, counts and logs."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        scope["kalmagrove.request_id"] = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        scope["kalmagrove.started"] = time.monotonic()
+        status = 0
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id(scope)
+            await send(message)
+
+        with self._metrics.in_flight.track_inprogress():
+            try:
+                await self.app(scope, receive, observed)
+            except Exception:
+                errors.exception("request %s failed", request_id(scope))
+                if status:
+                    raise  # too late for an answer: the connection is cut, which no client takes for success
+                scope["kalmagrove.refusal"] = "internal_error"
+                await internal().response()(scope, receive, observed)
+            finally:
+                self._record(scope, status)
+
+    def _record(self, scope: Scope, status: int) -> None:
+        status = status or CLIENT_LEFT
+        route = getattr(scope.get("route"), "path", "none")
+        seconds = time.monotonic() - started(scope)
+        self._metrics.requests.labels(route, scope["method"] if route != "none" else "any", status).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        if "kalmagrove.refusal" in scope:
+            self._metrics.refusals.labels(scope["kalmagrove.refusal"]).inc()
+        access.info(
+            "%s %s %d %.1fms id=%s caller=%s",
+            scope["method"],
+            ascii(scope["path"])[1:-1],
+            status,
+            seconds * 1000,
+            request_id(scope),
+            scope.get("kalmagrove.caller", "-"),
+        )
+
+
+class RefuseWhileDraining:
+    """After SIGTERM, new requests on open connections get 503; running ones go on."""
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
+        self.app = app
+        self._lifecycle = lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._lifecycle.draining and scope["path"] not in PROBES:
+            error = unavailable("The server is shutting down.", "server_draining", 5.0)
+            error.headers = {**(error.headers or {}), "Connection": "close"}
+            scope["kalmagrove.refusal"] = error.code
+            await error.response()(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
+class CancelOnDisconnect:
+    """A client that leaves cancels its request, whatever it is doing: queued, looking up, computing or streaming.
+
+    Reads ahead of the app by one message, so that it learns of the disconnect while the app is busy.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        working = asyncio.current_task()
+        assert working is not None
+        watch = _Watch(receive, send, working)
+        reader = asyncio.create_task(watch.read())
+        try:
+            await self.app(scope, watch.receive, watch.send)
+        except asyncio.CancelledError:
+            if not watch.cancelled or working.cancelling() > 1:
+                raise  # somebody else's cancellation, perhaps besides ours
+        finally:
+            reader.cancel()
+            if watch.cancelled:
+                working.uncancel()
+
+
+class _Watch:
+    """One request's channels, with an ear to the disconnect."""
+
+    def __init__(self, receive: Receive, send: Send, working: asyncio.Task[None]) -> None:
+        self._receive = receive
+        self._send = send
+        self._working = working
+        self._messages: asyncio.Queue[Message | Exception] = asyncio.Queue(1)
+        self._finished = False
+        self.cancelled = False
+
+    async def read(self) -> None:
+        """Passes messages on until the client has left, then cancels the work if there is any left."""
+        while True:
+            try:
+                message = await self._receive()
+            except Exception as error:  # the body is over its bound, or stopped coming
+                await self._messages.put(error)
+                return
+            if message["type"] == "http.disconnect":
+                break
+            await self._messages.put(message)
+        if not self._finished:
+            self.cancelled = True
+            self._working.cancel()
+
+    async def receive(self) -> Message:
+        message = await self._messages.get()
+        if isinstance(message, Exception):
+            raise message
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._finished = True  # what comes now is the ordinary end of the connection
+        await self._send(message)

@@ -1,0 +1,167 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.engine.protocol import FinishReason, SamplingParams, TokenChunk
+from server.http.logprobs import CompletionLogprobsWriter, joined
+from server.http.middleware import request_id, started
+from server.http.routes.base import json_response, streamable, strict_router
+from server.http.schemas.completions import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionRequest,
+)
+from server.http.schemas.knowledge import KnowledgeRequest
+from server.http.schemas.usage import usage
+from server.http.streaming import DONE, EventStream, event
+from server.service.completions import Job, Run
+from server.service.prompts import Text
+from server.services import Context, ContextDep
+
+router = strict_router()
+
+
+@router.post("/v1/completions", responses=streamable(Completion))
+async def completions(body: CompletionRequest, request: Request, context: ContextDep) -> Response:
+    """Continue a text, or several, from live knowledge."""
+    context.require_model(body.model)
+    sources = tuple(Text(prompt if isinstance(prompt, str) else tuple(prompt)) for prompt in body.prompts)
+    job = Job(
+        request_id=request_id(request.scope),
+        endpoint="completions",
+        started=started(request.scope),
+        sources=sources,
+        choices=body.choices,
+        knowledge=body.knowledge or KnowledgeRequest(),
+        sampling=lambda room: _sampling(body),
+    )
+    reply = CompletionReply(context, body, sources)
+    if body.stream:
+        return await EventStream.start(reply.events(job), context.settings.send_timeout_s)
+    return json_response(await reply.whole(job))
+
+
+def _sampling(body: CompletionRequest) -> SamplingParams:
+    """Nothing but the prompt's log probabilities still takes one step, whose token is then dropped."""
+    prompt_logprobs = body.logprobs if body.echo else None
+    return body.sampling(max(1, body.token_limit), body.logprobs, prompt_logprobs)
+
+
+@dataclass(slots=True)
+class _Choice:
+    """What has been written of one choice."""
+
+    writer: CompletionLogprobsWriter
+    text: str = ""
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: FinishReason | None = None
+    begun: bool = field(default=False)
+
+
+class CompletionReply:
+    """Writes the answer to one request."""
+
+    def __init__(self, context: Context, body: CompletionRequest, sources: tuple[Text, ...]) -> None:
+        self._context = context
+        self._body = body
+        self._sources = sources
+        self._builder = context.services.prompt
+        self._id = f"cmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+        self._choices = [
+            _Choice(CompletionLogprobsWriter(self._builder.tokenizer)) for _ in range(len(sources) * body.choices)
+        ]
+
+    async def whole(self, job: Job) -> Completion:
+        """The response in one piece."""
+        async with self._context.completions.run(job) as run:
+            async for index, chunk in run.chunks:
+                self._take(index, chunk)
+            completion = self._head([self._written(run, index) for index in range(len(self._choices))])
+            self._add_report(run, completion)
+        completion["usage"] = usage(run.prompt_tokens, self._completion_tokens(run))
+        return completion
+
+    async def events(self, job: Job) -> AsyncGenerator[bytes, None]:
+        """The response as events."""
+        async with self._context.completions.run(job) as run:
+            async for index, chunk in run.chunks:
+                self._take(index, chunk)
+                choice = self._choices[index]
+                if not (choice.text or choice.logprobs or choice.finish_reason):
+                    continue
+                completion = self._head([self._written(run, index)])
+                choice.text, choice.logprobs = "", None
+                if run.complete:
+                    self._add_report(run, completion)
+                if self._body.include_usage:
+                    completion["usage"] = None
+                yield event(completion)
+            if self._body.include_usage:
+                total = usage(run.prompt_tokens, self._completion_tokens(run))
+                yield event({**self._head([]), "usage": total})
+            yield DONE
+
+    def _take(self, index: int, chunk: TokenChunk) -> None:
+        """Add a chunk to its choice, and the echo before the first one."""
+        choice = self._choices[index]
+        if not choice.begun:
+            choice.begun = True
+            if self._body.echo:
+                self._echo(index, choice, chunk)
+        if self._body.token_limit > 0:
+            choice.text += chunk.text
+            if self._body.logprobs is not None and chunk.logprobs:
+                new = choice.writer.generated(chunk.logprobs)
+                choice.logprobs = joined(choice.logprobs, new) if choice.logprobs else new
+        choice.finish_reason = "length" if chunk.finish_reason and not self._body.token_limit else chunk.finish_reason
+
+    def _echo(self, index: int, choice: _Choice, chunk: TokenChunk) -> None:
+        source = self._sources[index // self._body.choices]
+        choice.text += source.text(self._builder)
+        if self._body.logprobs is not None:
+            own = source.own_tokens(self._builder)
+            # Before the client's tokens stand those that open a text or close the facts.
+            known = chunk.prompt_logprobs
+            choice.logprobs = choice.writer.prompt(own, known[-len(own) :] if known else None)
+
+    def _written(self, run: Run, index: int) -> CompletionChoice:
+        choice = self._choices[index]
+        written: CompletionChoice = {
+            "index": index,
+            "text": choice.text,
+            "logprobs": choice.logprobs,
+            "finish_reason": choice.finish_reason,
+        }
+        if len(self._sources) > 1 and choice.finish_reason is not None:
+            report = run.report(index // self._body.choices)
+            if report is not None:
+                written["knowledge"] = report
+        return written
+
+    def _add_report(self, run: Run, completion: Completion) -> None:
+        report = run.report(0) if len(self._sources) == 1 else None
+        if report is not None:
+            completion["knowledge"] = report
+
+    def _completion_tokens(self, run: Run) -> int:
+        return run.completion_tokens if self._body.token_limit else 0
+
+    def _head(self, choices: list[CompletionChoice]) -> Completion:
+        return {
+            "id": self._id,
+            "object": "text_completion",
+            "created": self._created,
+            "model": self._body.model,
+            "system_fingerprint": self._context.fingerprint,
+            "choices": choices,
+        }

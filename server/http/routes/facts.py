@@ -1,0 +1,210 @@
+"""/admin/kb: facts, one by one and in batches; search; versions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, TypeVar
+
+from fastapi import Path, Query
+from starlette.responses import Response
+
+from kb.facts import Delete, Fact, Upsert
+from kb.log.history import FactVersion
+from server.http.errors import invalid, not_found
+from server.http.routes.base import json_response, strict_router
+from server.http.schemas.admin import (
+    Deleted,
+    FactDetail,
+    FactHistory,
+    FactPage,
+    FactVersionView,
+    FactView,
+    LogPage,
+    PutFacts,
+    RollbackRequest,
+    RollbackResponse,
+    SearchRequest,
+    SearchResponse,
+    Upserted,
+    VersionResponse,
+)
+from server.http.schemas.knowledge import DEFAULT_NAMESPACE, FactId, KnowledgeRequest, Namespace, Version
+from server.service.knowledge import Edited
+from server.services import Context, ContextDep
+
+T = TypeVar("T")
+router = strict_router()
+
+IdPath = Annotated[FactId, Path()]
+NamespaceQuery = Annotated[Namespace, Query()]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Cursor = Annotated[FactId | None, Query()]
+Before = Annotated[Version | None, Query()]
+
+
+@router.put("/admin/kb/facts", responses={200: {"model": Upserted}})
+async def put_facts(body: PutFacts, context: ContextDep) -> Response:
+    """Add or replace facts, all or none. The reply means: durable, and seen by every request from now on."""
+    limit = context.settings.max_batch_facts
+    if len(body.facts) > limit:
+        raise invalid(f"facts: at most {limit} in one edit", "facts", "invalid_value")
+    changes = [
+        Upsert(fact.id, fact.namespace or DEFAULT_NAMESPACE, fact.text, fact.metadata or {}, fact.expires_at)
+        for fact in body.facts
+    ]
+    with context.edits.enter():
+        edited = await context.knowledge.apply(changes)
+    reply = Upserted(version=edited.version, upserted=edited.upserted, visible_ms=edited.visible_ms)
+    return json_response(reply)
+
+
+@router.get("/admin/kb/facts", responses={200: {"model": FactPage}})
+async def list_facts(
+    context: ContextDep,
+    namespace: NamespaceQuery = DEFAULT_NAMESPACE,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> Response:
+    """Facts of a namespace by id."""
+    snapshot = context.services.store.snapshot
+    page = await _read(context, lambda: snapshot.list(namespace, limit, cursor, time.time()))
+    reply = FactPage(
+        version=snapshot.version,
+        facts=[_view(fact) for fact in page.facts],
+        next_cursor=page.next_cursor,
+    )
+    return json_response(reply)
+
+
+@router.get("/admin/kb/facts/{id}", responses={200: {"model": FactDetail}})
+async def get_fact(id: IdPath, context: ContextDep, namespace: NamespaceQuery = DEFAULT_NAMESPACE) -> Response:
+    """One fact."""
+    fact = context.services.store.snapshot.get(namespace, id, time.time())
+    if fact is None:
+        raise not_found(f"There is no fact {id!r} in namespace {namespace!r}.", "id")
+    return json_response({**_view(fact), "page": context.knowledge.page(fact.text)})
+
+
+@router.delete("/admin/kb/facts/{id}", responses={200: {"model": Deleted}})
+async def delete_fact(id: IdPath, context: ContextDep, namespace: NamespaceQuery = DEFAULT_NAMESPACE) -> Response:
+    """Delete one fact. No request admitted after the reply can see it."""
+    with context.edits.enter():
+        edited = await context.knowledge.apply([Delete(id, namespace)])
+    return json_response(Deleted(version=edited.version, deleted=edited.deleted, visible_ms=edited.visible_ms))
+
+
+@router.get("/admin/kb/facts/{id}/history", responses={200: {"model": FactHistory}})
+async def fact_history(
+    id: IdPath,
+    context: ContextDep,
+    namespace: NamespaceQuery = DEFAULT_NAMESPACE,
+    limit: Limit = 100,
+    before: Before = None,
+) -> Response:
+    """What was ever said under this id, newest first."""
+    store = context.services.store
+    found = await _read(context, lambda: store.history(namespace, id, limit, before))
+    if not found and before is None:
+        raise not_found(f"There never was a fact {id!r} in namespace {namespace!r}.", "id")
+    reply = FactHistory(
+        id=id,
+        namespace=namespace,
+        versions=[_past(entry) for entry in found],
+        next_before=found[-1].version if len(found) == limit else None,
+    )
+    return json_response(reply)
+
+
+@router.post("/admin/kb/search", responses={200: {"model": SearchResponse}})
+async def search(body: SearchRequest, context: ContextDep) -> Response:
+    """What retrieval finds for a query."""
+    if body.min_version is not None:
+        await context.knowledge.wait_for_version(body.min_version, context.settings.min_version_wait_s)
+    wanted = KnowledgeRequest(namespace=body.namespace, top_k=body.top_k, min_score=body.min_score)
+    query = context.preparer.query(wanted, body.query, field="top_k")
+    found = await _read(context, partial(context.knowledge.search, query))
+    reply = SearchResponse(
+        version=found.version,
+        retrieval_ms=round(found.seconds * 1000, 3),
+        hits=[{"fact": _view(hit.fact), "score": round(hit.score, 6)} for hit in found.hits],
+    )
+    return json_response(reply)
+
+
+@router.get("/admin/kb/version", responses={200: {"model": VersionResponse}})
+async def version(context: ContextDep) -> Response:
+    """The published state."""
+    snapshot = context.services.store.snapshot
+    reply = VersionResponse(
+        version=snapshot.version,
+        facts=snapshot.count(),
+        namespaces={name: snapshot.count(name) for name in snapshot.namespaces()},
+        tombstones=snapshot.tombstones,
+    )
+    return json_response(reply)
+
+
+@router.get("/admin/kb/history", responses={200: {"model": LogPage}})
+async def history(context: ContextDep, limit: Limit = 100, before: Before = None) -> Response:
+    """The store's versions, newest first."""
+    store = context.services.store
+    found = await _read(context, lambda: store.log_entries(limit, before))
+    reply = LogPage(
+        versions=[
+            {
+                "version": entry.version,
+                "at": entry.created_at,
+                "kind": entry.kind,
+                "upserted": entry.upserted,
+                "deleted": entry.deleted,
+            }
+            for entry in found
+        ],
+        next_before=found[-1].version if len(found) == limit else None,
+    )
+    return json_response(reply)
+
+
+@router.post("/admin/kb/rollback", responses={200: {"model": RollbackResponse}})
+async def rollback(body: RollbackRequest, context: ContextDep) -> Response:
+    """Make the facts what they were at an older version, as a new version."""
+    with context.edits.enter():
+        edited: Edited = await context.knowledge.rollback(body.version)
+    reply = RollbackResponse(
+        version=edited.version,
+        upserted=edited.upserted,
+        deleted=edited.deleted,
+        visible_ms=edited.visible_ms,
+    )
+    return json_response(reply)
+
+
+async def _read(context: Context, function: Callable[[], T]) -> T:
+    with context.reads.enter():
+        return await context.knowledge.read(function)
+
+
+def _view(fact: Fact) -> FactView:
+    return {
+        "id": fact.id,
+        "namespace": fact.namespace,
+        "text": fact.text,
+        "metadata": dict(fact.metadata),
+        "expires_at": fact.expires_at,
+        "version": fact.version,
+        "created_at": fact.created_at,
+    }
+
+
+def _past(entry: FactVersion) -> FactVersionView:
+    return {
+        "version": entry.version,
+        "at": entry.created_at,
+        "kind": entry.kind,
+        "operation": entry.op,
+        "text": entry.text,
+        "metadata": None if entry.metadata is None else dict(entry.metadata),
+        "expires_at": entry.expires_at,
+    }

@@ -1,0 +1,55 @@
+"""GET /health, /ready and /metrics: cheap, and never waiting for the engine."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from server.http.errors import unavailable
+from server.http.routes.base import json_response
+from server.http.schemas.errors import ErrorResponse
+from server.metrics import CONTENT_TYPE
+from server.services import ContextDep
+
+router = APIRouter()
+
+
+class Health(TypedDict):
+    """The process lives."""
+
+    status: str
+
+
+class Ready(TypedDict):
+    """Requests would be served now, from this version of the knowledge."""
+
+    status: str
+    model: str
+    knowledge_version: int
+
+
+@router.get("/health", responses={200: {"model": Health}})
+async def health() -> Response:
+    """Whether the process answers at all."""
+    return json_response(Health(status="ok"))
+
+
+@router.get("/ready", responses={200: {"model": Ready}, 503: {"model": ErrorResponse}})
+async def ready(context: ContextDep) -> Response:
+    """Whether requests are served: the engine makes forward progress and the server is not draining.
+
+    A store that cannot be written does not count: questions are still answered.
+    """
+    if context.lifecycle.draining:
+        raise unavailable("The server is shutting down.", "server_draining", 5.0)
+    if not context.services.engine.healthy():
+        raise unavailable("The engine makes no progress.", "engine_unhealthy", 5.0)
+    version = context.services.store.snapshot.version
+    return json_response(Ready(status="ready", model=context.services.model_name, knowledge_version=version))
+
+
+@router.get("/metrics", responses={200: {"content": {"text/plain": {}}}})
+async def metrics(context: ContextDep) -> Response:
+    """For Prometheus."""
+    return Response(context.metrics.render(), headers={"Content-Type": CONTENT_TYPE})

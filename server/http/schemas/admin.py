@@ -1,0 +1,166 @@
+"""/admin/kb."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from server.http.schemas.base import Request
+from server.http.schemas.knowledge import FactId, Namespace, Score, TopK, Version
+
+
+class FactInput(Request):
+    """A fact to add, or to replace wholly."""
+
+    id: FactId
+    text: Annotated[str, Field(min_length=1, max_length=4096)]
+    namespace: Namespace | None = None
+    metadata: dict[str, Any] | None = None
+    expires_at: Annotated[float, Field(ge=0, le=253_402_300_799)] | None = None
+    """Unix seconds; null: never."""
+
+
+class PutFacts(Request):
+    """All of them or none."""
+
+    facts: Annotated[list[FactInput], Field(min_length=1, max_length=10_000)]
+
+
+class FactView(TypedDict):
+    """A fact as it is held."""
+
+    id: str
+    namespace: str
+    text: str
+    metadata: dict[str, Any]
+    expires_at: float | None
+    version: int
+    created_at: float
+    """Unix seconds."""
+
+
+class FactDetail(FactView):
+    """A fact, and the name of its K/V pages as completions report it."""
+
+    page: str
+
+
+class Upserted(TypedDict):
+    """Durable, and visible to every request from now on."""
+
+    version: int
+    upserted: int
+    visible_ms: float
+
+
+class Deleted(TypedDict):
+    """Durable, and invisible to every request from now on."""
+
+    version: int
+    deleted: int
+    visible_ms: float
+
+
+class FactPage(TypedDict):
+    """Some facts in the order of their ids."""
+
+    version: int
+    facts: list[FactView]
+    next_cursor: str | None
+
+
+class SearchRequest(Request):
+    """What retrieval would find."""
+
+    query: Annotated[str, Field(min_length=1, max_length=65536)]
+    namespace: Namespace | None = None
+    top_k: TopK | None = None
+    min_score: Score | None = None
+    min_version: Version | None = None
+
+
+class SearchHit(TypedDict):
+    """A fact and its inner product with the query."""
+
+    fact: FactView
+    score: float
+
+
+class SearchResponse(TypedDict):
+    """Best first."""
+
+    version: int
+    retrieval_ms: float
+    hits: list[SearchHit]
+
+
+class ImportProgress(TypedDict):
+    """A line of the answer to an import: progress, and in the end a summary (`done`)."""
+
+    version: int
+    imported: int
+    done: bool
+
+
+class VersionResponse(TypedDict):
+    """The published state."""
+
+    version: int
+    facts: int
+    namespaces: dict[str, int]
+    tombstones: int
+
+
+class RollbackRequest(Request):
+    """Make the facts what they were at an older version. That is a new version."""
+
+    version: Version
+
+
+class RollbackResponse(TypedDict):
+    """What it took."""
+
+    version: int
+    upserted: int
+    deleted: int
+    visible_ms: float
+
+
+class LogEntryView(TypedDict):
+    """One version of the whole store."""
+
+    version: int
+    at: float
+    kind: str
+    upserted: int
+    deleted: int
+
+
+class LogPage(TypedDict):
+    """Newest first; `next_before` continues."""
+
+    versions: list[LogEntryView]
+    next_before: int | None
+
+
+class FactVersionView(TypedDict):
+    """What one version did to a fact; no text if it deleted it."""
+
+    version: int
+    at: float
+    kind: str
+    operation: str
+    text: str | None
+    metadata: dict[str, Any] | None
+    expires_at: float | None
+
+
+class FactHistory(TypedDict):
+    """Newest first; `next_before` continues."""
+
+    id: str
+    namespace: str
+    versions: list[FactVersionView]
+    next_before: int | None

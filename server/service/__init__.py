@@ -1,0 +1,1 @@
+"""What the server does, whoever asks: completions, knowledge, prompts. Knows no HTTP."""
