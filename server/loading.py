@@ -86,6 +86,7 @@ def vllm_options(settings: Settings) -> VllmOptions:
         view_dir=settings.view_dir,
         page_dir=settings.page_dir,
         disk_bytes=_disk_bytes(settings),
+        disk_reserve_bytes=settings.disk_reserve_mib << 20,
         dtype=settings.dtype,
         arguments=settings.vllm_args,
         cache_gib=settings.cache_gib,
@@ -107,6 +108,7 @@ def engine_options(settings: Settings, config: KANConfig) -> EngineOptions:
         # By number format, as the vllm engine does: both can use what the other one encoded.
         page_dir=settings.page_dir and settings.page_dir / str(dtype).removeprefix("torch."),
         disk_bytes=_disk_bytes(settings),
+        disk_reserve_bytes=settings.disk_reserve_mib << 20,
         max_waiting=settings.max_waiting,
         max_running=settings.max_running,
         max_fact_tokens=settings.max_fact_tokens,

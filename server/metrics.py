@@ -81,6 +81,7 @@ class _Engine(Collector):
         yield _counter("generated_tokens", "Tokens generated", stats.generated_tokens)
         yield _counter("preemptions", "Sequences put back because pages ran out", stats.preemptions)
         yield _counter("engine_cancellations", "Sequences cancelled", stats.cancellations)
+        yield _counter("engine_jobs_dropped", "Computations dropped because the client had left", stats.jobs_dropped)
         yield _counter("engine_steps", "Engine steps", stats.steps)
 
 

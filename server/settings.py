@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     """Memory for KV pages."""
     page_cache_disk_gib: float = Field(4.0, ge=0)
     """Disk for encoded facts; 0: none."""
+    disk_reserve_mib: int = Field(256, ge=0)
+    """Free disk that encoded facts leave to the log: below it they give way."""
     max_waiting: int = Field(64, ge=1)
     """Requests that may queue for the engine; more are refused with 429."""
     max_running: int = Field(16, ge=1)

@@ -43,4 +43,4 @@ async def warm_up(context: Context) -> None:
     )
     async for _ in services.engine.generate(request):
         pass
-    await services.engine.forget([key])
+    services.engine.forget([key])

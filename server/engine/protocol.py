@@ -5,7 +5,7 @@ Nothing here knows HTTP, FAISS or torch: an engine turns token ids (and facts as
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
@@ -16,14 +16,6 @@ FinishReason = Literal["stop", "length"]
 
 class EngineError(Exception):
     """Base of everything an engine raises on purpose."""
-
-
-class EngineOverloaded(EngineError):
-    """The waiting queue is full. `retry_after` is in seconds."""
-
-    def __init__(self, message: str, retry_after: float = 1.0) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 class EngineUnavailable(EngineError):
@@ -171,6 +163,8 @@ class EngineStats:
     generated_tokens: int = 0
     preemptions: int = 0
     cancellations: int = 0
+    jobs_dropped: int = 0
+    """Computations of `run` whose caller left before they began."""
     steps: int = 0
 
 
@@ -186,22 +180,39 @@ class Engine(Protocol):
         """True while the engine makes forward progress (or is idle and would)."""
         ...
 
-    async def encode(self, facts: Sequence[FactTokens]) -> None:
-        """Make the facts' pages available (resident, or on disk if memory is taken). Idempotent, bounded batches."""
+    async def encode(self, facts: Sequence[FactTokens], *, bulk: bool = False) -> None:
+        """Make the facts' pages available (resident, or on disk if memory is taken). Idempotent.
+
+        Those of a `bulk` edit come after everything else. What nobody waits for any more, because the callers were
+        cancelled, is not made.
+        """
         ...
 
-    async def forget(self, keys: Sequence[str]) -> None:
-        """Free pages of facts that are gone: now, or when their last reader ends."""
+    def forget(self, keys: Sequence[str]) -> None:
+        """Their facts are gone: free their pages in memory and on disk, now or when their last reader ends.
+
+        Any thread may call it; it never fails. It comes after every earlier `encode`, and ends what that began.
+        """
+        ...
+
+    def reconcile(self, held: Collection[str]) -> None:
+        """Forget the pages of every fact whose key is not among `held`, whoever left them. As `forget`."""
         ...
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Run a short computation (milliseconds) where it disturbs the model least, and return what it returns."""
+        """Run a short computation (milliseconds) where it disturbs the model least, and return what it returns.
+
+        Not at all if the caller is cancelled before it begins.
+        """
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
-        """Queue the request at once (raises EngineOverloaded, RequestTooLarge, EngineUnavailable from this call,
-        not from the first iteration) and iterate its chunks. Closing the iterator (`aclose`, or cancelling the
-        task that awaits it) cancels the work. Iteration raises DeadlineExceeded or EngineUnavailable."""
+        """Queue the request at once and iterate its chunks; how many may wait is the caller's to bound.
+
+        Raises RequestTooLarge or EngineUnavailable from this call, not from the first iteration; iterating raises
+        DeadlineExceeded or EngineUnavailable. Closing the iterator (`aclose`, or cancelling the task that awaits it)
+        cancels the work.
+        """
         ...
 
     def exposition(self) -> bytes:
@@ -209,5 +220,5 @@ class Engine(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Stop taking work, cancel what is left, join the thread. Idempotent."""
+        """Stop taking work, give what is left an error, release everything, in bounded time. Idempotent."""
         ...

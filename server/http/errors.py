@@ -31,7 +31,6 @@ from kb.errors import (
 from server.engine.protocol import (
     DeadlineExceeded,
     EngineError,
-    EngineOverloaded,
     EngineUnavailable,
     RequestTooLarge,
 )
@@ -159,8 +158,6 @@ def _retry_after(seconds: float) -> dict[str, str]:
 
 
 def _from_engine(error: EngineError) -> ApiError:
-    if isinstance(error, EngineOverloaded):
-        return overloaded(str(error), error.retry_after)
     if isinstance(error, RequestTooLarge):
         return context_too_long(str(error), "prompt")
     if isinstance(error, DeadlineExceeded):

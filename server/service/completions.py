@@ -129,7 +129,7 @@ class Completions:
         self._preparer = preparer
         self._metrics = metrics
         self._settings = settings
-        # Requests in retrieval are not in the engine's queue yet; this bounds both together.
+        # The one bound on answers in progress: in retrieval, in the queue of the engine, and being decoded.
         self._gate = Gate(settings.max_waiting + settings.max_running, "requests")
 
     @property
@@ -154,7 +154,7 @@ class Completions:
         streams: list[Stream] = []
         deadline = job.started + self._settings.request_timeout_s
         try:
-            with self._gate.enter():
+            with self._gate.enter(len(job.sources) * job.choices):
                 try:
                     run.prompts = await self._prompts(job, deadline)
                     run.stage = "queue"

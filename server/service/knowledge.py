@@ -278,7 +278,7 @@ class KnowledgeService:
                 await self._forget(unheld)
 
     async def _forget(self, texts: Sequence[str]) -> None:
-        await self._engine.forget([self.page(text) for text in texts])
+        self._engine.forget([self.page(text) for text in texts])
 
 
 async def _on(executor: Executor, function: Callable[[], T]) -> T:

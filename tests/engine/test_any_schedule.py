@@ -83,7 +83,7 @@ class Schedule:
                     facts = [self._fact(i) for i in event.facts]
                     self._tasks.append(asyncio.create_task(self._engine.encode(facts)))
                 case Forget():
-                    await self._engine.forget([self._fact(i).key for i in event.facts])
+                    self._engine.forget([self._fact(i).key for i in event.facts])
                 case Pause():
                     await asyncio.sleep(event.milliseconds / 1000)
                 case Settle():
@@ -138,7 +138,8 @@ def test_any_schedule(
         async with world.engine(pages=pages, step_tokens=step, busy_step_tokens=7, max_running=6) as engine:
             schedule = Schedule(world, engine)
             await schedule.play(script)
-            await engine.forget([world.fact(text).key for text in FACTS])
+            engine.forget([world.fact(text).key for text in FACTS])
+            await engine.audit([])
             assert (await settled(engine)).pages_knowledge == -(-len(world.prompt.preamble) // 16)
         return schedule.served
 

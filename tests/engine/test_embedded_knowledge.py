@@ -13,7 +13,7 @@ import torch
 from kan.knowledge.adapter import Adapter
 from kan.knowledge.pages import PageContent, write_pages
 from kan.knowledge.phi import FEATURES, Phi, zero_phi
-from server.engine.pages import page_store
+from server.engine.pages import files
 from server.engine.protocol import (
     FactTokens,
     GenerationRequest,
@@ -169,13 +169,13 @@ async def test_forget_frees_pages_at_once_or_after_the_last_reader(world: World)
         with_all = (await settled(engine)).pages_knowledge
         source = stream(engine, world.request("How much?", *FACTS[:2], max_tokens=200))
         first = await anext(source)
-        await engine.forget([unread.key, read.key, "never heard of"])
+        engine.forget([unread.key, read.key, "never heard of"])
         with_reader = with_all - len_pages(unread)
         await until(lambda: engine.stats().pages_knowledge == with_reader, "the end of the unread fact alone")
         rest = [chunk async for chunk in source]
         assert tuple(token for chunk in (first, *rest) for token in chunk.token_ids) == expected.tokens
         assert (await settled(engine)).pages_knowledge == with_reader - len_pages(read)
-        await engine.forget([world.fact(FACTS[1]).key])
+        engine.forget([world.fact(FACTS[1]).key])
         assert (await settled(engine)).pages_knowledge == empty
 
 
@@ -187,7 +187,7 @@ async def test_a_forgotten_fact_can_come_back(world: World) -> None:
     fact = world.fact(FACTS[0])
     async with world.engine() as engine:
         expected = await answer(engine, world.request("Where?", FACTS[0]))
-        await engine.forget([fact.key])
+        engine.forget([fact.key])
         await engine.encode([fact])
         resident = (await settled(engine)).pages_knowledge
         assert_same(await answers(engine, [world.request("Where?", FACTS[0])] * 2), [expected] * 2)
@@ -201,7 +201,7 @@ async def test_forgetting_a_fact_on_its_way_leaves_nothing(world: World) -> None
         fact = world.fact(FACTS[0])
         encoding = asyncio.create_task(engine.encode([fact]))
         await until(lambda: engine.stats().pages_knowledge > empty, "the start of the encoding")
-        await engine.forget([fact.key])
+        engine.forget([fact.key])
         await asyncio.gather(encoding, return_exceptions=True)
         await until(lambda: engine.stats().pages_knowledge == empty, "the end of the forgotten fact", 3)
 
@@ -232,11 +232,69 @@ async def test_nothing_of_a_forgotten_fact_stays_on_disk(
         time.sleep(0.02)
         write_pages(path, content)
 
-    monkeypatch.setattr(page_store, "write_pages", slowly)
+    monkeypatch.setattr(files, "write_pages", slowly)
     facts = [world.fact(text) for text in FACTS]
     async with world.engine(page_dir=tmp_path) as engine:
         await engine.encode(facts)
-        await engine.forget([fact.key for fact in facts])
+        engine.forget([fact.key for fact in facts])
+    assert file_names(tmp_path) == []
+
+
+async def test_an_edit_that_is_dropped_makes_no_pages(world: World, tmp_path: Path) -> None:
+    """Whatever its stage; and what somebody else waits for is made all the same."""
+    facts = [world.fact(f"Stop number {i} has a shelter.") for i in range(30)]
+    async with world.engine(page_dir=tmp_path, step_tokens=16) as engine:
+        empty = engine.stats().pages_knowledge
+        for milliseconds in (0, 1, 5, 20):
+            dropped = asyncio.create_task(engine.encode(facts, bulk=True))
+            shared = asyncio.create_task(engine.encode(facts[-1:]))
+            await asyncio.sleep(milliseconds / 1000)
+            dropped.cancel()
+            await asyncio.gather(dropped, return_exceptions=True)
+            engine.forget([fact.key for fact in facts[:-1]])
+            await shared
+            await until(lambda: engine.stats().pages_knowledge == empty + len_pages(facts[-1]), "the rest's end")
+            await engine.audit([facts[-1].key])
+        assert engine.stats().facts_encoded < len(facts)
+    assert file_names(tmp_path) == [f"{facts[-1].key}.pages"]
+
+
+async def test_a_small_edit_overtakes_a_bulk_one(world: World) -> None:
+    bulk = [world.fact(f"Stop number {i} has a shelter.") for i in range(60)]
+    async with world.engine(step_tokens=16) as engine:
+        slow = asyncio.create_task(engine.encode(bulk, bulk=True))
+        await until(lambda: engine.stats().facts_encoded > 0, "the start of the bulk edit")
+        before = engine.stats().facts_encoded
+        await engine.encode([world.fact(FACTS[0])])
+        assert engine.stats().facts_encoded - before < 5, "it waited for the bulk edit"
+        assert not slow.done()
+        await slow
+
+
+async def test_a_request_that_waits_for_its_facts_blocks_nobody(world: World) -> None:
+    """Its facts take many steps; another request's answer comes first, and both are right."""
+    bulk = [world.fact(f"Stop number {i} has a shelter.") for i in range(60)]
+    cold, warm = world.request("Who?", *FACTS[:4]), world.request("What?", max_tokens=3)
+    async with world.engine() as engine:
+        expected = await one_by_one(engine, [cold, warm])
+    async with world.engine(step_tokens=16, max_running=2, busy_step_tokens=7) as engine:
+        slow = asyncio.create_task(engine.encode(bulk))
+        first, second = (asyncio.create_task(answer(engine, asked)) for asked in (cold, warm))
+        quick = await second
+        assert not first.done()
+        assert_same([await first, quick], expected)
+        await slow
+
+
+async def test_what_was_deleted_meanwhile_goes_with_its_last_reader(world: World, tmp_path: Path) -> None:
+    """A request admitted before the deletion still waits for its fact when the fact is forgotten."""
+    async with world.engine(page_dir=tmp_path, step_tokens=4) as engine:
+        source = stream(engine, world.request("Who?", *FACTS[:3]))
+        await until(lambda: engine.stats().waiting == 1, "a waiting request")
+        engine.forget([world.fact(text).key for text in FACTS])
+        assert len([chunk async for chunk in source]) == 12
+        await settled(engine)
+        await engine.audit([])
     assert file_names(tmp_path) == []
 
 

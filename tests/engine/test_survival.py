@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from kan.model import KANModel
 from server.engine.paged.embedded import EmbeddedEngine
 from server.engine.protocol import (
     DeadlineExceeded,
-    EngineOverloaded,
     EngineUnavailable,
     GenerationRequest,
 )
@@ -176,30 +176,6 @@ async def test_leaving_after_the_last_token_is_no_cancellation(world: World) -> 
         await settled(engine)
 
 
-async def test_a_queue_has_an_end_and_a_place_is_freed_by_leaving(world: World) -> None:
-    async with world.engine(max_running=1, max_waiting=2) as engine:
-        held = [stream(engine, world.request(f"{i}", max_tokens=800)) for i in range(3)]
-        for _ in range(2):
-            with pytest.raises(EngineOverloaded) as refusal:
-                engine.generate(world.request("one too many"))
-            assert refusal.value.retry_after > 0
-        await anext(held[0])
-        for source in held:
-            await source.aclose()
-        await settled(engine)
-        assert len(await answers(engine, [world.request(f"{i}") for i in range(3)])) == 3
-
-
-async def test_the_queue_of_edits_has_an_end(world: World) -> None:
-    facts = [world.fact(f"Stop number {i} has a shelter.") for i in range(5)]
-    async with world.engine(max_encode_queue=4) as engine:
-        with pytest.raises(EngineOverloaded):
-            await engine.encode(facts)
-        for _ in range(3):
-            await engine.encode(facts[:4])
-        assert (await settled(engine)).facts_encoded == 4
-
-
 @pytest.mark.parametrize("seconds", [-1.0, 0.15])
 async def test_deadlines_end_requests_wherever_they_are(world: World, seconds: float) -> None:
     async with world.engine(max_running=1) as engine:
@@ -302,12 +278,63 @@ async def test_a_hanging_step_is_seen(world: World, monkeypatch: pytest.MonkeyPa
         assert engine.healthy()
 
 
+async def test_a_hanging_step_keeps_nobody_beyond_his_time(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Deadlines hold, closing ends, and whoever still waits is told."""
+    release = threading.Event()
+
+    def hanging(model: KANModel, *args: Any) -> Any:
+        release.wait(20)
+        raise RuntimeError("too late")
+
+    engine = world.start(close_seconds=0.1, page_dir=tmp_path)
+    monkeypatch.setattr(KANModel, "forward", hanging)
+    try:
+        late = world.request("a", deadline=time.monotonic() + 0.2)
+        with pytest.raises(DeadlineExceeded):
+            await asyncio.wait_for(answer(engine, late), 5)
+        waiting = [asyncio.ensure_future(answer(engine, world.request("b")))]
+        waiting.append(asyncio.ensure_future(engine.encode([world.fact(FACTS[0])])))
+        waiting.append(asyncio.ensure_future(engine.run(lambda: 1)))
+        await asyncio.sleep(0.01)
+        await asyncio.wait_for(engine.aclose(), 5)
+        outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+        assert [type(one) for one in outcomes] == [EngineUnavailable, EngineUnavailable, asyncio.CancelledError]
+    finally:
+        release.set()
+
+
+async def test_a_job_whose_caller_has_left_is_not_done(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, entered, release, done = KANModel.forward, threading.Event(), threading.Event(), []
+
+    def slow(model: KANModel, *args: Any) -> Any:
+        entered.set()
+        release.wait(10)
+        return forward(model, *args)
+
+    async with world.engine() as engine:
+        monkeypatch.setattr(KANModel, "forward", slow)
+        running = asyncio.create_task(answer(engine, world.request("a", max_tokens=1)))
+        await asyncio.to_thread(entered.wait, 5)
+        jobs = [asyncio.create_task(engine.run(partial(done.append, number))) for number in range(100)]
+        await asyncio.sleep(0.01)
+        for job in jobs[:-1]:
+            job.cancel()
+        await asyncio.sleep(0.01)
+        release.set()
+        await jobs[-1]
+        await running
+        assert done == [99]
+        await until(lambda: engine.stats().jobs_dropped == 99, "the count of dropped jobs")
+
+
 async def test_a_page_file_that_cannot_be_removed_does_not_stop_the_engine(world: World, tmp_path: Path) -> None:
     fact = world.fact(FACTS[0])
     (tmp_path / f"{fact.key}.pages").mkdir()  # unlink and read both fail with OSError
     async with world.engine(page_dir=tmp_path) as engine:
         expected = await asyncio.wait_for(answer(engine, world.request("a", FACTS[0])), 5)
-        await asyncio.wait([asyncio.ensure_future(engine.forget([fact.key]))], timeout=5)
+        engine.forget([fact.key])
         assert engine.healthy()
         again = await asyncio.wait_for(answer(engine, world.request("a", FACTS[0])), 5)
         assert again.tokens == expected.tokens
@@ -316,10 +343,11 @@ async def test_a_page_file_that_cannot_be_removed_does_not_stop_the_engine(world
 async def test_a_full_disk_costs_only_the_page_cache(world: World, tmp_path: Path) -> None:
     directory = tmp_path / "pages"
     async with world.engine(page_dir=directory) as engine:
-        directory.rmdir()  # from now on every write fails
+        directory.rmdir()
+        directory.write_bytes(b"")  # from now on every write fails
         await engine.encode([world.fact(text) for text in FACTS])
         assert len((await answer(engine, world.request("a", *FACTS))).tokens) == 12
-        await engine.forget([world.fact(text).key for text in FACTS])
+        engine.forget([world.fact(text).key for text in FACTS])
         assert engine.healthy()
 
 

@@ -100,7 +100,7 @@ async def test_a_missing_file_is_recorded_again(laboratory: Laboratory, engine: 
     request = laboratory.request("Where is the museum?", count=2)
     await mounted(engine, [request])
     before = engine.stats()
-    await engine.forget([one.fact.key for one in request.facts])
+    engine.forget([one.fact.key for one in request.facts])
     assert isinstance(await answer(engine, request), Answer)
     assert engine.stats().page_misses == before.page_misses + 2
 
@@ -113,7 +113,7 @@ async def test_forgotten_facts_leave_the_disk_when_their_readers_end(
     files = [page_path(laboratory.directory / "pages" / "float32", one.fact.key) for one in request.facts]
     stream = engine.generate(request)
     await anext(stream)
-    await engine.forget([one.fact.key for one in request.facts])
+    engine.forget([one.fact.key for one in request.facts])
     assert all(file.exists() for file in files)
     assert len([chunk async for chunk in stream]) == 39
     assert not any(file.exists() for file in files)

@@ -117,7 +117,7 @@ def _outputs(chunk: Chunk) -> int:
     sequence = chunk.sequence
     if not isinstance(sequence, Generation):
         return 0
-    if sequence.scores_prompt:
+    if sequence.choice.scores_prompt:
         return chunk.count
     return int(chunk.count == sequence.pending)
 

@@ -6,7 +6,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeVar
@@ -18,16 +20,17 @@ from kan.kernels.choice import choose_kernels
 from kan.knowledge.phi import Phi
 from kan.model import KANModel
 from kan.prompt import PromptBuilder
+from server.engine.decoding.choice import Choice
 from server.engine.dtype import choose_dtype
 from server.engine.paged.interruption import Interruption
+from server.engine.paged.jobs import Job, JobQueue, carry_out
 from server.engine.paged.options import EngineOptions
 from server.engine.paged.sequence import Generation
 from server.engine.paged.token_stream import TokenStream
 from server.engine.paged.worker import Worker
-from server.engine.pages.page_store import PageStore
+from server.engine.pages.files import PageFiles
 from server.engine.protocol import (
     EngineInfo,
-    EngineOverloaded,
     EngineStats,
     EngineUnavailable,
     FactTokens,
@@ -39,13 +42,15 @@ from server.threads import compute_with_all_cores
 
 log = logging.getLogger(__name__)
 
-RETRY_AFTER_SECONDS = 1.0
 MAX_FAILURES = 3
 """Steps that may fail in a row before the engine declares itself dead."""
 BLOCKED_WAIT_SECONDS = 0.002
 
+SHUT_DOWN = "the engine has shut down"
+DIED = "the engine died"
+
 T = TypeVar("T")
-Command = Callable[[], None]
+Command = Callable[[], object]
 Reply = Callable[[], None]
 
 
@@ -69,21 +74,21 @@ class EmbeddedEngine:
         )
         self._limits = RequestLimits(self.info, len(prompt.preamble), options.max_fact_tokens)
         self._page_limits = PageLimits(options.pages, len(prompt.preamble), options.max_fact_tokens)
-        self._store = PageStore(options.page_dir, options.disk_bytes) if options.page_dir else None
+        directories = () if options.page_dir is None else (options.page_dir,)
+        self._files = PageFiles(directories, options.disk_bytes, options.disk_reserve_bytes)
         self._inbox: SimpleQueue[Command | None] = SimpleQueue()
         self._edits: SimpleQueue[Command] = SimpleQueue()
-        """Facts to encode: unlike other commands they may be obeyed in the middle of a step."""
-        self._jobs: SimpleQueue[Command] = SimpleQueue()
+        """What concerns facts' pages, in order: unlike other commands these may be obeyed in the middle of a step."""
+        self._jobs = JobQueue()
         """Computations of `run`, likewise."""
+        self._encodings: set[asyncio.Future[None]] = set()
         self._streams: dict[Generation, tuple[asyncio.AbstractEventLoop, TokenStream]] = {}
         self._outbox: dict[asyncio.AbstractEventLoop, list[Reply]] = {}
-        self._open = 0
-        self._open_encodings = 0
-        self._lock = threading.Lock()
+        self._end_tokens = frozenset(model.config.eos_token_ids)
         self._closed = False
         self._dead: Exception | None = None
         self._step_started: float | None = None
-        self._worker = Worker(model, prompt.preamble, phi, options, self._store, self._emit)
+        self._worker = Worker(model, prompt.preamble, phi, options, self._files, self._emit)
         self._stats = self._worker.stats()
         self._thread = threading.Thread(target=self._run, name="kalmagrove-engine", daemon=True)
         self._thread.start()
@@ -115,81 +120,95 @@ class EmbeddedEngine:
         stalled = started is not None and time.monotonic() - started > self._options.stall_seconds
         return self._thread.is_alive() and not (self._closed or self._dead or stalled)
 
-    async def encode(self, facts: Sequence[FactTokens]) -> None:
-        """See the protocol. RequestTooLarge: a fact over `max_fact_tokens`; EngineOverloaded: too many wait."""
+    async def encode(self, facts: Sequence[FactTokens], *, bulk: bool = False) -> None:
+        """See the protocol. RequestTooLarge: a fact over `max_fact_tokens`."""
         if not facts:
             return
         self._require_alive()
         self._limits.check_facts(facts)
-        with self._lock:
-            if self._open_encodings + len(facts) > self._options.max_encode_queue:
-                raise EngineOverloaded("too many facts wait to be encoded", RETRY_AFTER_SECONDS)
-            self._open_encodings += len(facts)
-        await asyncio.gather(*[self._encode_one(fact) for fact in facts])
+        await asyncio.gather(*[self._encode_one(fact, bulk) for fact in facts])
 
-    def _encode_one(self, fact: FactTokens) -> asyncio.Future[None]:
-        """Not a coroutine: everything is in the inbox before anything else can happen on the loop."""
+    def _encode_one(self, fact: FactTokens, bulk: bool) -> asyncio.Future[None]:
+        """Not a coroutine: every fact is in the queue before anything else can happen on the loop."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def done(error: Exception | None) -> None:
-            with self._lock:
-                self._open_encodings -= 1
+        def waiter(error: Exception | None) -> None:
             self._reply(future, error)
 
-        self._edits.put(partial(self._worker.encode, fact, done))
-        self._inbox.put(_wake)
+        def settled(_: asyncio.Future[None]) -> None:
+            self._encodings.discard(future)
+            if future.cancelled():
+                self._order(partial(self._worker.leave, fact.key, waiter))
+
+        self._encodings.add(future)
+        future.add_done_callback(settled)
+        self._order(partial(self._worker.encode, fact, waiter, bulk=bulk))
         return future
 
     async def run(self, function: Callable[[], T]) -> T:
         """See the protocol: on the engine's thread, which computes with every core; at most one in every step."""
         self._require_alive()
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._jobs.put(partial(self._carry_out, function, future))
+        job = self._jobs.put(function)
         self._inbox.put(_wake)
-        return await future
+        return await asyncio.wrap_future(job)
 
-    async def forget(self, keys: Sequence[str]) -> None:
-        """See the protocol. Does not wait for the engine: whatever is submitted later comes after it."""
-        self._require_alive()
-        self._inbox.put(partial(self._worker.forget, tuple(keys)))
+    def forget(self, keys: Sequence[str]) -> None:
+        """See the protocol."""
+        self._order(partial(self._worker.forget, tuple(keys)))
+
+    def reconcile(self, held: Collection[str]) -> None:
+        """See the protocol."""
+        self._order(partial(self._worker.reconcile, frozenset(held)))
 
     def generate(self, request: GenerationRequest) -> TokenStream:
         """See the protocol. Also raises ValueError for sampling parameters out of range."""
         self._require_alive()
         self._limits.check_request(request)
         self._page_limits.check_request(request)
-        generation = Generation(request, self._tokenizer)
-        with self._lock:
-            if self._open >= self._options.max_waiting + self._options.max_running:
-                raise EngineOverloaded("the waiting queue is full", RETRY_AFTER_SECONDS)
-            self._open += 1
-        stream = TokenStream(partial(self._inbox.put, partial(self._cancel, generation)))
+        choice = Choice(request.sampling, request.prompt, self._tokenizer, self._end_tokens)
+        generation = Generation(request, choice)
+        stream = TokenStream(partial(self._inbox.put, partial(self._cancel, generation)), request.deadline)
         self._streams[generation] = (asyncio.get_running_loop(), stream)
         self._inbox.put(partial(self._worker.submit, generation))
         return stream
 
     async def aclose(self) -> None:
-        """Stop taking work, give what is left an error, join the thread. Idempotent."""
+        """Stop taking work, give what is left an error, join the thread; if it hangs, leave it behind. Idempotent."""
         self._closed = True
         self._inbox.put(None)
-        await asyncio.to_thread(self._thread.join)
-        if self._store is not None:
-            store, self._store = self._store, None
-            await asyncio.to_thread(store.close)
+        await asyncio.to_thread(self._thread.join, self._options.close_seconds)
+        if self._thread.is_alive():
+            log.error("a step of the engine hangs; its thread is left behind")
+            self._answer_all(EngineUnavailable(SHUT_DOWN))
+        await asyncio.to_thread(self._files.close)
 
-    async def audit(self) -> None:
-        """AssertionError unless every page is accounted for, once all that was asked for before is under way.
+    async def audit(self, held: Collection[str] | None = None) -> None:
+        """AssertionError unless every page is accounted for, once all that was asked for before is under way; with
+        `held`, the keys that facts have, also if a page belongs to none.
 
-        Checked on the engine's own thread, and in the inbox's order: every earlier cancellation has been heard.
+        Checked on the engine's own thread, after every earlier cancellation and edit.
         """
         self._require_alive()
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._inbox.put(partial(self._carry_out, self._worker.audit, future))
-        await future
+        job: Job[None] = Future()
+        self._inbox.put(self._take_edits)
+        self._inbox.put(partial(carry_out, partial(self._worker.audit, held), job))
+        await asyncio.wrap_future(job)
+
+    def _order(self, command: Command) -> None:
+        self._edits.put(command)
+        self._inbox.put(_wake)
+
+    def _answer_all(self, error: Exception) -> None:
+        """On the event loop, in place of a thread that does not."""
+        for _, stream in self._streams.values():
+            stream.put(error)
+        for future in self._encodings:
+            _set_exception(future, error)
+        self._jobs.cancel_all()
 
     def _require_alive(self) -> None:
         if self._closed or self._dead is not None or not self._thread.is_alive():
-            raise EngineUnavailable("the engine is shut down" if self._closed else f"the engine died: {self._dead}")
+            raise EngineUnavailable(SHUT_DOWN if self._closed else DIED)
 
     # --- on the engine's thread ---
 
@@ -212,14 +231,14 @@ class EmbeddedEngine:
                 self._flush()
                 if not (moved or self._worker.idle):
                     time.sleep(BLOCKED_WAIT_SECONDS)
-            self._abandon(EngineUnavailable("the engine has shut down"))
+            self._abandon(EngineUnavailable(SHUT_DOWN))
             self._flush()
 
     def _obey(self) -> bool:
         """Carry out every waiting command; with nothing to do, wait for one. False to stop."""
         while True:
             try:
-                nothing_to_do = self._worker.idle and self._jobs.empty() and self._edits.empty()
+                nothing_to_do = self._worker.idle and self._jobs.empty and self._edits.empty()
                 command = self._inbox.get(block=nothing_to_do or self._dead is not None)
             except Empty:
                 return True
@@ -230,7 +249,7 @@ class EmbeddedEngine:
             except Exception as error:
                 self._recover(error, MAX_FAILURES)
             if self._dead is not None:  # what was sent before its sender could know
-                self._abandon(EngineUnavailable(f"the engine died: {self._dead}"))
+                self._abandon(EngineUnavailable(DIED))
             if self._inbox.empty():
                 self._flush()
 
@@ -239,7 +258,7 @@ class EmbeddedEngine:
         if failures >= MAX_FAILURES:
             self._dead = error
         try:
-            self._abandon(EngineUnavailable(f"the engine failed: {error}"))
+            self._abandon(EngineUnavailable("a step of the engine failed"))
         except Exception as second:
             log.critical("the engine cannot recover", exc_info=second)
             self._dead = second
@@ -266,11 +285,7 @@ class EmbeddedEngine:
         return encoded
 
     def _take_job(self) -> bool:
-        if self._jobs.empty():
-            return False
-        self._jobs.get()()
-        self._flush()
-        return True
+        return self._jobs.carry_out_one()
 
     def _cancel(self, generation: Generation) -> None:
         self._worker.cancel(generation)
@@ -285,25 +300,16 @@ class EmbeddedEngine:
         if isinstance(item, Exception) or item.finish_reason is not None:
             self._close_stream(generation)
 
-    def _carry_out(self, function: Callable[[], T], future: asyncio.Future[T]) -> None:
-        try:
-            settle = partial(_set_result, future, function())
-        except Exception as error:
-            settle = partial(_set_exception, future, error)
-        self._outbox.setdefault(future.get_loop(), []).append(settle)
-
     def _reply(self, future: asyncio.Future[None], error: Exception | None) -> None:
         settle = partial(_set_result, future, None) if error is None else partial(_set_exception, future, error)
         self._outbox.setdefault(future.get_loop(), []).append(settle)
 
     def _close_stream(self, generation: Generation) -> None:
-        if self._streams.pop(generation, None) is not None:
-            with self._lock:
-                self._open -= 1
+        self._streams.pop(generation, None)
 
     def _flush(self) -> None:
         """Hand over everything of this step with one wake-up per event loop, after the numbers it changed."""
-        self._stats = self._worker.stats()
+        self._stats = replace(self._worker.stats(), jobs_dropped=self._jobs.dropped)
         outbox, self._outbox = self._outbox, {}
         for loop, replies in outbox.items():
             try:

@@ -1,13 +1,13 @@
-"""Facts whose pages are resident: an LRU over the page pool, with a store on disk behind it.
+"""Facts whose pages are resident: an LRU over the page pool, with files behind it.
 
-Owned by the engine's thread. An entry's pages hold one reference of the cache itself and one per reader, so a fact that
-was evicted or forgotten stays readable to whoever mounted it before.
+Owned by the engine's thread. An entry's pages hold one reference of the cache itself and one per generation that mounts
+them, so a fact that was evicted stays readable to those. What may stay at all, `server.engine.pages.life` knows.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache, partial
 
 import torch
@@ -20,7 +20,8 @@ from kan.model import KANModel, PagedCache
 from kan.page_pool import PagePool
 from kan.rope import rotate
 from server.engine.paged.sequence import Encoding, pages_for
-from server.engine.pages.page_store import PageStore
+from server.engine.pages.files import PageFiles
+from server.engine.pages.life import State
 from server.engine.protocol import FactTokens
 
 
@@ -28,12 +29,13 @@ class KnowledgeCache:
     """`adapter` updates what goes into the cache; what goes to disk is the plain model's, whatever was learned."""
 
     def __init__(
-        self, model: KANModel, cache: PagedCache, pool: PagePool, store: PageStore | None, adapter: Adapter | None
+        self, model: KANModel, cache: PagedCache, pool: PagePool, files: PageFiles, adapter: Adapter | None
     ) -> None:
         self._model = model
         self._cache = cache
         self._pool = pool
-        self._store = store
+        self._files = files
+        self.life = files.life
         self._adapter = None if adapter is None else adapter.to(model.dtype)
         self._entries: OrderedDict[str, list[int]] = OrderedDict()
         self.first_position = 0
@@ -42,9 +44,9 @@ class KnowledgeCache:
     def __contains__(self, key: str) -> bool:
         return key in self._entries
 
-    def is_stored(self, key: str) -> bool:
-        """True if the content is on disk."""
-        return self._store is not None and key in self._store
+    def available(self, key: str) -> bool:
+        """Resident or on disk."""
+        return key in self._entries or self.life.is_stored(key)
 
     def touch(self, key: str) -> None:
         self._entries.move_to_end(key)
@@ -63,7 +65,8 @@ class KnowledgeCache:
             return True
         for key in list(self._entries):
             if self._pool.references(self._entries[key][0]) == 1:
-                self._pool.release(self._entries.pop(key))
+                self._drop(key)
+                self.life.evicted(key)
                 if self._pool.free >= pages:
                     return True
         return False
@@ -71,11 +74,11 @@ class KnowledgeCache:
     def load(self, fact: FactTokens) -> bool:
         """Bring a fact in from disk. False if it is not there, damaged, or there is no room."""
         needed = pages_for(len(fact.tokens))
-        if self._store is None or not self.is_stored(fact.key) or not self.make_room(needed):
+        if not self.life.is_stored(fact.key) or not self.make_room(needed):
             return False
         config = self._model.config
         shape = (config.num_layers, len(fact.tokens), config.num_kv_heads, config.head_dim)
-        content = self._store.read(fact.key, shape, self._model.dtype)
+        content = self._files.read(fact.key, shape, self._model.dtype)
         if content is None:
             return False
         pages = self._pool.allocate(needed, "knowledge")
@@ -84,32 +87,47 @@ class KnowledgeCache:
         return True
 
     def admit(self, encoding: Encoding) -> None:
-        """Publish a finished encoding: its pages become the entry, its content goes to disk."""
+        """A finished encoding's pages become the entry; its content goes to disk unless the fact was forgotten."""
+        key = encoding.fact.key
         pages, encoding.pages = encoding.pages, []
-        if encoding.fact.key in self._entries:
-            self._pool.release(pages)
-            return
         content = cache(partial(_assemble, encoding.captured))
         if self._adapter is not None:  # a fact's own tokens attended to plain keys and values; its readers do not
             self._install(content(), pages)
-        self._publish(encoding.fact.key, pages)
-        if self._store is not None and not encoding.forgotten and not self.is_stored(encoding.fact.key):
-            self._store.write(encoding.fact.key, content)
+        self._publish(key, pages)
+        if self.life.state(key) is State.MADE:
+            self._files.write(key, content)
 
-    def forget(self, key: str) -> None:
-        """Drop the entry here and on disk; readers keep their references."""
-        if key in self._entries:
-            self._pool.release(self._entries.pop(key))
-        if self._store is not None:
-            self._store.remove(key)
+    def forget(self, keys: Sequence[str]) -> None:
+        """Drop what nobody reads or makes, here and on disk; the rest goes with its last reader."""
+        for key in self.life.forget(keys):
+            self._drop(key)
+
+    def read(self, keys: Sequence[str]) -> None:
+        """Somebody waits for these facts, or has mounted them: `unread` will follow."""
+        self.life.read(keys)
+
+    def unread(self, keys: Sequence[str]) -> None:
+        """He is done; what was forgotten meanwhile goes."""
+        for key in self.life.unread(keys):
+            self._drop(key)
+
+    def reconcile(self, held: Collection[str]) -> None:
+        """Forget every fact whose key is not among `held`."""
+        for key in self.life.forget_all_but(held):
+            self._drop(key)
+        self._files.reconcile(held)
 
     def clear(self) -> None:
-        for pages in self._entries.values():
-            self._pool.release(pages)
-        self._entries.clear()
+        """Drop everything from memory, and see what is on disk."""
+        for key in list(self._entries):
+            self._drop(key)
+            self.life.evicted(key)
+        self._files.reconcile()
 
-    def audit(self, preamble: Sequence[int]) -> None:
-        """With no readers: every knowledge page is the preamble's or one entry's, with one reference."""
+    def audit(self, preamble: Sequence[int], held: Collection[str] | None) -> None:
+        """With no readers: every knowledge page is the preamble's or one entry's, with one reference; and every entry
+        is of a fact whose key is among `held`."""
+        self.life.audit(held)
         pages = [*preamble, *(page for entry in self._entries.values() for page in entry)]
         assert len(pages) == len(set(pages)) == self._pool.used("knowledge"), "knowledge pages do not add up"
         assert all(self._pool.references(page) == 1 for page in pages), "a knowledge page is held by nobody known"
@@ -117,6 +135,13 @@ class KnowledgeCache:
     def _publish(self, key: str, pages: list[int]) -> None:
         self._pool.publish(pages)
         self._entries[key] = pages
+        if not self.life.resident(key):  # nobody has a use for it any more
+            self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        pages = self._entries.pop(key, None)
+        if pages is not None:
+            self._pool.release(pages)
 
     def _install(self, content: PageContent, pages: list[int]) -> None:
         offsets = torch.arange(content.tokens)

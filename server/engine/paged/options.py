@@ -23,23 +23,26 @@ class EngineOptions:
     page_dir: Path | None = None
     """Where page content is kept across restarts; None keeps it in memory only."""
     disk_bytes: int = 8 << 30
+    disk_reserve_bytes: int = 0
+    """Free disk that page content leaves alone; 0: it may take all."""
     max_waiting: int = 256
     max_running: int = 32
     max_fact_tokens: int = 256
     """Longest fact. Pages for one such fact are kept clear of generations, so that an edit never waits for them."""
-    max_encode_queue: int = 4096
-    """Facts that may wait for encoding."""
     step_tokens: int = 256
     """Most rows in one forward pass while nobody is decoding."""
     busy_step_tokens: int = 80
     """The same while streams are decoding: bounds the pause between two of their tokens."""
     stall_seconds: float = 30.0
     """A step longer than this means the engine hangs (`healthy` turns false)."""
+    close_seconds: float = 10.0
+    """How long closing waits for the step that is running."""
 
     def __post_init__(self) -> None:
         for bound in fields(self):
             value = getattr(self, bound.name)
-            if isinstance(value, int | float) and value <= 0:
+            least = 0 if bound.name == "disk_reserve_bytes" else 1e-9
+            if isinstance(value, int | float) and value < least:
                 raise ValueError(f"{bound.name} must be above 0, not {value}")
         if self.busy_step_tokens <= self.max_running:
             raise ValueError(

@@ -1,10 +1,11 @@
 """Which tokens go into the next forward pass, and who gets pages.
 
 Policy. Running generations decode in every step. What is left of the step's token budget goes to facts being encoded
-(at most half while prompts wait) and to prompts in order of arrival. A generation is admitted when all its facts are
-resident and its prompt fits. When pages run out, the youngest running generation gives up its own and starts over
-later; the oldest therefore always moves, and nothing waits for ever. Pages for one fact of the greatest length are
-never given to generations, so an edit need not wait for them.
+(at most half while prompts wait; those of a bulk edit last) and to prompts in order of arrival. A generation is
+admitted when all its facts are resident and its prompt fits; one that waits for its facts lets others pass, as long as
+they leave it the pages it will need. When pages run out, the youngest running generation gives up its own and starts
+over later; the oldest therefore always moves, and nothing waits for ever. Pages for one fact of the greatest length
+are never given to generations, so an edit need not wait for them.
 """
 
 from __future__ import annotations
@@ -13,14 +14,27 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from kan.knowledge.phi import Phi
 from kan.page_pool import PagePool
 from server.engine.bias import bias_of
 from server.engine.paged.knowledge_cache import KnowledgeCache
 from server.engine.paged.options import EngineOptions
-from server.engine.paged.sequence import Encoding, Generation, Prefix, Sequence, pages_for, prefix_of
+from server.engine.paged.sequence import (
+    Encoding,
+    Generation,
+    Prefix,
+    Sequence,
+    Stage,
+    Waiter,
+    pages_for,
+    prefix_of,
+)
 from server.engine.protocol import FactTokens
+
+MAX_CONSIDERED = 64
+"""Waiting generations that are looked at in one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,83 +69,92 @@ class Scheduler:
         self.counters = Counters()
         self._in_flight: list[Sequence] = []
         """Encodings in the step that is running."""
+        self._left: list[Encoding] = []
+        """Encodings that somebody no longer waits for."""
 
     @property
     def idle(self) -> bool:
         return not (self.waiting or self.running or self.encodings)
 
     def submit(self, generation: Generation) -> None:
+        generation.stage = Stage.WAITING
+        self._knowledge.read(generation.fact_keys)
         self.waiting.append(generation)
 
-    def encode(self, fact: FactTokens, done: Callable[[Exception | None], None]) -> None:
-        """Call `done` once the fact's pages are resident or on disk."""
-        if fact.key in self._knowledge or self._knowledge.is_stored(fact.key):
-            done(None)
+    def encode(self, fact: FactTokens, waiter: Waiter, *, bulk: bool) -> None:
+        """Call `waiter` once the fact's pages are resident or on disk."""
+        self._knowledge.life.want(fact.key)
+        if self._knowledge.available(fact.key):
+            waiter(None)
         else:
-            encoding = self._encoding(fact)
-            encoding.done.append(done)
-            encoding.forgotten = False
+            self._encoding(fact, bulk=bulk).waiters.append(waiter)
 
-    def forget(self, key: str) -> None:
-        """The fact is gone: drop its pages here and on disk. Readers keep theirs; so do those who wait for them."""
-        self._knowledge.forget(key)
-        if key in self.encodings:
-            self.encodings[key].forgotten = True
+    def leave(self, key: str, waiter: Waiter) -> None:
+        """Whoever waits by `waiter` has left; what nobody else waits for is not made."""
+        encoding = self.encodings.get(key)
+        if encoding is not None and waiter in encoding.waiters:
+            encoding.waiters.remove(waiter)
+            self._left.append(encoding)
 
     def remove(self, generation: Generation) -> None:
-        """Finished, cancelled, expired: wherever it is, it holds nothing afterwards."""
-        if generation in self.running:
+        """Finished, cancelled, abandoned: wherever it is, it holds nothing afterwards."""
+        stage, generation.stage = generation.stage, Stage.ENDED
+        if stage is Stage.RUNNING:
             self.running.remove(generation)
             generation.drop_pages(self._pool)
-        elif generation in self.waiting:
+        elif stage is Stage.WAITING:
             self.waiting.remove(generation)
+        if stage in (Stage.RUNNING, Stage.WAITING):
+            self._knowledge.unread(generation.fact_keys)
+            self._left += [self.encodings[key] for key in generation.fact_keys if key in self.encodings]
 
     def encoded(self, encoding: Encoding) -> None:
         """All tokens of the fact are computed: publish its pages."""
         del self.encodings[encoding.fact.key]
         self._pool.release(encoding.prefix.pages)
-        if encoding.forgotten and not self._awaited(encoding.fact.key):
-            self._pool.release(encoding.pages)
-        else:
-            self._knowledge.admit(encoding)
-        for done in encoding.done:
-            done(None)
-
-    def _awaited(self, key: str) -> bool:
-        return any(key == mounted.fact.key for one in self.waiting for mounted in one.request.facts)
+        self._knowledge.admit(encoding)
+        for waiter in encoding.waiters:
+            waiter(None)
 
     def abandon_encodings(self, error: Exception) -> None:
-        for encoding in self.encodings.values():
-            encoding.drop_pages(self._pool)
-            for done in encoding.done:
-                done(error)
-        self.encodings.clear()
+        for encoding in list(self.encodings.values()):
+            self._discard(encoding)
+            for waiter in encoding.waiters:
+                waiter(error)
 
-    def expired(self, now: float) -> list[Generation]:
-        everyone = [*self.running, *self.waiting]
-        return [one for one in everyone if one.request.deadline is not None and one.request.deadline <= now]
+    def _discard(self, encoding: Encoding) -> None:
+        del self.encodings[encoding.fact.key]
+        encoding.drop_pages(self._pool)
+        self._knowledge.life.failed(encoding.fact.key)
+
+    def _discard_unwaited(self) -> None:
+        """Between steps only: one that is being computed has pages that are being written."""
+        for encoding in self._left:
+            key = encoding.fact.key
+            unwaited = not encoding.waiters and not self._knowledge.life.is_read(key)
+            if unwaited and self.encodings.get(key) is encoding:
+                self._discard(encoding)
+        self._left.clear()
 
     def schedule(self) -> list[Chunk]:
         """The next forward pass. Empty only if nothing can move before something else changes."""
+        self._discard_unwaited()
         self._admit()
         decoding = [one for one in self.running if one.pending == 1]
-        chunks = [Chunk(one, 1) for one in decoding if one in self.running and self._grow(one, 1)]
-        chunks = [chunk for chunk in chunks if chunk.sequence in self.running]
+        chunks = [Chunk(one, 1) for one in decoding if self._grow(one, 1)]
+        chunks = [chunk for chunk in chunks if _still_runs(chunk.sequence)]
         budget = (self._options.busy_step_tokens if chunks else self._options.step_tokens) - len(chunks)
         prompts = [one for one in self.running if one.pending > 1]
         for_facts = budget // 2 if prompts else budget
-        facts = self._take(self.encodings.values(), for_facts, self._start)
+        facts = self._take(self._encodings_in_order(), for_facts, self._start)
         chunks += facts
         chunks += self._take(prompts, budget - sum(chunk.count for chunk in facts), self._grow)
         self._in_flight = [chunk.sequence for chunk in facts]
-        return [chunk for chunk in chunks if isinstance(chunk.sequence, Encoding) or chunk.sequence in self.running]
+        return [chunk for chunk in chunks if _still_runs(chunk.sequence)]
 
     def schedule_edits(self) -> list[Chunk]:
-        """Facts that arrived while a step is running, for a forward pass in its midst: all of them, if they are few.
-
-        A large import waits its turn in the steps themselves.
-        """
-        arrived = [one for one in self.encodings.values() if one not in self._in_flight]
+        """Facts of small edits that arrived while a step is running, for a forward pass in its midst: all, if few."""
+        arrived = [one for one in self.encodings.values() if not one.bulk and one not in self._in_flight]
         if sum(one.pending for one in arrived) > self._options.busy_step_tokens:
             return []
         return self._take(arrived, self._options.busy_step_tokens, self._start)
@@ -150,7 +173,7 @@ class Scheduler:
 
     def _grow(self, generation: Generation, count: int) -> bool:
         """Pages for the next `count` tokens, taken from younger generations if need be."""
-        if generation not in self.running:
+        if generation.stage is not Stage.RUNNING:
             return False
         missing = generation.missing_pages(count)
         while missing and not self._knowledge.make_room(missing + self._kept_back()):
@@ -169,6 +192,7 @@ class Scheduler:
         self.running.remove(generation)
         generation.drop_pages(self._pool)
         generation.forget_attention()
+        generation.stage = Stage.WAITING
         self.waiting.appendleft(generation)
         self.counters.preemptions += 1
 
@@ -186,19 +210,35 @@ class Scheduler:
         return True
 
     def _admit(self) -> None:
-        while self.waiting and len(self.running) < self._options.max_running:
-            generation = self.waiting[0]
+        """Admit whoever is ready, in order of arrival; those whose facts are on their way keep their claim on pages."""
+        claimed = 0
+        for generation in islice(list(self.waiting), MAX_CONSIDERED):
+            if len(self.running) == self._options.max_running:
+                return
             if not self._resident(generation):
+                claimed += self._pages_of(generation)
+                continue
+            if not self._start_running(generation, claimed):
                 return
-            self._mount(generation)
-            needed = pages_for(len(generation.tokens)) + self._kept_back()
-            if not self._knowledge.make_room(needed) and (self.running or self.encodings):
-                generation.drop_pages(self._pool)
-                return
-            self.waiting.popleft()
-            self.running.append(generation)
-            if generation.queued is None:
-                generation.queued = time.monotonic() - generation.arrived
+
+    def _start_running(self, generation: Generation, claimed: int) -> bool:
+        """False if pages are short: while others run, or are encoded, some will come free."""
+        self._mount(generation)
+        needed = pages_for(len(generation.tokens)) + self._kept_back() + claimed
+        if not self._knowledge.make_room(needed) and (self.running or self.encodings):
+            generation.drop_pages(self._pool)
+            return False
+        self.waiting.remove(generation)
+        self.running.append(generation)
+        generation.stage = Stage.RUNNING
+        if generation.queue_seconds is None:
+            generation.queue_seconds = time.monotonic() - generation.arrived
+        return True
+
+    def _pages_of(self, generation: Generation) -> int:
+        """Pages that it will need besides those of its facts that are resident."""
+        missing = [one.fact for one in generation.request.facts if one.fact.key not in self._knowledge]
+        return pages_for(len(generation.tokens)) + sum(pages_for(len(fact.tokens)) for fact in missing)
 
     def _resident(self, generation: Generation) -> bool:
         """True if every fact is in memory; otherwise what is missing is on its way."""
@@ -230,7 +270,20 @@ class Scheduler:
         generation.prefix = prefix_of(parts, phi)
         generation.first_position = self.preamble_tokens + max(lengths)
 
-    def _encoding(self, fact: FactTokens) -> Encoding:
-        if fact.key not in self.encodings:
-            self.encodings[fact.key] = Encoding(list(fact.tokens), fact=fact)
-        return self.encodings[fact.key]
+    def _encoding(self, fact: FactTokens, *, bulk: bool = False) -> Encoding:
+        encoding = self.encodings.get(fact.key)
+        if encoding is None:
+            encoding = self.encodings[fact.key] = Encoding(list(fact.tokens), fact=fact, bulk=bulk)
+            self._knowledge.life.making(fact.key)
+        encoding.bulk &= bulk
+        return encoding
+
+    def _encodings_in_order(self) -> list[Encoding]:
+        """Those of bulk edits last, unless a generation waits for them too."""
+        return sorted(
+            self.encodings.values(), key=lambda one: one.bulk and not self._knowledge.life.is_read(one.fact.key)
+        )
+
+
+def _still_runs(sequence: Sequence) -> bool:
+    return isinstance(sequence, Encoding) or (isinstance(sequence, Generation) and sequence.stage is Stage.RUNNING)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 
 import numpy as np
 import torch
@@ -12,10 +13,9 @@ from torch import Tensor
 
 from kan.attention import PAGE_SIZE
 from kan.page_pool import PagePool
-from server.engine.decoding.detokenizer import IncrementalDetokenizer, TokenBytes
-from server.engine.decoding.sampling import Sampler
-from server.engine.decoding.stop_strings import StopStrings
-from server.engine.protocol import FactTokens, GenerationRequest, TokenLogprob
+from server.engine.decoding.choice import Choice
+from server.engine.decoding.sampling import SampledToken
+from server.engine.protocol import FactTokens, GenerationRequest, TokenChunk
 
 
 def pages_for(tokens: int) -> int:
@@ -94,50 +94,63 @@ class Sequence:
         self.pages, self.prefix, self.computed = [], Prefix(), 0
 
 
+Waiter = Callable[[Exception | None], None]
+"""Is told when a fact's pages are there, or why they cannot be."""
+
+
 @dataclass(slots=True, eq=False)
 class Encoding(Sequence):
     """A fact on its way into knowledge pages, behind the preamble and blind to every other fact."""
 
     fact: FactTokens = field(default_factory=lambda: FactTokens("", ()))
-    done: list[Callable[[Exception | None], None]] = field(default_factory=list)
-    forgotten: bool = False
-    """Its fact was deleted meanwhile: the pages are for those who already wait for them, and not for the disk."""
+    waiters: list[Waiter] = field(default_factory=list)
+    bulk: bool = False
+    """Everything else goes first."""
     captured: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)
     """Per chunk, per layer: keys before RoPE and values."""
+
+
+class Stage(Enum):
+    """Where a generation is. Preemption leads from RUNNING back to WAITING."""
+
+    SUBMITTED = "submitted"
+    WAITING = "waiting"
+    RUNNING = "running"
+    ENDED = "ended"
 
 
 class Generation(Sequence):
     """One client's request and everything that must survive its preemption."""
 
-    __slots__ = (
-        "arrived", "attended", "cancelled", "detokenizer", "generated", "mass", "mount_counted", "prompt_logprobs",
-        "queued", "request", "sampler", "started", "stops",
-    )  # fmt: skip
+    __slots__ = ("arrived", "attended", "choice", "mass", "mount_counted", "queue_seconds", "request", "stage")
 
-    def __init__(self, request: GenerationRequest, tokenizer: TokenBytes) -> None:
+    def __init__(self, request: GenerationRequest, choice: Choice) -> None:
         super().__init__(list(request.prompt))
         self.request = request
-        self.sampler = Sampler(request.sampling, request.prompt)
-        self.detokenizer = IncrementalDetokenizer(tokenizer)
-        self.stops = StopStrings(request.sampling.stop)
+        self.choice = choice
+        self.stage = Stage.SUBMITTED
         self.arrived = time.monotonic()
-        self.queued: float | None = None
-        self.started = False
-        """True once a chunk has been delivered."""
-        self.generated = 0
+        self.queue_seconds: float | None = None
+        """Until it first ran."""
         self.mass: Tensor | None = None
         """[K] attention per prefix column, summed over `attended` tokens (and layers and heads)."""
         self.attended = 0
         self.mount_counted = False
-        self.cancelled = False
-        self.prompt_logprobs: list[TokenLogprob | None] | None = (
-            None if request.sampling.prompt_logprobs is None else [None]
-        )
 
     @property
-    def scores_prompt(self) -> bool:
-        """Whether log probabilities of prompt tokens are still to be found."""
-        return self.prompt_logprobs is not None and not self.started
+    def fact_keys(self) -> list[str]:
+        return [mounted.fact.key for mounted in self.request.facts]
+
+    def advance(self, token: SampledToken, layers_and_heads: int) -> TokenChunk:
+        """Append the token and make its chunk: the first one tells of the queue, the last one of attention."""
+        first = not self.choice.generated
+        self.tokens.append(token.token_id)
+        chunk = self.choice.advance(token)
+        if first:
+            chunk = replace(chunk, queue_seconds=self.queue_seconds)
+        if chunk.finish_reason is not None:
+            chunk = replace(chunk, attention=self._attention_shares(layers_and_heads))
+        return chunk
 
     def attend(self, mass: Tensor) -> None:
         """Count one generated token's attention [K] on the prefix."""
@@ -148,7 +161,7 @@ class Generation(Sequence):
         """Start the count over: after preemption the facts may lie in other columns."""
         self.mass, self.attended = None, 0
 
-    def attention_shares(self, layers_and_heads: int) -> tuple[float, ...]:
+    def _attention_shares(self, layers_and_heads: int) -> tuple[float, ...]:
         """Mean share of attention on each mounted fact; the preamble is the first span and is left out."""
         if self.mass is None or not self.attended:
             return (0.0,) * len(self.request.facts)

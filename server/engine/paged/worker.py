@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -11,15 +10,14 @@ from torch import Tensor
 from kan.knowledge.phi import Phi
 from kan.model import Batch, KANModel
 from kan.page_pool import PagePool
-from server.engine.decoding.output import advance
 from server.engine.decoding.sampling import SampledToken, greedy, token_logprob
 from server.engine.paged.batching import BatchBuilder, Placed
 from server.engine.paged.knowledge_cache import KnowledgeCache
 from server.engine.paged.options import EngineOptions
 from server.engine.paged.scheduler import Chunk, Scheduler
-from server.engine.paged.sequence import Encoding, Generation, pages_for, prefix_of
-from server.engine.pages.page_store import PageStore
-from server.engine.protocol import DeadlineExceeded, EngineStats, FactTokens, TokenChunk
+from server.engine.paged.sequence import Encoding, Generation, Stage, Waiter, pages_for, prefix_of
+from server.engine.pages.files import PageFiles
+from server.engine.protocol import EngineStats, FactTokens, TokenChunk
 
 Emit = Callable[[Generation, TokenChunk | Exception], None]
 
@@ -31,18 +29,16 @@ class Worker:
         preamble: Sequence[int],
         phi: Phi | None,
         options: EngineOptions,
-        store: PageStore | None,
+        files: PageFiles,
         emit: Emit,
     ) -> None:
         self._model = model
         self._emit = emit
-        self._store = store
-        self._end_tokens = frozenset(model.config.eos_token_ids)
         self._layers_and_heads = model.config.num_layers * model.config.num_heads
         self._cache = model.new_cache(options.pages)
         self._pool = PagePool(options.pages)
         adapter = None if phi is None else phi.adapter
-        self._knowledge = KnowledgeCache(model, self._cache, self._pool, store, adapter)
+        self._knowledge = KnowledgeCache(model, self._cache, self._pool, files, adapter)
         self._builder = BatchBuilder(self._pool)
         self._edit_builder = BatchBuilder(self._pool)
         self._scheduler = Scheduler(self._pool, self._knowledge, phi, options)
@@ -54,30 +50,32 @@ class Worker:
         return self._scheduler.idle
 
     def submit(self, generation: Generation) -> None:
-        if not generation.cancelled:
+        if generation.stage is Stage.SUBMITTED:
             self._scheduler.submit(generation)
 
     def cancel(self, generation: Generation) -> None:
-        if not generation.cancelled:
-            generation.cancelled = True
+        if generation.stage is not Stage.ENDED:
             self._cancelled += 1
             self._scheduler.remove(generation)
 
-    def encode(self, fact: FactTokens, done: Callable[[Exception | None], None]) -> None:
-        self._scheduler.encode(fact, done)
+    def encode(self, fact: FactTokens, waiter: Waiter, *, bulk: bool) -> None:
+        self._scheduler.encode(fact, waiter, bulk=bulk)
+
+    def leave(self, key: str, waiter: Waiter) -> None:
+        self._scheduler.leave(key, waiter)
 
     def forget(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            self._scheduler.forget(key)
+        self._knowledge.forget(keys)
+
+    def reconcile(self, held: Collection[str]) -> None:
+        self._knowledge.reconcile(held)
 
     def step(self, between: Callable[[], None] | None = None) -> bool:
         """One forward pass and what follows from it. False if nothing could move.
 
-        `between` is called between the layers. It may call `encode` and `encode_now`, and nothing else here.
+        `between` is called between the layers. It may call `encode`, `leave`, `forget`, `reconcile` and `encode_now`,
+        and nothing else here.
         """
-        for late in self._scheduler.expired(time.monotonic()):
-            self._scheduler.remove(late)
-            self._emit(late, DeadlineExceeded("the request's deadline passed"))
         chunks = self._scheduler.schedule()
         if not chunks:
             return False
@@ -109,12 +107,12 @@ class Worker:
         self._knowledge.clear()
         self._pool.audit()
 
-    def audit(self) -> None:
-        """AssertionError unless every page is accounted for."""
+    def audit(self, held: Collection[str] | None) -> None:
+        """AssertionError unless every page is accounted for; `held`: the keys that facts have, if known."""
         self._pool.audit()
         if self.idle:
             assert self._pool.used("context") == 0, "context pages are held by nobody"
-            self._knowledge.audit(self._scheduler.preamble.pages)
+            self._knowledge.audit(self._scheduler.preamble.pages, held)
 
     def stats(self) -> EngineStats:
         counters = self._scheduler.counters
@@ -166,7 +164,7 @@ class Worker:
             generation = place.chunk.sequence
             if not isinstance(generation, Generation):
                 continue
-            if generation.scores_prompt:
+            if generation.choice.scores_prompt:
                 self._score_prompt(generation, hidden[place.outputs], place.chunk.count)
             if generation.pending == 0:
                 ready.append((generation, place.outputs.stop - 1))
@@ -176,29 +174,25 @@ class Worker:
         logits = self._model.logits(hidden[[row for _, row in ready]])
         best = greedy(logits)
         return [
-            (one, SampledToken(best[i], None) if one.sampler.plain_greedy else one.sampler.sample(logits[i]))
+            (one, SampledToken(best[i], None) if one.choice.plain_greedy else one.choice.sample(logits[i]))
             for i, (one, _) in enumerate(ready)
         ]
 
     def _score_prompt(self, generation: Generation, hidden: Tensor, count: int) -> None:
         """Log probabilities of the prompt tokens that follow the rows just computed."""
-        assert generation.prompt_logprobs is not None
-        wanted = generation.request.sampling.prompt_logprobs or 0
         start = generation.computed - count
-        following = generation.request.prompt[start + 1 : generation.computed + 1]
-        # After a preemption the same rows come again; what is known is not added twice.
-        fresh = max(0, len(generation.prompt_logprobs) - 1 - start)
-        if following[fresh:]:
-            logits = self._model.logits(hidden[fresh : len(following)])
-            generation.prompt_logprobs += [
-                token_logprob(row, token, wanted) for row, token in zip(logits, following[fresh:], strict=True)
-            ]
+        first, following = generation.choice.unscored(start, generation.computed)
+        if following:
+            logits = self._model.logits(hidden[first - start : first - start + len(following)])
+            wanted = generation.request.sampling.prompt_logprobs or 0
+            pairs = zip(logits, following, strict=True)
+            generation.choice.score_prompt([token_logprob(row, token, wanted) for row, token in pairs])
 
     def _deliver(self, sampled: list[tuple[Generation, SampledToken]]) -> None:
         for generation, token in sampled:
-            if not generation.started:
+            if not generation.choice.generated:
                 self._prompt_tokens += len(generation.request.prompt)
-            chunk = advance(generation, token, self._end_tokens, self._layers_and_heads)
+            chunk = generation.advance(token, self._layers_and_heads)
             self._generated += 1
             if chunk.finish_reason is not None:
                 self._scheduler.remove(generation)

@@ -6,8 +6,8 @@ stream.py      one request's chunks, and its end
 core.py        one AsyncLLM at a time; a dead one is replaced
 arguments.py   vLLM's engine arguments from our settings
 requests.py    a request in vLLM's words, and its tokens back in ours
-pages.py       files of page content, one directory per pipeline stage
 progress.py    vLLM's numbers, as far as our metrics show them
+plugin/        what vLLM's own processes load
 
 Importing this package imports no vLLM; starting the engine does.
 """

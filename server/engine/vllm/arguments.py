@@ -40,6 +40,8 @@ class VllmOptions:
     page_dir: Path
     """Page content, under a folder named after the number format."""
     disk_bytes: int
+    disk_reserve_bytes: int = 0
+    """Free disk that page content leaves alone."""
     dtype: str = DEFAULT_DTYPE
     arguments: str = ""
     """vLLM's own command line options, as a shell would read them."""
@@ -50,8 +52,6 @@ class VllmOptions:
     max_waiting: int = 64
     max_running: int = 16
     max_fact_tokens: int = 256
-    max_encode_queue: int = 4096
-    """Facts that may wait for encoding."""
     stall_seconds: float = 30.0
     """With requests open and no news from vLLM for so long, the engine counts as hanging."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -15,12 +15,11 @@ from typing import Any, TypeVar
 from kan.checkpoint.directory import Checkpoint
 from kan.knowledge.phi import Phi
 from kan.prompt import PromptBuilder
-from server.engine.decoding.output import advance
+from server.engine.decoding.choice import Choice
 from server.engine.decoding.sampling import SampledToken
-from server.engine.paged.sequence import Generation
+from server.engine.pages.files import PageFiles
 from server.engine.protocol import (
     EngineInfo,
-    EngineOverloaded,
     EngineStats,
     EngineUnavailable,
     FactTokens,
@@ -31,14 +30,12 @@ from server.engine.request_limits import RequestLimits
 from server.engine.vllm.arguments import VllmOptions
 from server.engine.vllm.core import Core
 from server.engine.vllm.facts import FactShelf
-from server.engine.vllm.pages import StagedPages
 from server.engine.vllm.progress import Progress
 from server.engine.vllm.requests import Preamble, VllmRequest, generation, prompt_logprobs, token_logprob
 from server.engine.vllm.stream import VllmStream
 from server.threads import compute_alone
 
 T = TypeVar("T")
-RETRY_AFTER_SECONDS = 1.0
 LOST = "the knowledge of this request could not be loaded; try again"
 
 
@@ -54,7 +51,7 @@ class VllmEngine:
         salt: str,
         config: Any,
         create: Callable[[Progress], Any],
-        pages: StagedPages,
+        files: PageFiles,
     ) -> None:
         """`config`: vLLM's; `create` starts an AsyncLLM and blocks meanwhile. Use `start`."""
         self._options = options
@@ -79,7 +76,8 @@ class VllmEngine:
         self._progress = Progress()
         self._counts = EngineStats()
         self._open = 0
-        self._facts = FactShelf(pages, self._preamble, self._record)
+        self._facts = FactShelf(files, self._preamble, self._record)
+        self._files = files
         self._jobs = ThreadPoolExecutor(1, "kalmagrove-jobs", compute_alone)
         self._core = Core(partial(create, self._progress), self._progress.forget_loads)
 
@@ -94,8 +92,8 @@ class VllmEngine:
         from server.engine.vllm.launch import launcher
 
         bias = None if phi is None or phi.is_zero else phi
-        config, create, pages = launcher(checkpoint, options, None if bias is None else bias.adapter)
-        return cls(checkpoint, prompt, options, bias, origin, config, create, pages)
+        config, create, files = launcher(checkpoint, options, None if bias is None else bias.adapter)
+        return cls(checkpoint, prompt, options, bias, origin, config, create, files)
 
     def stats(self) -> EngineStats:
         loads = self._progress.loads.values()
@@ -126,20 +124,22 @@ class VllmEngine:
         stalled = self._busy and time.monotonic() - self._progress.last > self._options.stall_seconds
         return self._core.alive and not stalled
 
-    async def encode(self, facts: Sequence[FactTokens]) -> None:
-        """See the protocol. RequestTooLarge: a fact over `max_fact_tokens`; EngineOverloaded: too many wait."""
+    async def encode(self, facts: Sequence[FactTokens], *, bulk: bool = False) -> None:
+        """See the protocol. RequestTooLarge: a fact over `max_fact_tokens`."""
         if not facts:
             return
         self._core.use()
         self._limits.check_facts(facts)
-        if self._facts.under_way + len(facts) > self._options.max_encode_queue:
-            raise EngineOverloaded("too many facts wait to be encoded", RETRY_AFTER_SECONDS)
         self._expect_progress()
-        await self._facts.ensure(facts)
+        await self._facts.ensure(facts, bulk=bulk)
 
-    async def forget(self, keys: Sequence[str]) -> None:
-        """See the protocol."""
+    def forget(self, keys: Sequence[str]) -> None:
+        """See the protocol. The state of pages is thread-safe, so this needs no event loop."""
         self._facts.forget(keys)
+
+    def reconcile(self, held: Collection[str]) -> None:
+        """See the protocol."""
+        self._facts.reconcile(held)
 
     async def run(self, function: Callable[[], T]) -> T:
         """See the protocol: on a thread of its own, since vLLM computes in other processes."""
@@ -151,8 +151,6 @@ class VllmEngine:
         self._limits.check_request(request)
         if request.facts and request.sampling.prompt_logprobs is not None:
             raise ValueError("prompt_logprobs: not available while facts are mounted")
-        if self._open >= self._options.max_waiting + self._options.max_running:
-            raise EngineOverloaded("the waiting queue is full", RETRY_AFTER_SECONDS)
         self._expect_progress()
         self._open += 1
         held = self._facts.hold([mounted.fact for mounted in request.facts])
@@ -161,7 +159,8 @@ class VllmEngine:
     async def aclose(self) -> None:
         """Stop vLLM's processes; what is left gets an error. Idempotent."""
         await self._core.aclose()
-        self._jobs.shutdown(wait=False)
+        self._jobs.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._files.close)
 
     @property
     def _busy(self) -> bool:
@@ -190,37 +189,38 @@ class VllmEngine:
         """The request's chunks, up to the last. Raises EngineUnavailable."""
         if request.facts:
             await self._facts.make_mountable([mounted.fact for mounted in request.facts])
-        state = Generation(request, self._tokenizer)
+        choice = Choice(request.sampling, request.prompt, self._tokenizer, self._end_tokens)
         asked = generation(request, self._preamble, self._phi, self._end_tokens, self._salt)
         outputs = self._core.use().generate(asked.prompt, asked.params, _unique(request.id))
         async with _failures_told(), aclosing(outputs):
             async for output in outputs:
-                for chunk in self._advanced(state, output):
+                for chunk in self._advanced(request, choice, output):
                     yield chunk
                     if chunk.finish_reason is not None:
                         return  # closing `outputs` aborts what vLLM would still do, after a stop string
 
-    def _advanced(self, state: Generation, output: Any) -> Iterator[TokenChunk]:
-        """The output's tokens one by one, as the embedded engine would tell them."""
+    def _advanced(self, request: GenerationRequest, choice: Choice, output: Any) -> Iterator[TokenChunk]:
+        """The output's tokens one by one, as the embedded engine would tell them (but for attention, which vLLM's
+        kernels do not tell)."""
         (new,) = output.outputs
         if new.finish_reason == "error":
-            self._facts.discard_damaged([self._preamble.key, *(one.fact.key for one in state.request.facts)])
+            self._facts.discard_damaged([self._preamble.key, *(mounted.fact.key for mounted in request.facts)])
             raise EngineUnavailable(LOST)
-        sampling = state.request.sampling
-        if not state.started:
-            self._count(prompt_tokens=len(state.request.prompt))
-            state.queued = _queued(output)
+        sampling = request.sampling
+        queue_seconds = None
+        if not choice.generated:
+            self._count(prompt_tokens=len(request.prompt))
+            queue_seconds = _queue_seconds(output)
             if sampling.prompt_logprobs is not None:
-                state.prompt_logprobs = prompt_logprobs(
-                    state.request.prompt, output.prompt_logprobs or (), sampling.prompt_logprobs
-                )
+                found = prompt_logprobs(request.prompt, output.prompt_logprobs or (), sampling.prompt_logprobs)
+                choice.score_prompt(found[1:])
         for place, token in enumerate(new.token_ids):
-            found = None
+            logprob = None
             if sampling.logprobs is not None:
-                found = token_logprob(token, new.logprobs[place], sampling.logprobs)
+                logprob = token_logprob(token, new.logprobs[place], sampling.logprobs)
             self._count(generated_tokens=1)
-            # vLLM's kernels do not tell how attention was shared out.
-            yield replace(advance(state, SampledToken(token, found), self._end_tokens, 1), attention=None)
+            yield replace(choice.advance(SampledToken(token, logprob)), queue_seconds=queue_seconds)
+            queue_seconds = None
 
 
 @asynccontextmanager
@@ -233,7 +233,7 @@ async def _failures_told() -> AsyncIterator[None]:
     except EngineDeadError:
         raise EngineUnavailable("vLLM's engine died while it worked on this request") from None
     except EngineGenerateError as error:
-        raise EngineUnavailable(f"vLLM could not run the request: {error.__cause__ or error}") from error
+        raise EngineUnavailable("vLLM could not run the request") from error
 
 
 def _unique(name: str) -> str:
@@ -241,7 +241,7 @@ def _unique(name: str) -> str:
     return f"{name}-{uuid.uuid4().hex[:12]}"
 
 
-def _queued(output: Any) -> float:
+def _queue_seconds(output: Any) -> float:
     """Seconds between arrival and admission, by vLLM's clock."""
     times = output.metrics
     return max(0.0, times.scheduled_ts - times.queued_ts) if times is not None else 0.0

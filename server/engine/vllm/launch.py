@@ -8,8 +8,8 @@ from typing import Any
 
 from kan.checkpoint.directory import Checkpoint
 from kan.knowledge.adapter import Adapter, save_adapter
+from server.engine.pages.files import PageFiles
 from server.engine.vllm.arguments import VllmOptions, engine_arguments, knowledge_transfer, prepare_environment
-from server.engine.vllm.pages import StagedPages
 from server.engine.vllm.plugin.hugging_face import write_view
 from server.engine.vllm.plugin.transfer import stage_directory
 from server.engine.vllm.progress import Progress, stat_logger
@@ -19,7 +19,7 @@ ADAPTER_FILE = "adapter.safetensors"
 
 def launcher(
     checkpoint: Checkpoint, options: VllmOptions, adapter: Adapter | None
-) -> tuple[Any, Callable[[Progress], Any], StagedPages]:
+) -> tuple[Any, Callable[[Progress], Any], PageFiles]:
     """vLLM's configuration, what starts an AsyncLLM by it (and blocks meanwhile), and where page content lies.
 
     Raises ValueError for options that vLLM or the model does not take, VllmUnavailable without vLLM.
@@ -40,7 +40,7 @@ def launcher(
 
     stages = config.parallel_config.pipeline_parallel_size
     directories = [stage_directory(page_dir, stage, stages) for stage in range(stages)]
-    return config, create, StagedPages(directories, options.disk_bytes)
+    return config, create, PageFiles(directories, options.disk_bytes, options.disk_reserve_bytes)
 
 
 def _adapter_file(adapter: Adapter | None, directory: Path) -> Path | None:

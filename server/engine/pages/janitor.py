@@ -1,0 +1,95 @@
+"""The thread on which files are written and deleted: the file system may take tens of milliseconds over either."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+MAX_WRITES = 256
+"""That may wait; more are not done at all: page content on disk is a cache."""
+NICENESS = 10
+IDLE_SECONDS = 1.0
+"""Between two looks at the disk while there is nothing to do."""
+CLOSE_SECONDS = 10.0
+Action = Callable[[], object]
+
+
+class Janitor:
+    """Of several orders for one key only the newest is carried out. Whatever goes wrong with one is logged."""
+
+    def __init__(self, on_idle: Action) -> None:
+        """`on_idle` is called on the thread now and then. It begins with the first order."""
+        self._on_idle = on_idle
+        self._changed = threading.Condition()
+        self._orders: OrderedDict[str, Action] = OrderedDict()
+        self._writes: set[str] = set()
+        self._busy = False
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="kalmagrove-pages", daemon=True)
+        self._thread.start()
+
+    def write(self, key: str, action: Action) -> bool:
+        """False if too many writes wait already."""
+        with self._changed:
+            if len(self._writes) >= MAX_WRITES:
+                return False
+            self._writes.add(key)
+            self._order(key, action)
+            return True
+
+    def remove(self, key: str, action: Action) -> None:
+        """Takes the place of a write of the same key. Never refused: there are no more keys than files."""
+        with self._changed:
+            self._writes.discard(key)
+            self._order(key, action)
+
+    def cancel(self, key: str) -> None:
+        """An order that was not begun is off."""
+        with self._changed:
+            self._writes.discard(key)
+            self._orders.pop(key, None)
+
+    def flush(self) -> None:
+        """Wait until everything ordered so far is done."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._orders or self._busy))
+
+    def close(self) -> None:
+        """Do what is ordered, for a bounded time, and stop."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            log.error("the disk of the page files does not answer; %d orders are left", len(self._orders))
+
+    def _order(self, key: str, action: Action) -> None:
+        self._orders.pop(key, None)
+        self._orders[key] = action
+        self._changed.notify_all()
+
+    def _run(self) -> None:
+        # Nobody waits for this thread, but edits and streams wait for the processor.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        while (action := self._next()) is not None:
+            try:
+                action()
+            except Exception as error:  # of a disk, or of content that cannot be made: the next one may do
+                log.warning("page content on disk: %s", error)
+
+    def _next(self) -> Action | None:
+        with self._changed:
+            self._busy = False
+            self._changed.notify_all()
+            ordered = self._changed.wait_for(lambda: self._orders or self._closed, IDLE_SECONDS)
+            if not self._orders:
+                return None if ordered else self._on_idle
+            key, action = self._orders.popitem(last=False)
+            self._writes.discard(key)
+            self._busy = True
+            return action

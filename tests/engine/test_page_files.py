@@ -1,0 +1,185 @@
+"""Files of page content: what a restart finds, what a full or vanished disk does, and who is gone for good."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from kan.knowledge.pages import PageContent, page_path, write_pages
+from server.engine.pages.files import PageFiles
+from server.engine.pages.life import State
+
+SHAPE = (1, 2, 1, 4)
+CONTENT = PageContent(torch.ones(SHAPE), torch.ones(SHAPE))
+
+
+def names(path: Path) -> set[str]:
+    return {entry.name.removesuffix(".pages") for entry in path.iterdir()}
+
+
+def put(path: Path, *keys: str) -> None:
+    path.mkdir(exist_ok=True)
+    for key in keys:
+        write_pages(page_path(path, key), CONTENT)
+
+
+SIZE_LIMIT = 1 << 20
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[PageFiles]:
+    made = PageFiles([tmp_path / "pages"], SIZE_LIMIT)
+    yield made
+    made.close()
+
+
+def keep(files: PageFiles, key: str) -> None:
+    files.life.making(key)
+    files.life.resident(key)
+    files.write(key, lambda: CONTENT)
+    files.flush()
+
+
+def test_what_was_written_is_read(files: PageFiles, tmp_path: Path) -> None:
+    keep(files, "a")
+    found = files.read("a", SHAPE, torch.float32)
+    assert found is not None
+    assert torch.equal(found.keys, CONTENT.keys)
+    assert files.read("b", SHAPE, torch.float32) is None
+    files.life.audit(["a"])
+
+
+def test_a_damaged_file_is_removed_and_not_trusted(files: PageFiles, tmp_path: Path) -> None:
+    keep(files, "a")
+    path = page_path(tmp_path / "pages", "a")
+    path.write_bytes(path.read_bytes()[:-3])
+    assert files.read("a", SHAPE, torch.float32) is None
+    files.flush()
+    assert names(tmp_path / "pages") == set()
+    assert not files.life.is_stored("a")
+
+
+def test_a_restart_finds_the_files_in_the_order_of_their_use(tmp_path: Path) -> None:
+    put(tmp_path, "a", "b", "c")
+    size = page_path(tmp_path, "a").stat().st_size
+    for age, key in enumerate("cab"):
+        os.utime(page_path(tmp_path, key), (age, age))
+    (tmp_path / "x.tmp").write_bytes(b"half a file")
+    again = PageFiles([tmp_path], 2 * size)
+    again.close()
+    assert names(tmp_path) == {"a", "b"}
+
+
+def test_reconciling_removes_what_no_fact_holds(tmp_path: Path) -> None:
+    """As after a kill between an edit's reply and the deletion of its file."""
+    put(tmp_path, "held", "orphan", "read")
+    files = PageFiles([tmp_path], SIZE_LIMIT)
+    files.life.read(["read"])
+    put(tmp_path, "unknown")
+    files.life.forget_all_but({"held"})
+    files.reconcile({"held"})
+    files.flush()
+    assert names(tmp_path) == {"held", "read"}
+    files.life.unread(["read"])
+    files.close()
+    assert names(tmp_path) == {"held"}
+    files.life.audit({"held"})
+
+
+def test_reconciling_sees_files_that_are_gone_and_files_that_came(files: PageFiles, tmp_path: Path) -> None:
+    keep(files, "a")
+    page_path(tmp_path / "pages", "a").unlink()
+    put(tmp_path / "pages", "b")
+    files.reconcile()
+    files.flush()
+    assert files.life.stored_keys() == ["b"]
+
+
+def test_a_directory_removed_while_running_is_made_again(files: PageFiles, tmp_path: Path) -> None:
+    keep(files, "a")
+    shutil.rmtree(tmp_path / "pages")
+    assert files.read("a", SHAPE, torch.float32) is None
+    keep(files, "b")
+    assert names(tmp_path / "pages") == {"b"}
+
+
+def test_a_file_that_cannot_be_deleted_is_told_and_hurts_nobody(
+    files: PageFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep(files, "a")
+    path = page_path(tmp_path / "pages", "a")
+    path.unlink()
+    (path / "x").mkdir(parents=True)
+    assert files.life.forget(["a"]) == ["a"]
+    keep(files, "b")
+    assert files.life.state("b") is State.MADE
+    assert "could not be deleted" in caplog.text
+
+
+def test_files_give_way_below_the_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "a", "b")
+    size = page_path(tmp_path, "a").stat().st_size
+    usage = shutil.disk_usage(tmp_path)
+    files = PageFiles([tmp_path], SIZE_LIMIT, reserve_bytes=usage.free + 1 - size // 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=usage.free - size))
+    keep(files, "c")
+    files.close()
+    assert "c" not in names(tmp_path), "it was written below the reserve"
+    assert len(names(tmp_path)) < 2
+
+
+def test_a_write_whose_content_cannot_be_made_is_over(files: PageFiles) -> None:
+    def broken() -> PageContent:
+        raise RuntimeError("no memory")
+
+    files.life.making("a")
+    files.life.resident("a")
+    files.write("a", broken)
+    files.flush()
+    files.life.audit(["a"])
+    assert not files.life.is_stored("a")
+    keep(files, "b")
+    assert files.life.is_stored("b")
+
+
+def test_stages_have_a_fact_together(tmp_path: Path) -> None:
+    stages = [tmp_path / "0", tmp_path / "1"]
+    put(stages[0], "whole", "half")
+    put(stages[1], "whole")
+    files = PageFiles(stages, SIZE_LIMIT)
+    assert files.life.stored_keys() == ["whole"]
+    assert names(stages[0]) == {"whole"}, "half a fact is no fact"
+    put(stages[0], "new")
+    files.life.making("new")
+    with pytest.raises(FileNotFoundError):
+        files.adopt("new")
+    put(stages[1], "new")
+    assert files.adopt("new")
+    files.life.forget(["new"])
+    files.close()
+    assert [names(stage) for stage in stages] == [{"whole"}, {"whole"}]
+
+
+def test_a_closed_thread_takes_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    from server.engine.pages import janitor
+
+    monkeypatch.setattr(janitor, "CLOSE_SECONDS", 0.05)
+    release = threading.Event()
+    files = PageFiles([tmp_path], SIZE_LIMIT)
+
+    def hanging() -> PageContent:
+        release.wait(10)
+        return CONTENT
+
+    files.life.making("a")
+    files.life.resident("a")
+    files.write("a", hanging)
+    files.close()
+    release.set()
