@@ -10,18 +10,52 @@ import immutables
 import numpy as np
 
 from kb.encoder.embeddings import EmbeddingCache
-from kb.errors import WriteFailed
+from kb.errors import StoreUnavailable, WriteFailed
 from kb.facts import Fact
 from kb.index.namespace import NamespaceIndex, Part
 from kb.index.segment import FlatSegment, Vectors
 from kb.log.batch import GENESIS, Batch
 from kb.log.fact_log import FactLog
-from kb.log.marker import Head
+from kb.log.location import Location
+from kb.log.marker import Head, HeadMarker
 from kb.replay import replay
 from kb.snapshot import Snapshot
 
 Progress = Callable[[int, int], None]
 _CHUNK = 512
+
+
+def open_marker(location: Location) -> HeadMarker:
+    """The head marker beside a SQLite database, made with it. Raises StoreCorrupt, StoreUnavailable."""
+    assert location.database is not None
+    path = location.beside(".head")
+    try:
+        marker = HeadMarker(path)
+        if not location.database.exists():
+            # Before SQLite would make an empty database that hides the loss.
+            if marker.existed:
+                marker.check(Head(0, GENESIS), None, location.database)
+            else:
+                marker.create()
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: {error}") from error
+    return marker
+
+
+def check_head(head: Head, marker: HeadMarker | None, log: FactLog, location: Location, trust_log: bool) -> None:
+    """Whether the log ends where the marker says, which is then brought up to it. Raises like `open_marker`."""
+    if marker is None or location.database is None:
+        return
+    try:
+        if trust_log:
+            marker.restore(head)
+            return
+        acknowledged = marker.head
+        there = None if acknowledged is None else log.chain_at(acknowledged.version)
+        marker.check(head, there, location.database)
+        marker.repair(head)
+    except OSError as error:
+        raise StoreUnavailable(f"{marker.path}: {error}") from error
 
 
 class Loader:

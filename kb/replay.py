@@ -44,8 +44,8 @@ def outcome(batch: Batch, before: Callable[[Key], Fact | None]) -> dict[Key, Fac
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
-    """What a batch makes of a snapshot, ready to be published."""
+class Transition:
+    """What a batch makes of a snapshot."""
 
     snapshot: Snapshot
     removed: tuple[Fact, ...]
@@ -54,7 +54,7 @@ class Publication:
     """Facts inserted or replacing."""
 
 
-def successor(snapshot: Snapshot, batch: Batch, vectors: Mapping[str, Vectors]) -> Publication:
+def successor(snapshot: Snapshot, batch: Batch, vectors: Mapping[str, Vectors]) -> Transition:
     """The snapshot after `batch`; `vectors` holds the vector of every text that it upserts."""
     facts = snapshot.by_key
     touched = outcome(batch, facts.get)
@@ -68,7 +68,7 @@ def successor(snapshot: Snapshot, batch: Batch, vectors: Mapping[str, Vectors]) 
                 del mutation[key]
         facts = mutation.finish()
     indexes = _edited(snapshot.indexes, removed, added, vectors)
-    return Publication(Snapshot(batch.version, facts, indexes), removed, added)
+    return Transition(Snapshot(batch.version, facts, indexes), removed, added)
 
 
 def _edited(
@@ -116,12 +116,12 @@ class TextCounts:
     def __contains__(self, text: str) -> bool:
         return text in self._counts
 
-    def update(self, publication: Publication) -> tuple[str, ...]:
-        """Follows a publication; gives the texts that no fact holds any more."""
-        self._counts.update(fact.text for fact in publication.added)
-        for fact in publication.removed:
+    def follow(self, transition: Transition) -> tuple[str, ...]:
+        """Counts anew after a transition; gives the texts that no fact holds any more."""
+        self._counts.update(fact.text for fact in transition.added)
+        for fact in transition.removed:
             self._counts[fact.text] -= 1
-        gone = {fact.text: None for fact in publication.removed if self._counts[fact.text] == 0}
+        gone = {fact.text: None for fact in transition.removed if self._counts[fact.text] == 0}
         for text in gone:
             del self._counts[text]
         return tuple(gone)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,6 @@ from kb.errors import (
     FactNotFound,
     KnowledgeError,
     StoreClosed,
-    StoreUnavailable,
     UnknownVersion,
     WriteFailed,
 )
@@ -28,13 +27,14 @@ from kb.facts import Change, Delete, Limits, Upsert
 from kb.index.compaction import Compactor
 from kb.index.namespace import Part
 from kb.index.segment import Vectors
-from kb.loading import Loader, Progress
+from kb.loading import Loader, Progress, check_head, open_marker
 from kb.log.batch import GENESIS, Batch, Entry
 from kb.log.fact_log import FactLog
 from kb.log.history import FactVersion, History, LogEntry
 from kb.log.location import Location, StoreLock
 from kb.log.marker import Head, HeadMarker
-from kb.replay import Publication, TextCounts, changes_towards, replay, successor
+from kb.publishing import Published, Subscriber, Subscribers
+from kb.replay import TextCounts, Transition, changes_towards, replay, successor
 from kb.snapshot import Snapshot
 from kb.validation import validate_batch
 
@@ -56,8 +56,6 @@ class Commit:
     version: int
     upserted: int
     deleted: int
-    gone_texts: tuple[str, ...]
-    """Texts that no fact holds any more."""
 
 
 class Store:
@@ -89,13 +87,13 @@ class Store:
             marker = None
             if location.database is not None:
                 cleanup.callback(StoreLock(location.beside(".lock")).release)
-                marker = _open_marker(location)
+                marker = open_marker(location)
                 cleanup.callback(marker.close)
             log = FactLog(location)
             cleanup.callback(log.close)
             cache = EmbeddingCache(log.engine, encoder)
             loader = Loader(log, cache, encoder.dimension, progress)
-            snapshot = loader.load(lambda head: _check_head(head, marker, log, location, trust_log))
+            snapshot = loader.load(lambda head: check_head(head, marker, log, location, trust_log))
             return cls(snapshot, loader.head, log, marker, cache, limits or Limits(), cleanup.pop_all())
 
     def __init__(
@@ -116,6 +114,7 @@ class Store:
         self._cache = cache
         self._history = History(log.engine)
         self._texts = TextCounts(snapshot.by_key.values())
+        self._subscribers = Subscribers()
         self._resources = resources
         self._writer = threading.Lock()
         # True while the log may hold something that was not published: from the start of a write to its end.
@@ -139,6 +138,14 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Has every change published from now on told to `subscriber`, once and in the order of versions.
+
+        It is called in the writer's turn, before the edit is acknowledged, so it must be quick and may read the
+        store but not edit it. What it raises is logged and fails nothing. The function returned unsubscribes it.
+        """
+        return self._subscribers.add(subscriber)
 
     def prepare(self, changes: Sequence[Change]) -> Prepared:
         """Validates and embeds; takes no writer's lock and changes nothing. Raises InvalidChange."""
@@ -202,7 +209,7 @@ class Store:
             kind,
             [Entry.of(change) for change in changes],
         )
-        publication = successor(self.snapshot, batch, vectors)
+        transition = successor(self.snapshot, batch, vectors)
         new = {text: vectors[text] for text in _texts(changes) if text not in self._texts}
         self._unsettled = True
         try:
@@ -214,7 +221,7 @@ class Store:
                 self._settle()
             error.recorded |= self.snapshot.version == batch.version
             raise
-        return self._publish(batch, publication)
+        return self._publish(batch, transition)
 
     def _mark(self, head: Head) -> None:
         if self._marker is None:
@@ -224,14 +231,16 @@ class Store:
         except OSError as error:
             raise WriteFailed(f"{self._marker.path}: {error}", recorded=True) from error
 
-    def _publish(self, batch: Batch, publication: Publication) -> Commit:
+    def _publish(self, batch: Batch, transition: Transition) -> Commit:
         self._head = Head(batch.version, batch.chain)
-        self.snapshot = publication.snapshot
+        self.snapshot = transition.snapshot
         self._unsettled = False
-        gone = self._texts.update(publication)
+        gone = self._texts.follow(transition)
         self._compactor.notify()
         deleted = sum(entry.op == "delete" for entry in batch.entries)
-        return Commit(batch.version, len(batch.entries) - deleted, deleted, gone)
+        upserted = len(batch.entries) - deleted
+        self._subscribers.tell(Published(transition.snapshot, batch.kind, upserted, deleted, gone))
+        return Commit(batch.version, upserted, deleted)
 
     def _settle(self) -> None:
         """After a failed write: cleans the log, and publishes what it holds after all."""
@@ -240,9 +249,9 @@ class Store:
         self._log.recover()
         for batch in self._log.scan(self._head):
             vectors = self._cache.vectors(entry.text for entry in batch.entries if entry.text is not None)
-            publication = successor(self.snapshot, batch, vectors)
+            transition = successor(self.snapshot, batch, vectors)
             self._mark(Head(batch.version, batch.chain))
-            self._publish(batch, publication)
+            self._publish(batch, transition)
         self._unsettled = False
 
     def _install_merged(self, namespace: str, plan: tuple[Part, ...], merged: Part) -> None:
@@ -256,37 +265,6 @@ class Store:
     def _require_open(self) -> None:
         if self._closed:
             raise StoreClosed("the store is closed")
-
-
-def _open_marker(location: Location) -> HeadMarker:
-    assert location.database is not None
-    path = location.beside(".head")
-    try:
-        marker = HeadMarker(path)
-        if not location.database.exists():
-            # Before SQLite would make an empty database that hides the loss.
-            if marker.existed:
-                marker.check(Head(0, GENESIS), None, location.database)
-            else:
-                marker.create()
-    except OSError as error:
-        raise StoreUnavailable(f"{path}: {error}") from error
-    return marker
-
-
-def _check_head(head: Head, marker: HeadMarker | None, log: FactLog, location: Location, trust_log: bool) -> None:
-    if marker is None or location.database is None:
-        return
-    try:
-        if trust_log:
-            marker.restore(head)
-            return
-        acknowledged = marker.head
-        there = None if acknowledged is None else log.chain_at(acknowledged.version)
-        marker.check(head, there, location.database)
-        marker.repair(head)
-    except OSError as error:
-        raise StoreUnavailable(f"{marker.path}: {error}") from error
 
 
 def _texts(changes: Sequence[Change]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.questions.counterfact_phrases import relation_of, stem_of
+from lab.questions.counterfact_phrases import completions, relation_of, stem_of
 from lab.questions.question import Fact, Pool, Question, Split, split_of
 from lab.questions.rows import read_rows
 from lab.questions.wording import choose, ended, sentence_case, styled
@@ -25,16 +25,6 @@ _COLUMNS = (
     "rephrase_prompt",
     "locality_prompt",
     "locality_ground_truth",
-)
-_COMPLETIONS = (
-    "Complete the sentence: {} …",
-    "Finish this: {}",
-    "{}",
-    "{} ...",
-    "Fill in the blank: {} ___.",
-    "Complete this for me, please: {}",
-    "How does this sentence go on? {} …",
-    "What word is missing at the end? {} ___",
 )
 
 
@@ -103,7 +93,7 @@ def _question(row: _Row, split: Split, rng: random.Random) -> Question:
         asked = choose(natural, split, rng).format(s=subject)
     else:
         stem = row.stem.format(subject) if rng.random() < 0.5 else row.fields["prompt"]
-        asked = choose(_COMPLETIONS, split, rng).format(sentence_case(stem))
+        asked = choose(completions(), split, rng).format(sentence_case(stem))
     text, reply = styled(asked, sentence=row.fact, value=target, it_is=f"It is {target}.", split=split, rng=rng)
     return Question("counterfact", subject, relation, text, (target,), reply, (row.fact,), numeric=False)
 

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
-_RENAMED = {
-    "The Dominican": "the Dominican Republic",
-    "Cocos": "the Cocos Islands",
-    "DRC": "the Democratic Republic of the Congo",
-    "Congo": "the Republic of the Congo",
-    "The Bahamas": "the Bahamas",
-    "The Gambia": "the Gambia",
-}
-_WITH_ARTICLE = re.compile(
-    r".*(?:Islands|Republic|Territory|Lands)|United .*|Federated .*|Gaza Strip|West Bank|Holy See|Isle of Man|"
-    r"Netherlands|Philippines|Maldives|Comoros|Seychelles"
-)
-_SKIPPED = re.compile(r".{41,}|Gaza, Gaza Strip|Côte d'Ivoire")
+from lab.questions.tables import Table, read_table
+
+
+class _Places(Table):
+    """Lists are of patterns for whole names."""
+
+    with_article: tuple[re.Pattern[str], ...]
+    skipped: tuple[re.Pattern[str], ...]
+    renamed: dict[str, str]
+
+
+@cache
+def _places() -> _Places:
+    return read_table("factbook_places", _Places)
 
 
 def place_name(subject: str) -> str | None:
     """The name inside a sentence ("the Maldives"); None for entries that are several places or written twice."""
-    if _SKIPPED.fullmatch(subject):
+    places = _places()
+    if any(pattern.fullmatch(subject) for pattern in places.skipped):
         return None
-    if subject in _RENAMED:
-        return _RENAMED[subject]
-    return f"the {subject}" if _WITH_ARTICLE.fullmatch(subject) else subject
+    if subject in places.renamed:
+        return places.renamed[subject]
+    return f"the {subject}" if any(pattern.fullmatch(subject) for pattern in places.with_article) else subject

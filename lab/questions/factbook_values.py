@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
+
+from lab.questions.tables import Table, read_table
 
 MAX_LENGTH = 60
 """Characters of a value; longer ones are lists and prose."""
@@ -11,19 +14,6 @@ MAX_LENGTH = 60
 _PARENTHESES = re.compile(r"\s*\([^()]*\)")
 _LABEL = re.compile(r"^[a-z][a-z ]{2,30}: ")
 _NOTE = re.compile(r"\bnote\b.*", re.IGNORECASE)
-_UNITS = (
-    (re.compile(r"\(s\)"), "s"),
-    (re.compile(r"/([\d,]+) population"), r" per \1 people"),
-    (re.compile(r"/([\d,]+) live births"), r" per \1 live births"),
-    (re.compile(r"bbl/day"), "barrels per day"),
-    (re.compile(r"children born/woman"), "children per woman"),
-    (re.compile(r"males/female"), "males per female"),
-    (re.compile(r"Btu/person"), "Btu per person"),
-    (re.compile(r"\bsq km\b"), "square kilometers"),
-    (re.compile(r"(?<=\d) km\b"), " kilometers"),
-    (re.compile(r"(?<=\d) nm\b"), " nautical miles"),
-    (re.compile(r"(?<=\d)% (?=national|annual)"), "% "),
-)
 _NUMBER = re.compile(r"^\$?(-?)\$?(\d[\d,]*(?:\.\d+)?)(?! \w+ \d)((?: (?:million|billion|trillion))?)\b")
 _UNIT = re.compile(r"%?(?: (?:[a-z][a-z-]*|[\d,]+|per|GDP|CO2|Btu|kWh|kW|US))*")
 """All that may follow a number; anything else is a second value."""
@@ -42,6 +32,32 @@ class Value:
     text: str
     answers: tuple[str, ...]
     numeric: bool
+
+
+class _Titles(Table):
+    """What comes before a person's name, as regular expressions."""
+
+    ranks: tuple[str, ...]
+    offices: tuple[str, ...]
+    forms: tuple[str, ...]
+
+
+class _Values(Table):
+    units: tuple[tuple[re.Pattern[str], str], ...]
+    """As the Factbook writes them, and as they are said."""
+    titles: _Titles
+
+
+@cache
+def _values() -> _Values:
+    return read_table("factbook_values", _Values)
+
+
+@cache
+def _title() -> re.Pattern[str]:
+    titles = _values().titles
+    ranks, offices, forms = map("|".join, (titles.ranks, titles.offices, titles.forms))
+    return re.compile(rf"^(?:(?:{ranks}) )*(?:{offices})(?: of the Republic)? (?:{forms})*")
 
 
 def value_of(relation: str, raw: str) -> Value | None:
@@ -64,14 +80,11 @@ def value_of(relation: str, raw: str) -> Value | None:
 
 
 def _clean(raw: str) -> str:
-    text = raw
-    for pattern, replacement in _UNITS[:1]:
-        text = pattern.sub(replacement, text)
-    text = _PARENTHESES.sub("", text)
+    text = _PARENTHESES.sub("", raw.replace("(s)", "s"))
     text = _NOTE.sub("", text.split(";")[0])
     text = _LABEL.sub("", text.strip()).strip(" ,.-" if text.strip()[:1] not in ".-" else " ,")
-    for pattern, replacement in _UNITS[1:]:
-        text = pattern.sub(replacement, text)
+    for written, said in _values().units:
+        text = written.sub(said, text)
     return " ".join(text.split()).replace("“", '"').replace("”", '"')
 
 
@@ -110,13 +123,5 @@ def _person(text: str) -> Value | None:
     if not surname or "," in text or "vacant" in text.casefold():
         return None
     titled = " ".join(word.title() if word in surname else word for word in words)
-    name = _TITLE.sub("", titled)
+    name = _title().sub("", titled)
     return Value(titled, tuple(dict.fromkeys((name, " ".join(surname).title()))), False)
-
-
-_TITLE = re.compile(
-    r"^(?:(?:Acting|Interim|Transitional|Transition|Prime|First|Chief|Federal|State) )*"
-    r"(?:President|Premier|Minister|Chancellor|King|Queen|Emir|Sultan|Governor(?: General)?|Governor-General|"
-    r"Administrator|Chairman|Executive|Taoiseach|Captain Regent|Amir|Prince|Grand Duke|Emperor|Supreme Leader|Pope)"
-    r"(?: of the Republic)? (?:Sir |Dame |Dr\. |General |Gen\. )*"
-)

@@ -1,92 +1,93 @@
-"""Names and values that nobody has heard of, made of syllables."""
+"""Names and values that nobody has heard of, made of syllables and of templates (`data/names.toml`)."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Container, Sequence
+from functools import cache
+from string import Formatter
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from lab.questions.question import Split, split_of
+from lab.questions.tables import Table, read_table, slots
+
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
-def _listed(words: str) -> tuple[str, ...]:
-    return tuple(words.split())
+def _check(templates: tuple[str, ...], makers: Container[str]) -> tuple[str, ...]:
+    for slot in set[str]().union(*map(slots, templates)):
+        if not (slot in _MADE or slot in makers or "|" in slot or _RANGE.fullmatch(slot)):
+            raise ValueError(f"nothing makes {{{slot}}}")
+    return templates
 
 
-_ONSETS = _listed("b br c d dr f fl g gl gr h j k kl kr l m n p pl pr r s sk sl st t tr v w z")
-_VOWELS = "aeiou"
-_MIDDLES = _listed("b d f g k l ll lm ln m mb n nd ng nt p r rd rk rl rn rv s sk st t v x z")
-_CODAS = _listed("a o ia ar el en er ex ic im in ine is ix om on or os um us ard eth old orn und")
-_FIRST = _listed(
-    "Mara Jon Ilse Tomas Edda Ravi Lena Oskar Nadia Piet Yara Milo Signe Amir Freya Dario Hanne Kofi Livia Bram "
-    "Noor Stellan Ada Cyril Zuri Emil Petra Hugo Tala Viggo Inez Rolf Maren Idris Bettina Luca Astrid Femi Greta "
-    "Soren"
-)
-_CITIES = _listed(
-    "Oslo Lyon Turin Ghent Bergen Porto Gdansk Leeds Malmo Basel Graz Split Tartu Cork Bilbao Aarhus Utrecht "
-    "Leipzig Kosice Vilnius Riga Krakow Valencia Marseille Geneva Antwerp Dresden Zagreb Dundee Seville Nantes "
-    "Genoa Brno Lisbon Nagoya Busan Tampa Denver Quito Cusco Perth Hobart Fez Tunis Accra Lusaka Chennai Pune "
-    "Hanoi Cebu"
-)
-_MONTHS = (
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-)
+_Templates = Annotated[tuple[str, ...], BeforeValidator(lambda one: (one,) if isinstance(one, str) else one)]
+Templates = Annotated[_Templates, AfterValidator(lambda them: _check(them, _names().makers))]
+"""Of a table's field: one template, or several to draw from, with slots that `make` can fill."""
+
+
+class _Names(Table):
+    """Parts of invented words, and the makers that slots name."""
+
+    onsets: tuple[str, ...]
+    vowels: tuple[str, ...]
+    middles: tuple[str, ...]
+    codas: tuple[str, ...]
+    makers: dict[str, _Templates]
+
+    @model_validator(mode="after")
+    def _whole(self) -> _Names:
+        for templates in self.makers.values():
+            _check(templates, self.makers)
+        return self
+
+
+@cache
+def _names() -> _Names:
+    return read_table("names", _Names)
+
+
+def make(templates: Sequence[str], rng: random.Random) -> str:
+    """One of the templates with its slots filled, from left to right."""
+    template = templates[0] if len(templates) == 1 else rng.choice(templates)
+    parts = Formatter().parse(template)
+    return "".join(text + (_fill(slot, form or "", rng) if slot else "") for text, slot, form, _ in parts)
+
+
+def _fill(slot: str, form: str, rng: random.Random) -> str:
+    """`form`: how a number is written, as `format` has it."""
+    if bounds := _RANGE.fullmatch(slot):
+        return format(rng.randint(*map(int, bounds.groups())), form)
+    if "|" in slot:
+        return rng.choice(slot.split("|"))
+    return _MADE[slot](rng) if slot in _MADE else make(_names().makers[slot], rng)
 
 
 def word(rng: random.Random) -> str:
     """A capitalised invented word of two or three syllables, such as Zorvex."""
-    longer = rng.choice(_VOWELS) + rng.choice(_MIDDLES) if rng.random() < 0.5 else ""
-    start = rng.choice(_ONSETS) + longer + rng.choice(_VOWELS) + rng.choice(_MIDDLES)
-    return (start + rng.choice(_CODAS)).capitalize()
+    names = _names()
+    longer = rng.choice(names.vowels) + rng.choice(names.middles) if rng.random() < 0.5 else ""
+    start = rng.choice(names.onsets) + longer + rng.choice(names.vowels) + rng.choice(names.middles)
+    return (start + rng.choice(names.codas)).capitalize()
 
 
-def person(rng: random.Random) -> str:
-    return f"{rng.choice(_FIRST)} {word(rng)}"
+def _hours(rng: random.Random) -> str:
+    opens, closes = rng.choice(("00", "15", "30", "45")), rng.choice(("00", "30"))
+    return f"{rng.randint(5, 11)}:{opens} to {rng.randint(15, 23)}:{closes}"
 
 
-def city(rng: random.Random) -> str:
-    return rng.choice(_CITIES)
+_MADE: dict[str, Callable[[random.Random], str]] = {"word": word, "hours": _hours}
+"""What no template can say."""
 
 
-def date(rng: random.Random) -> str:
-    return f"{rng.randint(1, 28)} {rng.choice(_MONTHS)} {rng.randint(1988, 2031)}"
-
-
-def code(rng: random.Random) -> str:
-    """An identifier such as QX-4471."""
-    letters = "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(rng.choice((2, 2, 3))))
-    return f"{letters}-{rng.randint(100, 99999)}"
-
-
-def number(low: int, high: int) -> Callable[[random.Random], str]:
-    """Makes whole numbers, with thousands separators."""
-    return lambda rng: f"{rng.randint(low, high):,}"
-
-
-def year(rng: random.Random) -> str:
-    return str(rng.randint(1802, 2031))
-
-
-def one_of(words: str) -> Callable[[random.Random], str]:
-    choices = tuple(words.split(", "))
-    return lambda rng: rng.choice(choices)
-
-
-def distinct(make: Callable[[random.Random], str], count: int, split: Split, rng: random.Random) -> list[str]:
+def distinct(templates: Sequence[str], count: int, split: Split, rng: random.Random) -> list[str]:
     """`count` different names whose split is `split`: so no name is in two splits."""
     names: dict[str, None] = {}
     while len(names) < count:
-        name = make(rng)
+        name = make(templates, rng)
         if split_of(name) == split:
             names[name] = None
     return list(names)

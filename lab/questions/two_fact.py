@@ -3,75 +3,42 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Annotated
 
 from lab.questions import fictional
 from lab.questions.question import Fact, Pool, Question, Split
-from lab.questions.synthetic import answers_of, say
-from lab.questions.synthetic_kinds import KINDS, Kind, Relation
+from lab.questions.synthetic import Kind, Relation, answers_of, kinds, say
+from lab.questions.tables import Table, filled_with, read_table
 from lab.questions.wording import choose, styled
 
 HOP_SHARE = 0.6
 """Of the questions; the others ask for two values of a kind at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Hop:
+class _Hop(Table):
     """subject -first-> bridge (an entity of `kind`) -second-> value; {s} the subject, {v} the bridge."""
 
     name: str
-    entity: Callable[[random.Random], str]
+    entity: fictional.Templates
     kind: str
-    facts: tuple[str, ...]
-    called: str
+    facts: tuple[Annotated[str, filled_with("s", "v")], ...]
+    called: Annotated[str, filled_with("s")]
     """The bridge as the question has it, by way of the subject."""
 
 
-def _engine(rng: random.Random) -> str:
-    what = rng.choice(("engine", "blender", "camera", "bicycle", "heater", "scooter"))
-    return f"the {fictional.word(rng)} {what}"
+class _Wordings(Table):
+    joined: tuple[Annotated[str, filled_with("a", "b", "B")], ...]
+    """Two questions asked at once; {B} keeps its first letter."""
+    openings: frozenset[str]
+    """First words of questions that stay grammatical beside another."""
+    hops: tuple[_Hop, ...]
 
 
-def _festival(rng: random.Random) -> str:
-    return f"the {fictional.word(rng)} {rng.choice(('festival', 'marathon', 'regatta', 'congress'))}"
-
-
-def _book(rng: random.Random) -> str:
-    return f"the {rng.choice(('novel', 'film', 'opera'))} “{fictional.word(rng)}”"
-
-
-_HOPS = (
-    _Hop(
-        "maker",
-        _engine,
-        "company",
-        ("{s} is made by {v}.", "{v} is the maker of {s}.", "{s} is a product of {v}."),
-        "the company that makes {s}",
-    ),
-    _Hop(
-        "sponsor",
-        _festival,
-        "company",
-        ("{s} is sponsored by {v}.", "{v} pays for {s}.", "The sponsor of {s} is {v}."),
-        "the company that sponsors {s}",
-    ),
-    _Hop(
-        "author",
-        _book,
-        "person",
-        ("{s} was created by {v}.", "{v} is the author of {s}.", "The author of {s} is {v}."),
-        "the person who created {s}",
-    ),
-    _Hop(
-        "winner",
-        _festival,
-        "person",
-        ("{s} was won by {v}.", "{v} won {s}.", "The winner of {s} was {v}."),
-        "the person who won {s}",
-    ),
-)
-_JOINED = ("{a} And {b}", "Two things: {a} And {b}", "{a} Also, {b}", "I have two questions. {a} {B}")
+@cache
+def _wordings() -> _Wordings:
+    return read_table("two_fact", _Wordings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +53,8 @@ class _Known:
 
     def asked(self, subject: str, split: Split, rng: random.Random) -> str:
         """A question that stays grammatical with a long subject and next to another question."""
-        whole = [w for w in self.relation.questions if w.split()[0] in _QUESTION_WORDS and "{ps}" not in w]
+        openings = _wordings().openings
+        whole = [w for w in self.relation.questions if w.split()[0] in openings and "{ps}" not in w]
         return say(choose([w for w in whole if w.count("?") == 1 and ". " not in w], split, rng), subject, self.value)
 
 
@@ -94,10 +62,11 @@ def generate(split: Split, questions: int, seed: int) -> Pool:
     """A pool of `questions` questions about things whose names are of this split only."""
     rng = random.Random(f"two facts:{split}:{seed}")
     entities = questions // 6 + 3
-    known = {kind.name: _kind_facts(kind, entities, split, rng) for kind in KINDS if kind.name in _BRIDGES}
+    bridges = {hop.kind for hop in _wordings().hops}
+    known = {kind.name: _kind_facts(kind, entities, split, rng) for kind in kinds() if kind.name in bridges}
     facts = [one.fact for group in known.values() for of_subject in group for one in of_subject]
     hops: list[Question] = []
-    for hop in _HOPS:
+    for hop in _wordings().hops:
         subjects = fictional.distinct(hop.entity, entities, split, rng)
         for subject, of_bridge in zip(subjects, rng.sample(known[hop.kind], entities), strict=True):
             bridge = Fact(say(rng.choice(hop.facts), subject, of_bridge[0].subject), subject, hop.name)
@@ -117,7 +86,7 @@ def _kind_facts(kind: Kind, entities: int, split: Split, rng: random.Random) -> 
 
 
 def _known(kind: Kind, relation: Relation, subject: str, rng: random.Random) -> _Known:
-    value = relation.value(rng)
+    value = fictional.make(relation.value, rng)
     text = say(rng.choice(relation.facts), subject, value)
     return _Known(subject, kind, relation, value, Fact(text, subject, f"{kind.name}: {relation.name}"))
 
@@ -149,7 +118,7 @@ def _pair_question(entities: list[list[_Known]], split: Split, rng: random.Rando
         first, second = rng.sample(rng.choice(entities), 2)
     a, b = (known.asked(known.subject, split, rng) for known in (first, second))
     text, reply = styled(
-        choose(_JOINED, split, rng).format(a=a, b=_lower(b), B=b),
+        choose(_wordings().joined, split, rng).format(a=a, b=_lower(b), B=b),
         sentence=f"{first.fact.text} {second.fact.text}",
         value=f"{first.value} and {second.value}",
         it_is=f"{first.relation.it} {first.value}, and the other is {second.value}.",
@@ -167,21 +136,3 @@ def _pair_question(entities: list[list[_Known]], split: Split, rng: random.Rando
 def _lower(question: str) -> str:
     """With a small first letter: it goes on a sentence."""
     return question[0].lower() + question[1:]
-
-
-_BRIDGES = {hop.kind for hop in _HOPS}
-_QUESTION_WORDS = {
-    "Who",
-    "What",
-    "Where",
-    "Which",
-    "When",
-    "How",
-    "In",
-    "On",
-    "At",
-    "Who's",
-    "What's",
-    "Whose",
-    "Under",
-}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cache
+from typing import Annotated
 
 from lab.questions.question import Split
+from lab.questions.tables import Table, filled_with, read_table
 
 SHORT_SHARE = 0.25
 IT_IS_SHARE = 0.15
@@ -13,22 +16,19 @@ IT_IS_SHARE = 0.15
 SAID_SHARE = 0.5
 """Share of the short replies whose question asks for a short one; of the sentences a quarter as many."""
 
-_BRIEFLY = (
-    "{} Answer briefly.",
-    "{} Just the answer, please.",
-    "In a few words: {}",
-    "{} Keep it short.",
-    "{} Only the value.",
-    "Short answer please: {}",
-    "{} (one or two words are enough)",
-)
 _ENDS = (".", "?", "!", "…", "_")
-_AT_LENGTH = (
-    "{} Answer in a full sentence.",
-    "{} Please answer in one sentence.",
-    "{} Write a complete sentence.",
-    "In one sentence: {}",
-)
+
+
+class _Styles(Table):
+    briefly: tuple[Annotated[str, filled_with("")], ...]
+    """Ask for a short reply."""
+    at_length: tuple[Annotated[str, filled_with("")], ...]
+    """Ask for a sentence."""
+
+
+@cache
+def _styles() -> _Styles:
+    return read_table("styles", _Styles)
 
 
 def choose(wordings: Sequence[str], split: Split, rng: random.Random) -> str:
@@ -46,11 +46,11 @@ def styled(
     whole = question if question.endswith(_ENDS) else f"{question} …"
     if drawn < SHORT_SHARE:
         asks = rng.random() < SAID_SHARE
-        return choose(_BRIEFLY, split, rng).format(whole) if asks else question, value
+        return choose(_styles().briefly, split, rng).format(whole) if asks else question, value
     if drawn < SHORT_SHARE + IT_IS_SHARE:
         return question, it_is
     asks = rng.random() < SAID_SHARE / 4
-    return choose(_AT_LENGTH, split, rng).format(whole) if asks else question, sentence
+    return choose(_styles().at_length, split, rng).format(whole) if asks else question, sentence
 
 
 def sentence_case(text: str) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from queue import SimpleQueue
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from kan.knowledge.fit import Fit, fits
 from kan.prompt import PromptBuilder
 from kb.encoder.protocol import Encoder
 from kb.facts import Change, InvalidChange, KnowledgeError, Upsert
+from kb.publishing import Published
 from kb.snapshot import Hit, Snapshot
 from kb.store import Commit, Prepared, Store
 from kb.validation import validate_batch
@@ -97,6 +99,8 @@ class KnowledgeService:
         self._writer = ThreadPoolExecutor(1, "kalmagrove-writer", compute_alone)
         self._published = asyncio.Condition()
         self._commits: set[asyncio.Task[Commit]] = set()
+        self._gone: SimpleQueue[str] = SimpleQueue()  # texts to forget, from the writer's thread
+        self._unsubscribe = store.subscribe(self._note_gone)
 
     async def read(self, function: Callable[[], T]) -> T:
         """Run something short that blocks (a search, a page of an export) on a reader thread."""
@@ -168,9 +172,8 @@ class KnowledgeService:
     async def sweep(self) -> None:
         """Remove expired facts for good; a failure is logged and tried again next time."""
         try:
-            commit = await _on(self._writer, partial(self.store.sweep_expired, time.time()))
-            if commit is not None:
-                await self._publish(commit)
+            await _on(self._writer, partial(self.store.sweep_expired, time.time()))
+            await self._follow_published()
         except KnowledgeError:
             self._metrics.sweep_failures.inc()
             logger.exception("expired facts could not be removed")
@@ -188,6 +191,7 @@ class KnowledgeService:
     async def close(self) -> None:
         """Finish commits under way, then stop the threads. The store is not closed."""
         await asyncio.gather(*self._commits, return_exceptions=True)
+        self._unsubscribe()
         for executor in (self._readers, self._preparer, self._writer):
             await asyncio.to_thread(executor.shutdown)
 
@@ -250,17 +254,24 @@ class KnowledgeService:
             if encoding:
                 await asyncio.gather(encoding, return_exceptions=True)
             await self._forget_unheld(changes)
+            await self._follow_published()  # of an earlier edit that was logged but not acknowledged, for example
             raise
-        await self._publish(done)
+        await self._follow_published()
         if encoding:
             await _settled(encoding)
         return done
 
-    async def _publish(self, commit: Commit) -> None:
+    def _note_gone(self, published: Published) -> None:
+        for text in published.gone_texts:
+            self._gone.put(text)
+
+    async def _follow_published(self) -> None:
         async with self._published:
             self._published.notify_all()
-        if commit.gone_texts:
-            await self._forget(commit.gone_texts)
+        gone = [self._gone.get_nowait() for _ in range(self._gone.qsize())]
+        if gone:
+            with contextlib.suppress(EngineError):  # closed: it holds nothing any more
+                await self._forget(gone)
 
     async def _forget_unheld(self, changes: Sequence[Change]) -> None:
         """A refused edit leaves no pages behind, except of facts that are as the edit wanted them already.

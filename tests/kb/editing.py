@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from kb.facts import Delete, KnowledgeError, Upsert, WriteFailed
-from kb.store import Store
+from kb.publishing import Published
+from kb.store import Commit, Store
 from tests.kb.hashing import HashEncoder
 
 
@@ -65,12 +66,21 @@ def _serve(directory: Path, connection: Connection, switch: Path | None) -> None
     with Store.open(directory, HashEncoder()) as store:
         content = {fact.id: fact.text for fact in store.snapshot.facts("default", time.time())}
         connection.send({"version": store.snapshot.version, "content": content})
+        published: list[Published] = []
+        store.subscribe(published.append)
         while True:
             try:
                 request = connection.recv()
             except EOFError:
                 return
-            connection.send(_answer(store, request))
+            if "published" in request:
+                connection.send({"events": [_event(one) for one in published], "log": store.log_entries(1000)})
+            else:
+                connection.send(_answer(store, request))
+
+
+def _event(one: Published) -> tuple[int, str, int, int, tuple[str, ...], set[str]]:
+    return one.version, one.kind, one.upserted, one.deleted, one.gone_texts, set(one.snapshot.texts())
 
 
 def _answer(store: Store, request: dict[str, Any]) -> dict[str, Any]:
@@ -80,12 +90,18 @@ def _answer(store: Store, request: dict[str, Any]) -> dict[str, Any]:
     if "read" in request:
         fact = store.snapshot.get("default", request["read"], time.time())
         return {"ok": True, "text": fact.text if fact else None}
-    upserts = [Upsert(name, "default", text) for name, text in request.get("upsert", {}).items()]
-    deletes = [Delete(name, "default") for name in request.get("delete", [])]
     try:
-        commit = store.apply([*upserts, *deletes])
+        commit = _edit(store, request)
     except WriteFailed as error:
         return {"ok": False, "recorded": error.recorded, "error": str(error), "version": store.snapshot.version}
     except KnowledgeError as error:
         return {"ok": False, "error": repr(error)}
     return {"ok": True, "version": commit.version}
+
+
+def _edit(store: Store, request: dict[str, Any]) -> Commit:
+    if "rollback" in request:
+        return store.rollback(request["rollback"])
+    upserts = [Upsert(name, "default", text) for name, text in request.get("upsert", {}).items()]
+    deletes = [Delete(name, "default") for name in request.get("delete", [])]
+    return store.apply([*upserts, *deletes])

@@ -20,7 +20,7 @@ def texts(store: Store, now: float = NOW) -> dict[str, str]:
 
 def test_an_upsert_is_visible_under_its_version(store: Store, encoder: Any) -> None:
     commit = store.apply([Upsert("ceo", "default", "Mara leads Zorvex.", {"source": ["a", 1, None]}, NOW + 1)])
-    assert (commit.version, commit.upserted, commit.deleted, commit.gone_texts) == (1, 1, 0, ())
+    assert (commit.version, commit.upserted, commit.deleted) == (1, 1, 0)
     fact = store.snapshot.get("default", "ceo", NOW)
     assert fact is not None
     assert (fact.text, fact.metadata, fact.expires_at) == ("Mara leads Zorvex.", {"source": ["a", 1, None]}, NOW + 1)
@@ -34,22 +34,12 @@ def test_an_upsert_is_visible_under_its_version(store: Store, encoder: Any) -> N
 def test_an_upsert_replaces_the_fact_and_keeps_its_birth(store: Store) -> None:
     store.apply([Upsert("ceo", "default", "old", {"a": 1}, NOW + 9)])
     born = store.snapshot.find("default", "ceo")
-    commit = store.apply([Upsert("ceo", "default", "new")])
+    store.apply([Upsert("ceo", "default", "new")])
     fact = store.snapshot.get("default", "ceo", NOW)
     assert fact is not None
     assert born is not None
     assert (fact.text, fact.metadata, fact.expires_at, fact.version) == ("new", {}, None, 2)
     assert fact.created_at == born.created_at
-    assert commit.gone_texts == ("old",)
-
-
-def test_a_text_is_gone_only_with_its_last_fact(store: Store) -> None:
-    store.apply([Upsert("a", "default", "same"), Upsert("b", "other", "same")])
-    assert store.apply([Delete("a", "default")]).gone_texts == ()
-    assert store.apply([Upsert("b", "other", "same", {"x": 1})]).gone_texts == ()
-    assert store.apply([Delete("b", "other")]).gone_texts == ("same",)
-    assert list(store.snapshot.texts()) == []
-    assert store.snapshot.namespaces() == ()
 
 
 def test_an_id_is_made_where_none_is_given(store: Store) -> None:
@@ -186,7 +176,7 @@ def test_rollback_restores_content_under_a_new_version(store: Store) -> None:
     store.apply([Upsert("a", "default", "one", {"flag": 1}), Upsert("kept", "default", "kept")])
     store.apply([Upsert("a", "default", "one", {"flag": True}), Upsert("b", "default", "two")])
     commit = store.rollback(1)
-    assert (commit.version, commit.upserted, commit.deleted, commit.gone_texts) == (3, 1, 1, ("two",))
+    assert (commit.version, commit.upserted, commit.deleted) == (3, 1, 1)
     fact, kept = store.snapshot.find("default", "a"), store.snapshot.find("default", "kept")
     assert fact is not None
     assert kept is not None
@@ -213,7 +203,7 @@ def test_an_expired_fact_is_gone_before_it_is_swept(store: Store, encoder: Any) 
     assert store.sweep_expired(NOW - 1) is None
     swept = store.sweep_expired(NOW)
     assert swept is not None
-    assert (swept.version, swept.deleted, swept.gone_texts) == (3, 1, ("one",))
+    assert (swept.version, swept.deleted) == (3, 1)
     assert store.snapshot.count("default") == 2
     assert store.history("default", "a")[0].kind == "expiry"
     store.sweep_expired(NOW + 5)

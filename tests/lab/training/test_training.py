@@ -25,7 +25,7 @@ from lab.training.parameters import Parameters, Units
 from lab.training.trainer import Point, Trainer, TrainingOptions
 from server.cli import app
 from tests.kan.layout import Layout
-from tests.lab.question_files import write_question_files
+from tests.lab.questions.invented import write_question_files
 
 FACTS = ["Mara Lindqvist runs Zorvex.", "Kelmar is in Oslo, by the sea.", "The fare is 12 crowns."]
 

@@ -11,7 +11,7 @@ from kan.prompt import PromptBuilder
 from lab.questions.mounting import Distractors
 from lab.questions.sources import load_pool
 from lab.training.examples import ASIDE, Example, Sampler, Source, answer_spans
-from tests.lab.test_questions_mounting import hashed
+from tests.lab.questions.test_mounting import hashed
 
 
 @pytest.fixture(scope="module")

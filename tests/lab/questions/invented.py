@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-INVENTED = Path(__file__).parent / "data" / "questions" / "invented.json"
+INVENTED = Path(__file__).parent / "data" / "invented.json"
 """A few rows of each file, as a template whose {} become many subjects."""
 
 
