@@ -20,14 +20,15 @@ Action = Callable[[], object]
 
 
 class Janitor:
-    """Of several orders for one key only the newest is carried out. Whatever goes wrong with one is logged."""
+    """Of several orders for one key only the newest is carried out; removals, which make room, come before writes.
+    Whatever goes wrong with one is logged."""
 
     def __init__(self, on_idle: Action) -> None:
         """`on_idle` is called on the thread now and then. It begins with the first order."""
         self._on_idle = on_idle
         self._changed = threading.Condition()
-        self._orders: OrderedDict[str, Action] = OrderedDict()
-        self._writes: set[str] = set()
+        self._removals: OrderedDict[str, Action] = OrderedDict()
+        self._writes: OrderedDict[str, Action] = OrderedDict()
         self._busy = False
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="kalmagrove-pages", daemon=True)
@@ -38,26 +39,28 @@ class Janitor:
         with self._changed:
             if len(self._writes) >= MAX_WRITES:
                 return False
-            self._writes.add(key)
-            self._order(key, action)
+            self._removals.pop(key, None)
+            self._writes[key] = action
+            self._changed.notify_all()
             return True
 
     def remove(self, key: str, action: Action) -> None:
         """Takes the place of a write of the same key. Never refused: there are no more keys than files."""
         with self._changed:
-            self._writes.discard(key)
-            self._order(key, action)
+            self._writes.pop(key, None)
+            self._removals[key] = action
+            self._changed.notify_all()
 
     def cancel(self, key: str) -> None:
         """An order that was not begun is off."""
         with self._changed:
-            self._writes.discard(key)
-            self._orders.pop(key, None)
+            self._writes.pop(key, None)
+            self._removals.pop(key, None)
 
     def flush(self) -> None:
         """Wait until everything ordered so far is done."""
         with self._changed:
-            self._changed.wait_for(lambda: not (self._orders or self._busy))
+            self._changed.wait_for(lambda: not (self._removals or self._writes or self._busy))
 
     def close(self) -> None:
         """Do what is ordered, for a bounded time, and stop."""
@@ -66,12 +69,8 @@ class Janitor:
             self._changed.notify_all()
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            log.error("the disk of the page files does not answer; %d orders are left", len(self._orders))
-
-    def _order(self, key: str, action: Action) -> None:
-        self._orders.pop(key, None)
-        self._orders[key] = action
-        self._changed.notify_all()
+            left = len(self._removals) + len(self._writes)
+            log.error("the disk of the page files does not answer; %d orders are left", left)
 
     def _run(self) -> None:
         # Nobody waits for this thread, but edits and streams wait for the processor.
@@ -86,10 +85,10 @@ class Janitor:
         with self._changed:
             self._busy = False
             self._changed.notify_all()
-            ordered = self._changed.wait_for(lambda: self._orders or self._closed, IDLE_SECONDS)
-            if not self._orders:
-                return None if ordered else self._on_idle
-            key, action = self._orders.popitem(last=False)
-            self._writes.discard(key)
+            woken = self._changed.wait_for(lambda: self._removals or self._writes or self._closed, IDLE_SECONDS)
+            orders = self._removals or self._writes
+            if not orders:
+                return None if woken else self._on_idle
+            _, action = orders.popitem(last=False)
             self._busy = True
             return action
