@@ -116,6 +116,7 @@ async def test_forgotten_facts_leave_the_disk_when_their_readers_end(
     engine.forget([one.fact.key for one in request.facts])
     assert all(file.exists() for file in files)
     assert len([chunk async for chunk in stream]) == 39
+    await asyncio.to_thread(engine._files.flush)
     assert not any(file.exists() for file in files)
 
 
