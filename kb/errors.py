@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -9,18 +11,27 @@ class KnowledgeError(Exception):
     """Base of every error that the knowledge store raises on purpose."""
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A rule or a limit that a change breaks."""
+
+    index: int
+    """The change's position in its batch."""
+    field: str
+    """The offending field; "changes" for the batch itself."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"change {self.index}, {self.field}: {self.message}"
+
+
 class InvalidChange(KnowledgeError):
-    """A change breaks a rule or a limit; nothing was applied.
+    """Changes break rules or limits; nothing of their batch was applied."""
 
-    `index` is the change's position in its batch, `field` the offending field ("changes" for the batch
-    itself).
-    """
-
-    def __init__(self, index: int, field: str, message: str) -> None:
-        super().__init__(f"change {index}, {field}: {message}")
-        self.index = index
-        self.field = field
-        self.message = message
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = tuple(problems)
+        """All that is wrong with the batch, at least one; of each field what is noticed first."""
 
 
 class FactNotFound(KnowledgeError):

@@ -23,6 +23,12 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 Key: TypeAlias = tuple[str, str]
 """(namespace, id)"""
 
+DEFAULT_NAMESPACE = "default"
+NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._:@~-]*"
+"""Of ids and namespaces. The first character is a letter or digit, so that no id is "." or ".." in a URL path."""
+LAST_SECOND = 253_402_300_799
+"""9999-12-31T23:59:59Z in unix seconds: the last that ISO 8601 with four digits can say."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fact:
@@ -86,7 +92,10 @@ class Limits:
 
 
 __all__ = [
+    "DEFAULT_NAMESPACE",
     "JSON",
+    "LAST_SECOND",
+    "NAME_PATTERN",
     "Change",
     "Delete",
     "Fact",

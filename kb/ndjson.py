@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+from pydantic_core import from_json
 
-from kb.facts import Change, Delete, Fact, InvalidChange, InvalidLine, Limits, Upsert
+from kb.facts import DEFAULT_NAMESPACE, Change, Delete, Fact, InvalidChange, InvalidLine, Limits, Upsert
 from kb.validation import validate_change
 
 _UPSERT_FIELDS = frozenset({"op", "id", "namespace", "text", "metadata", "expires_at"})
@@ -48,7 +49,7 @@ def read_batches(
     chunks: Iterable[bytes],
     *,
     limits: Limits | None = None,
-    namespace: str = "default",
+    namespace: str = DEFAULT_NAMESPACE,
     longest_line: int = 65_536,
 ) -> Iterator[NumberedBatch]:
     """Validated changes of an NDJSON stream, in batches that the store takes; lazily, in bounded memory.
@@ -107,7 +108,8 @@ def _checked_line(number: int, line: bytes, longest: int) -> Iterator[tuple[int,
 
 def _change(number: int, line: bytes, namespace: str, limits: Limits) -> Change:
     try:
-        record: Any = orjson.loads(line)
+        # Not orjson, which rounds integers beyond 64 bits instead of telling them from others.
+        record: Any = from_json(line, allow_inf_nan=False)
     except ValueError as error:
         raise InvalidLine(number, None, f"is not JSON: {error}") from error
     if not isinstance(record, dict):
@@ -128,7 +130,8 @@ def _change(number: int, line: bytes, namespace: str, limits: Limits) -> Change:
     try:
         return validate_change(change, limits)
     except InvalidChange as error:
-        raise InvalidLine(number, error.field, error.message) from error
+        first = error.problems[0]
+        raise InvalidLine(number, first.field, first.message) from error
 
 
 def _expiry(number: int, record: dict[str, Any]) -> float | None:

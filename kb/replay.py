@@ -13,8 +13,8 @@ from kb.facts import Change, Delete, Fact, Key, Upsert
 from kb.index.namespace import NamespaceIndex, Row
 from kb.index.segment import Vectors
 from kb.log.batch import Batch
+from kb.metadata import encode_metadata
 from kb.snapshot import Snapshot
-from kb.validation import encode_metadata
 
 
 def replay(batches: Iterable[Batch], on_batch: Callable[[Batch], None] | None = None) -> dict[Key, Fact]:

@@ -1,149 +1,132 @@
-"""Checks untrusted changes: a batch that may be committed, or what is wrong with which change."""
+"""Checks untrusted changes: a batch that may be committed, or all that is wrong with it."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+import time
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeAlias
 
-import orjson
 from ulid import ULID
 
-from kb.facts import JSON, Change, Delete, InvalidChange, Limits, Upsert
+from kb.errors import InvalidChange, Problem
+from kb.facts import LAST_SECOND, NAME_PATTERN, Change, Delete, Limits, Upsert
+from kb.metadata import has_surrogate, normalised_metadata
 
-# The first character is a letter or digit, so that no id is "." or ".." in a URL path.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@~-]*")
-_LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z, the last that ISO 8601 with four digits can say
+Check: TypeAlias = Callable[[Any], object]
+"""The value of a field, normalised. Raises ValueError saying what is wrong with it."""
+
+_NAME = re.compile(NAME_PATTERN)
+_VISIBLE = frozenset("LNPS")
+"""Letters, numbers, punctuation and symbols: the categories of Unicode that show by themselves."""
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+"""Letters and a symbol that show nothing all the same."""
 
 
 def validate_batch(changes: Sequence[Change], limits: Limits) -> tuple[Change, ...]:
     """The same changes, checked and normalised, with an id made for each upsert that has none.
 
-    Raises InvalidChange naming the change and the field.
+    Raises InvalidChange naming every bad field of every change.
     """
     if not changes:
-        raise InvalidChange(0, "changes", "a batch holds at least one change")
+        raise InvalidChange([Problem(0, "changes", "a batch holds at least one change")])
     if len(changes) > limits.batch_changes:
         message = f"a batch holds at most {limits.batch_changes} changes, got {len(changes)}"
-        raise InvalidChange(limits.batch_changes, "changes", message)
-    checked = tuple(validate_change(change, limits, index) for index, change in enumerate(changes))
-    seen: dict[tuple[str, str | None], int] = {}
-    for index, change in enumerate(checked):
-        first = seen.setdefault((change.namespace, change.id), index)
-        if first != index:
-            raise InvalidChange(index, "id", f"{change.id!r} is also changed by change {first} of the batch")
-    return checked
+        raise InvalidChange([Problem(limits.batch_changes, "changes", message)])
+    checked: list[Change] = []
+    problems: list[Problem] = []
+    for index, change in enumerate(changes):
+        try:
+            checked.append(validate_change(change, limits, index))
+        except InvalidChange as error:
+            problems += error.problems
+    problems += _repeated(changes)
+    if problems:
+        raise InvalidChange(sorted(problems, key=lambda problem: problem.index))
+    return tuple(checked)
 
 
 def validate_change(change: Change, limits: Limits, index: int = 0) -> Change:
-    """One change, checked and normalised; raises InvalidChange carrying `index`."""
+    """One change, checked and normalised; raises InvalidChange whose problems carry `index`."""
+    if not isinstance(change, (Upsert, Delete)):
+        raise InvalidChange([Problem(index, "changes", f"neither an upsert nor a delete: {type(change).__name__}")])
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for field, check in _checks(change, limits).items():
+        try:
+            values[field] = check(getattr(change, field))
+        except ValueError as error:
+            problems.append(Problem(index, field, str(error)))
+    if problems:
+        raise InvalidChange(problems)
+    return replace(change, **values)
+
+
+def _checks(change: Change, limits: Limits) -> dict[str, Check]:
+    name = partial(_name, longest=limits.id_chars)
+    space = partial(_name, longest=limits.namespace_chars)
     if isinstance(change, Delete):
-        _check_name(index, "namespace", change.namespace, limits.namespace_chars)
-        _check_name(index, "id", change.id, limits.id_chars)
-        return change
-    if not isinstance(change, Upsert):
-        raise InvalidChange(index, "changes", f"neither an upsert nor a delete: {type(change).__name__}")
-    _check_name(index, "namespace", change.namespace, limits.namespace_chars)
-    fact_id = str(ULID()) if change.id is None else change.id
-    _check_name(index, "id", fact_id, limits.id_chars)
-    _check_text(index, change.text, limits.text_chars)
-    return Upsert(
-        id=fact_id,
-        namespace=change.namespace,
-        text=change.text,
-        metadata=_checked_metadata(index, change.metadata, limits),
-        expires_at=_checked_expiry(index, change.expires_at),
-    )
+        return {"namespace": space, "id": name}
+    return {
+        "namespace": space,
+        "id": lambda value: str(ULID()) if value is None else name(value),
+        "text": partial(_text, longest=limits.text_chars),
+        "metadata": partial(normalised_metadata, longest=limits.metadata_bytes, depth=limits.metadata_depth),
+        "expires_at": partial(_expiry, now=time.time()),
+    }
 
 
-def _check_name(index: int, field: str, name: object, longest: int) -> None:
+def _repeated(changes: Sequence[Change]) -> Iterator[Problem]:
+    """What the batch changes twice. Changes that are none, or have no proper id, are told elsewhere."""
+    seen: dict[tuple[str, str], int] = {}
+    for index, change in enumerate(changes):
+        if not isinstance(change, (Upsert, Delete)) or not isinstance(change.id, str):
+            continue
+        first = seen.setdefault((str(change.namespace), change.id), index)
+        if first != index:
+            yield Problem(index, "id", f"{change.id[:128]!r} is also changed by change {first} of the batch")
+
+
+def _name(name: object, longest: int) -> str:
     if not isinstance(name, str):
-        raise InvalidChange(index, field, f"must be a string, not {type(name).__name__}")
+        raise ValueError(f"must be a string, not {type(name).__name__}")
     if not 0 < len(name) <= longest:
-        raise InvalidChange(index, field, f"must have 1 to {longest} characters, has {len(name)}")
+        raise ValueError(f"must have 1 to {longest} characters, has {len(name)}")
     if _NAME.fullmatch(name) is None:
-        raise InvalidChange(index, field, "must be ASCII letters, digits and ._:@~-, a letter or digit first")
+        raise ValueError("must be ASCII letters, digits and ._:@~-, a letter or digit first")
+    return name
 
 
-def _check_text(index: int, text: object, longest: int) -> None:
+def _text(text: object, longest: int) -> str:
     if not isinstance(text, str):
-        raise InvalidChange(index, "text", f"must be a string, not {type(text).__name__}")
+        raise ValueError(f"must be a string, not {type(text).__name__}")
     if len(text) > longest:
-        raise InvalidChange(index, "text", f"must have at most {longest} characters, has {len(text)}")
-    if not text.strip():
-        raise InvalidChange(index, "text", "must not be empty")
+        raise ValueError(f"must have at most {longest} characters, has {len(text)}")
     if "\0" in text:
-        raise InvalidChange(index, "text", "must not contain NUL")
-    if _has_surrogate(text):
-        raise InvalidChange(index, "text", "must not contain lone surrogates")
+        raise ValueError("must not contain NUL")
+    if has_surrogate(text):
+        raise ValueError("must not contain lone surrogates")
+    if not any(map(_shows, text)):
+        raise ValueError("must not be empty: it holds nothing that can be read")
+    return text
 
 
-def _has_surrogate(text: str) -> bool:
-    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+def _shows(character: str) -> bool:
+    category = unicodedata.category(character)
+    return (category[0] in _VISIBLE or category == "Co") and character not in _BLANK
 
 
-def _checked_expiry(index: int, expires_at: object) -> float | None:
+def _expiry(expires_at: object, now: float) -> float | None:
     if expires_at is None:
         return None
     if isinstance(expires_at, bool) or not isinstance(expires_at, (int, float)):
-        raise InvalidChange(index, "expires_at", "must be unix seconds or null")
-    if not 0 <= expires_at <= _LAST_SECOND:  # also refuses NaN
-        raise InvalidChange(index, "expires_at", f"must lie between 0 and {_LAST_SECOND} unix seconds")
+        raise ValueError("must be unix seconds or null")
+    if not 0 <= expires_at <= LAST_SECOND:  # also refuses NaN
+        raise ValueError(f"must lie between 0 and {LAST_SECOND} unix seconds")
+    if expires_at <= now:
+        raise ValueError("is in the past")
     # Microseconds are what ISO 8601 carries in an export, so that is what the store keeps.
     return round(float(expires_at), 6)
-
-
-def _checked_metadata(index: int, metadata: object, limits: Limits) -> dict[str, JSON]:
-    if not isinstance(metadata, Mapping):
-        raise InvalidChange(index, "metadata", f"must be an object, not {type(metadata).__name__}")
-    plain = dict(metadata)
-    _check_json(index, plain, limits.metadata_depth)
-    try:
-        encoded = encode_metadata(plain)
-    except (TypeError, ValueError) as error:
-        raise InvalidChange(index, "metadata", str(error)) from error
-    if len(encoded) > limits.metadata_bytes:
-        message = f"must be at most {limits.metadata_bytes} bytes of JSON, is {len(encoded)}"
-        raise InvalidChange(index, "metadata", message)
-    return decode_metadata(encoded)  # a copy that the caller cannot change any more
-
-
-def _check_json(index: int, value: object, depth: int) -> None:
-    wrong = _wrong_in_scalar(value)
-    if isinstance(value, (dict, list)):
-        wrong = "is nested too deeply" if depth == 0 else None
-    if isinstance(value, dict) and not all(isinstance(name, str) for name in value):
-        wrong = "keys must be strings"
-    if wrong is not None:
-        raise InvalidChange(index, "metadata", wrong)
-    if isinstance(value, dict):
-        for name, child in value.items():
-            _check_json(index, name, depth)
-            _check_json(index, child, depth - 1)
-    if isinstance(value, list):
-        for child in value:
-            _check_json(index, child, depth - 1)
-
-
-def _wrong_in_scalar(value: object) -> str | None:
-    if isinstance(value, float) and not math.isfinite(value):
-        return "numbers must be finite"
-    if isinstance(value, str) and ("\0" in value or _has_surrogate(value)):
-        return "strings must not contain NUL or lone surrogates"
-    if not isinstance(value, (str, int, float, type(None))):
-        return f"{type(value).__name__} is not JSON"
-    return None
-
-
-def encode_metadata(metadata: Mapping[str, JSON]) -> bytes:
-    """Compact JSON; keys keep their order."""
-    return orjson.dumps(dict(metadata))
-
-
-def decode_metadata(encoded: bytes | str) -> dict[str, JSON]:
-    """The object that `encode_metadata` wrote. Raises ValueError when it is none."""
-    decoded: Any = orjson.loads(encoded)
-    if not isinstance(decoded, dict):
-        raise ValueError("metadata is not a JSON object")
-    return cast("dict[str, JSON]", decoded)

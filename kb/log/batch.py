@@ -10,7 +10,7 @@ from typing import TypeAlias
 import orjson
 
 from kb.facts import Change, Fact, Key, Upsert
-from kb.validation import decode_metadata, encode_metadata
+from kb.metadata import decode_metadata, encode_metadata
 
 GENESIS = hashlib.sha256(b"knowledge log, format 1").digest()
 

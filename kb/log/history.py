@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from kb.errors import StoreUnavailable
 from kb.facts import JSON
 from kb.log.schema import batches, entries
-from kb.validation import decode_metadata
+from kb.metadata import decode_metadata
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def _message(error: KnowledgeError) -> str:
     if isinstance(error, StoreLocked):
         return f"{error}. If that is a server, use --server instead of --store."
     if isinstance(error, InvalidChange):
-        return f"{error.field}: {error.message}"
+        return "; ".join(f"{problem.field}: {problem.message}" for problem in error.problems)
     return str(error)
 
 

@@ -24,6 +24,7 @@ from kb.errors import (
     InvalidChange,
     InvalidLine,
     KnowledgeError,
+    Problem,
     StoreClosed,
     UnknownVersion,
     WriteFailed,
@@ -37,6 +38,8 @@ from server.engine.protocol import (
 
 MAX_MESSAGE = 500
 """Messages may quote what the client sent; no longer than this."""
+MAX_PROBLEMS = 20
+"""So many bad facts of a batch are named; the rest is counted."""
 
 
 class ApiError(HTTPException):
@@ -51,10 +54,11 @@ class ApiError(HTTPException):
         code: str | None = None,
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
+        longest: int = MAX_MESSAGE,
     ) -> None:
         super().__init__(status, message, dict(headers or {}))
         self.body: dict[str, Any] = {
-            "error": {"message": message[:MAX_MESSAGE], "type": type, "param": param, "code": code}
+            "error": {"message": message[:longest], "type": type, "param": param, "code": code}
         }
 
     @property
@@ -169,8 +173,7 @@ def _from_engine(error: EngineError) -> ApiError:
 
 def _from_knowledge(error: KnowledgeError) -> ApiError:
     if isinstance(error, InvalidChange):
-        param = f"facts[{error.index}].{error.field}"
-        return invalid(f"{param}: {error.message}", param, "invalid_fact")
+        return _from_problems(error.problems)
     if isinstance(error, InvalidLine):
         return invalid(str(error), error.field, "invalid_line")
     if isinstance(error, FactNotFound):
@@ -182,6 +185,21 @@ def _from_knowledge(error: KnowledgeError) -> ApiError:
     if isinstance(error, StoreClosed):
         return unavailable("The knowledge takes no more edits.")
     return internal()
+
+
+def _from_problems(problems: Sequence[Problem]) -> ApiError:
+    """All problems of a batch, as far as one message should hold them."""
+    params = [f"facts[{problem.index}].{problem.field}" for problem in problems]
+    told = [f"{param}: {problem.message}" for param, problem in zip(params, problems, strict=True)]
+    more = [f"and {len(told) - MAX_PROBLEMS} more"] if len(told) > MAX_PROBLEMS else []
+    return ApiError(
+        400,
+        "; ".join([*told[:MAX_PROBLEMS], *more]),
+        type="invalid_request_error",
+        code="invalid_fact",
+        param=params[0],
+        longest=MAX_PROBLEMS * MAX_MESSAGE,
+    )
 
 
 def _from_http(error: HTTPException) -> ApiError:

@@ -23,6 +23,7 @@ import numpy as np
 from kan.knowledge.fit import Fit, fits
 from kan.prompt import PromptBuilder
 from kb.encoder.protocol import Encoder
+from kb.errors import Problem
 from kb.facts import Change, InvalidChange, KnowledgeError, Upsert
 from kb.publishing import Published
 from kb.snapshot import Hit, Snapshot
@@ -201,14 +202,17 @@ class KnowledgeService:
     def _check(self, changes: Sequence[Change]) -> tuple[Sequence[Change], list[FactTokens]]:
         """The changes, valid, and the facts to encode. Before any work: a refused edit must cost nothing."""
         checked = validate_batch(changes, self.store.limits)
-        facts = []
+        facts: list[FactTokens] = []
+        problems: list[Problem] = []
         for index, change in enumerate(checked):
             if isinstance(change, Upsert):
                 tokens = self._tokens(change.text)
                 if len(tokens.tokens) > self._max_fact_tokens:
                     message = f"has {len(tokens.tokens)} tokens; at most {self._max_fact_tokens} are allowed"
-                    raise InvalidChange(index, "text", message)
+                    problems.append(Problem(index, "text", message))
                 facts.append(tokens)
+        if problems:
+            raise InvalidChange(problems)
         return checked, facts
 
     async def _prepare(self, changes: Sequence[Change], facts: list[FactTokens]) -> tuple[Prepared, Encoding | None]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from kan.prompt import ChatMessage, PromptBuilder
+from kb.facts import DEFAULT_NAMESPACE
 from server.engine.protocol import EngineInfo, MountedFact
 from server.http.errors import ApiError, context_too_long, invalid
-from server.http.schemas.knowledge import DEFAULT_NAMESPACE, KnowledgeRequest
+from server.http.schemas.knowledge import KnowledgeRequest
 from server.service.knowledge import KnowledgeService, Query, Retrieved
 from server.settings import Settings
 

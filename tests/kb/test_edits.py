@@ -11,7 +11,7 @@ import pytest
 from kb.facts import Delete, FactNotFound, InvalidChange, Limits, StoreClosed, StoreLocked, UnknownVersion, Upsert
 from kb.store import Store
 
-NOW = 1_800_000_000.0
+NOW = 4_000_000_000.0
 
 
 def texts(store: Store, now: float = NOW) -> dict[str, str]:
@@ -84,6 +84,9 @@ def test_unchanged_text_is_not_embedded_again(tmp_path: Path, encoder: Any) -> N
 INVALID: list[tuple[Any, str]] = [
     (Upsert("a", "default", ""), "text"),
     (Upsert("a", "default", " \n\t"), "text"),
+    (Upsert("a", "default", "\u200b\u200d\ufeff\u2060"), "text"),
+    (Upsert("a", "default", "\x1b\x07\x7f\u0085 \u2028\u00a0"), "text"),
+    (Upsert("a", "default", "\u00ad\u034f\u115f\u3164\u2800\ufe0f\U000e0041"), "text"),
     (Upsert("a", "default", "nul\0"), "text"),
     (Upsert("a", "default", "half \ud83d"), "text"),
     (Upsert("a", "default", "x" * 4097), "text"),
@@ -98,7 +101,8 @@ INVALID: list[tuple[Any, str]] = [
     (Upsert("a", "n" * 65, "x"), "namespace"),
     (Upsert("a", "default", "x", {"n": float("nan")}), "metadata"),
     (Upsert("a", "default", "x", {"n": [float("inf")]}), "metadata"),
-    (Upsert("a", "default", "x", {"n": 2**70}), "metadata"),
+    (Upsert("a", "default", "x", {"n": 2**64}), "metadata"),
+    (Upsert("a", "default", "x", {"n": {"m": [1, -(2**63) - 1]}}), "metadata"),
     (Upsert("a", "default", "x", {1: "x"}), "metadata"),  # type: ignore[dict-item]
     (Upsert("a", "default", "x", {"n": {1, 2}}), "metadata"),  # type: ignore[dict-item]
     (Upsert("a", "default", "x", {"\udfff": 1}), "metadata"),
@@ -108,6 +112,8 @@ INVALID: list[tuple[Any, str]] = [
     (Upsert("a", "default", "x", {}, float("nan")), "expires_at"),
     (Upsert("a", "default", "x", {}, float("inf")), "expires_at"),
     (Upsert("a", "default", "x", {}, -1), "expires_at"),
+    (Upsert("a", "default", "x", {}, 0), "expires_at"),
+    (Upsert("a", "default", "x", {}, time.time()), "expires_at"),
     (Upsert("a", "default", "x", {}, True), "expires_at"),
     (Upsert("a", "default", "x", {}, "soon"), "expires_at"),  # type: ignore[arg-type]
     (Delete("", "default"), "id"),
@@ -120,8 +126,65 @@ INVALID: list[tuple[Any, str]] = [
 def test_a_bad_change_is_refused_by_field_and_position(store: Store, change: Any, field: str) -> None:
     with pytest.raises(InvalidChange) as caught:
         store.apply([Upsert("good", "default", "fine"), change])
-    assert (caught.value.index, caught.value.field) == (1, field)
+    assert [(problem.index, problem.field) for problem in caught.value.problems] == [(1, field)]
     assert store.snapshot.version == 0
+
+
+def test_a_batch_names_all_that_is_wrong_with_it(store: Store) -> None:
+    past = time.time() - 1
+    changes: list[Any] = [
+        Upsert("a b", "default", "fine", {"n": 2**64}, past),
+        Upsert("good", "default", "fine"),
+        Upsert("c", "", " "),
+        "delete everything",
+        Delete("good", "default"),
+        Upsert("good", "default", "x" * 5000),
+    ]
+    with pytest.raises(InvalidChange) as caught:
+        store.apply(changes)
+    assert [(problem.index, problem.field) for problem in caught.value.problems] == [
+        (0, "id"),
+        (0, "metadata"),
+        (0, "expires_at"),
+        (2, "namespace"),
+        (2, "text"),
+        (3, "changes"),
+        (4, "id"),
+        (5, "text"),
+        (5, "id"),
+    ]
+    assert all(str(problem) in str(caught.value) for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize("text", ["1", "?", "字", "€", "👩\u200d🚒", "e\u0301", "\ue000", "\u200bx"])
+def test_a_text_that_shows_is_taken(store: Store, text: str) -> None:
+    store.apply([Upsert("a", "default", text)])
+    assert texts(store) == {"a": text}
+
+
+@pytest.mark.parametrize("number", [2**64 - 1, -(2**63), 2**53 + 1])
+def test_integers_of_64_bits_are_kept_exactly(tmp_path: Path, encoder: Any, number: int) -> None:
+    with Store.open(tmp_path, encoder) as store:
+        store.apply([Upsert("a", "default", "x", {"n": [number]})])
+    with Store.open(tmp_path, encoder) as store:
+        assert store.snapshot.by_key["default", "a"].metadata == {"n": [number]}
+        assert store.history("default", "a")[0].metadata == {"n": [number]}
+
+
+def test_what_expired_meanwhile_is_still_replayed_and_rolled_back_to(tmp_path: Path, encoder: Any) -> None:
+    soon = round(time.time() + 0.2, 6)
+    with Store.open(tmp_path, encoder) as store:
+        store.apply([Upsert("a", "default", "one", {}, soon)])
+        store.apply([Upsert("a", "default", "two")])
+        time.sleep(max(0, soon - time.time()) + 0.01)
+        with pytest.raises(InvalidChange, match="past"):
+            store.apply([Upsert("b", "default", "one", {}, soon)])
+    with Store.open(tmp_path, encoder) as store:
+        assert store.rollback(1).upserted == 1
+        assert store.snapshot.by_key["default", "a"].expires_at == soon
+        assert texts(store, time.time()) == {}
+    with Store.open(tmp_path, encoder) as store:
+        assert store.snapshot.by_key["default", "a"].text == "one"
 
 
 def test_batches_are_bounded_and_name_a_fact_once(tmp_path: Path, encoder: Any) -> None:
@@ -130,10 +193,10 @@ def test_batches_are_bounded_and_name_a_fact_once(tmp_path: Path, encoder: Any) 
             store.apply([])
         with pytest.raises(InvalidChange, match="at most 3") as caught:
             store.apply([Upsert(None, "default", "x")] * 4)
-        assert caught.value.field == "changes"
+        assert caught.value.problems[0].field == "changes"
         with pytest.raises(InvalidChange) as caught:
             store.apply([Upsert("a", "default", "x"), Upsert("a", "other", "x"), Delete("a", "default")])
-        assert (caught.value.index, caught.value.field) == (2, "id")
+        assert [(problem.index, problem.field) for problem in caught.value.problems] == [(2, "id")]
         # A rollback is one batch, however much it restores.
         store.apply([Upsert(f"a{n}", "default", "x") for n in range(3)])
         store.apply([Upsert(f"b{n}", "default", "x") for n in range(3)])

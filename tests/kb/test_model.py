@@ -25,7 +25,8 @@ NAMESPACES = st.sampled_from(["default", "other"])
 IDS = st.sampled_from([f"f{number}" for number in range(12)])
 # Few texts, so that facts share them and scores tie.
 TEXTS = st.sampled_from([f"text {number}" for number in range(6)])
-EXPIRY = st.none() | st.integers(0, 20).map(float)
+TIMES = range(4_000_000_000, 4_000_000_022)
+EXPIRY = st.none() | st.sampled_from(TIMES[:-1]).map(float)
 METADATA = st.sampled_from([{}, {"n": 1}, {"n": True}, {"deep": [{"x": None}]}])
 UPSERTS = st.builds(Upsert, IDS, NAMESPACES, TEXTS, METADATA, EXPIRY)
 DELETES = st.builds(Delete, IDS, NAMESPACES)
@@ -87,7 +88,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.rollback(version)
         self._new_version(self.versions[version])
 
-    @rule(now=st.integers(0, 20))
+    @rule(now=st.sampled_from(TIMES))
     def sweep(self, now: int) -> None:
         content = {key: value for key, value in self.content.items() if value[2] is None or value[2] > now}
         commit = self.store.sweep_expired(float(now))
@@ -102,7 +103,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.close()
         self.store = Store.open(self.directory, self.encoder)
 
-    @rule(text=TEXTS, namespace=NAMESPACES, k=st.integers(1, 14), now=st.integers(0, 21), least=st.integers(-1, 0))
+    @rule(text=TEXTS, namespace=NAMESPACES, k=st.integers(1, 14), now=st.sampled_from(TIMES), least=st.integers(-1, 0))
     def search(self, text: str, namespace: str, k: int, now: int, least: int) -> None:
         query = self.encoder.embed([text])[0]
         expected = []
@@ -113,7 +114,7 @@ class StoreMachine(RuleBasedStateMachine):
         found = self.store.snapshot.search(namespace, query, k, float(least), float(now))
         assert [(-round(hit.score, 9), hit.fact.id) for hit in found] == sorted(expected)[:k]
 
-    @rule(namespace=NAMESPACES, limit=st.integers(1, 5), now=st.integers(0, 21), cursor=st.none() | IDS)
+    @rule(namespace=NAMESPACES, limit=st.integers(1, 5), now=st.sampled_from(TIMES), cursor=st.none() | IDS)
     def page(self, namespace: str, limit: int, now: int, cursor: str | None) -> None:
         living = sorted(
             fact_id

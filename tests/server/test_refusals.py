@@ -113,6 +113,17 @@ OTHER_CASES: list[tuple[str, str, Any, str]] = [
     ("PUT", FACTS, {"facts": [{"id": "a", "text": "x", "metadata": {"k": [[[[[[[[[[]]]]]]]]]]}}]}, "facts[0].metadata"),
     ("PUT", FACTS, {"facts": [{"id": "a", "text": "x", "expires_at": "soon"}]}, "facts[0].expires_at"),
     ("PUT", FACTS, {"facts": [{"id": "a", "text": "x", "expires_at": -1}]}, "facts[0].expires_at"),
+    ("PUT", FACTS, {"facts": [{"id": "a", "text": "x", "expires_at": 1_600_000_000}]}, "facts[0].expires_at"),
+    ("PUT", FACTS, {"facts": [{"id": "a", "text": "\u200b\u2060"}]}, "facts[0].text"),
+    ("PUT", FACTS, {"facts": [{"id": "a", "text": "\x01\x02"}]}, "facts[0].text"),
+    ("PUT", FACTS, {"facts": [{"id": "a", "text": "x", "namespace": ""}]}, "facts[0].namespace"),
+    ("PUT", FACTS, {"facts": [{"id": "a", "text": "x", "metadata": {"n": 2**64}}]}, "facts[0].metadata"),
+    (
+        "PUT",
+        FACTS,
+        {"facts": [{"id": "a", "text": "x", "metadata": {"n": [{"m": -(2**63) - 1}]}}]},
+        "facts[0].metadata",
+    ),
     ("PUT", FACTS, {"facts": [{"id": "a", "text": "x", "colour": 1}]}, "facts[0].colour"),
     ("PUT", FACTS, {"facts": [{"id": f"f{i}", "text": "x"} for i in range(513)]}, "facts"),
     ("PUT", FACTS, {"facts": [{"id": "a", "text": "x"}], "dry_run": True}, "dry_run"),
@@ -172,6 +183,19 @@ async def test_others(small: Service, method: str, path: str, body: Any, param: 
     response = await small.http.request(method, path, json=body)
     assert 400 <= response.status_code < 500, response.text
     assert error(response)["param"] == param
+
+
+async def test_a_batch_names_all_its_bad_facts(small: Service) -> None:
+    facts = [{"id": "a b", "text": " "}, {"id": "good", "text": "fine"}, {"id": "c", "text": "x" * 5000}]
+    response = await small.http.put(FACTS, json={"facts": facts})
+    assert (response.status_code, error(response)["param"]) == (400, "facts[0].id")
+    told = error(response)["message"]
+    assert [told.find(param) >= 0 for param in ("facts[0].id: ", "facts[0].text: ", "facts[2].text: ")] == [True] * 3
+    assert "facts[1]" not in told
+    long = [{"id": f"f{number}", "text": "word " * 300} for number in range(30)]
+    told = error(await small.http.put(FACTS, json={"facts": long}))["message"]
+    assert "facts[19].text: has " in told
+    assert told.endswith("; and 10 more")
 
 
 JSON_ENDPOINTS = [

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
+from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -23,8 +24,9 @@ class StrictRequest(Request):
     async def json(self) -> Any:
         body = await self.body()
         try:
-            return orjson.loads(body)
-        except orjson.JSONDecodeError as error:
+            # Not orjson, which rounds integers beyond 64 bits.
+            return from_json(body, allow_inf_nan=False)
+        except ValueError as error:
             raise invalid(f"The body is not JSON: {error}", code="invalid_json") from error
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 from fastapi import Path, Query
 from starlette.responses import Response
 
-from kb.facts import Delete, Fact, Upsert
+from kb.facts import DEFAULT_NAMESPACE, Delete, Fact, Upsert
 from kb.log.history import FactVersion
 from server.http.errors import invalid, not_found
 from server.http.routes.base import json_response, strict_router
@@ -30,7 +30,7 @@ from server.http.schemas.admin import (
     Upserted,
     VersionResponse,
 )
-from server.http.schemas.knowledge import DEFAULT_NAMESPACE, FactId, KnowledgeRequest, Namespace, Version
+from server.http.schemas.knowledge import FactId, KnowledgeRequest, Namespace, Version
 from server.service.knowledge import Edited
 from server.services import Context, ContextDep
 
@@ -51,7 +51,13 @@ async def put_facts(body: PutFacts, context: ContextDep) -> Response:
     if len(body.facts) > limit:
         raise invalid(f"facts: at most {limit} in one edit", "facts", "invalid_value")
     changes = [
-        Upsert(fact.id, fact.namespace or DEFAULT_NAMESPACE, fact.text, fact.metadata or {}, fact.expires_at)
+        Upsert(
+            fact.id,
+            DEFAULT_NAMESPACE if fact.namespace is None else fact.namespace,
+            fact.text,
+            fact.metadata or {},
+            fact.expires_at,
+        )
         for fact in body.facts
     ]
     with context.edits.enter():

@@ -14,12 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kb.errors import InvalidChange, InvalidLine, KnowledgeError
+from kb.facts import DEFAULT_NAMESPACE
 from kb.ndjson import NumberedBatch, export_lines, read_batches
 from server.engine.protocol import EngineError
 from server.http.errors import ApiError, from_exception
 from server.http.routes.base import ERRORS
 from server.http.schemas.admin import ImportProgress
-from server.http.schemas.knowledge import DEFAULT_NAMESPACE, Namespace
+from server.http.schemas.knowledge import Namespace
 from server.http.streaming import LineStream, line
 from server.services import Context, ContextDep
 
@@ -90,8 +91,9 @@ async def _progress(body: AsyncIterator[bytes], context: Context, namespace: str
             async for batch in _batches(body, context, namespace):
                 try:
                     edited = await context.knowledge.apply(batch.changes)
-                except InvalidChange as error:  # what only the model's tokenizer can tell
-                    raise InvalidLine(batch.last_line, error.field, f"or shortly before: {error.message}") from error
+                except InvalidChange as error:  # what only the model's tokenizer or the clock can tell
+                    first = error.problems[0]
+                    raise InvalidLine(batch.last_line, first.field, f"or shortly before: {first.message}") from error
                 imported, version = imported + len(batch.changes), edited.version
                 if time.monotonic() - told > PROGRESS_SECONDS:
                     told = time.monotonic()

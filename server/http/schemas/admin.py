@@ -5,21 +5,32 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pydantic import Field
+from pydantic.types import JsonValue
 from typing_extensions import TypedDict
 
+from kb.facts import LAST_SECOND, NAME_PATTERN
 from server.http.schemas.base import Request
-from server.http.schemas.knowledge import FactId, Namespace, Score, TopK, Version
+from server.http.schemas.knowledge import LIMITS, Namespace, Score, TopK, Version
+
+
+def _told(**bounds: JsonValue) -> Any:
+    """Documents bounds that the store checks."""
+    return Field(json_schema_extra=bounds)
+
+
+def _name(longest: int) -> Any:
+    return _told(minLength=1, maxLength=longest, pattern=f"^{NAME_PATTERN}$")
 
 
 class FactInput(Request):
-    """A fact to add, or to replace wholly."""
+    """A fact to add, or to replace wholly. The store checks the bounds, and names every fact that breaks one."""
 
-    id: FactId
-    text: Annotated[str, Field(min_length=1, max_length=4096)]
-    namespace: Namespace | None = None
+    id: Annotated[str, _name(LIMITS.id_chars)]
+    text: Annotated[str, _told(minLength=1, maxLength=LIMITS.text_chars)]
+    namespace: Annotated[str, _name(LIMITS.namespace_chars)] | None = None
     metadata: dict[str, Any] | None = None
-    expires_at: Annotated[float, Field(ge=0, le=253_402_300_799)] | None = None
-    """Unix seconds; null: never."""
+    expires_at: Annotated[float, _told(minimum=0, maximum=LAST_SECOND)] | None = None
+    """Unix seconds in the future; null: never."""
 
 
 class PutFacts(Request):

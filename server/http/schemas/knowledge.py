@@ -7,11 +7,12 @@ from typing import Annotated
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from kb.facts import NAME_PATTERN, Limits
 from server.http.schemas.base import Request
 
-DEFAULT_NAMESPACE = "default"
-Namespace = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@~-]*$")]
-FactId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@~-]*$")]
+LIMITS = Limits()
+Namespace = Annotated[str, Field(min_length=1, max_length=LIMITS.namespace_chars, pattern=f"^{NAME_PATTERN}$")]
+FactId = Annotated[str, Field(min_length=1, max_length=LIMITS.id_chars, pattern=f"^{NAME_PATTERN}$")]
 Version = Annotated[int, Field(ge=0, le=2**63 - 1)]
 TopK = Annotated[int, Field(ge=0, le=4096)]
 Score = Annotated[float, Field(ge=-1, le=1)]
