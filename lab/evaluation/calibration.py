@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
 from kan.knowledge.grounding import RELEVANCE_SIGNALS, SIGNALS, Calibration, Grounding, signals
 from lab.evaluation.conditions import mounted
-from lab.evaluation.logistic import fit_logistic
 from lab.evaluation.material import Material
 from lab.evaluation.report import Findings
 from lab.evaluation.statistics import auroc, calibration_error, reliability
@@ -32,6 +34,20 @@ class Cases:
         return [signals(r, a) for r, a in zip(self.relevances, self.attention, strict=True)]
 
 
+def fit_calibration(found: Sequence[Sequence[float]], labels: Sequence[bool], ridge: float = 1.0) -> Calibration:
+    """The most probable truth of `labels` given the signals `found` [n][f].
+
+    `ridge` is the L2 penalty on the weights of standardised signals; it keeps separable data finite.
+    Raises ValueError without both classes.
+    """
+    scaler = StandardScaler()
+    model = LogisticRegression(C=1 / ridge, solver="newton-cholesky", tol=1e-8)
+    model.fit(scaler.fit_transform(found), labels)
+    weights = model.coef_[0] / scaler.scale_
+    bias = model.intercept_[0] - weights @ scaler.mean_
+    return Calibration(tuple(map(float, weights)), float(bias))
+
+
 async def measure(
     subject: Subject,
     material: Material,
@@ -45,8 +61,8 @@ async def measure(
     dev = await _cases(material, sets, "dev", setup, respondent, questions, advance)
     test = await _cases(material, sets, "test", setup, respondent, questions, advance)
     found = dev.signals()
-    attended = Calibration(*fit_logistic(found, dev.fits))
-    unattended = Calibration(*fit_logistic([row[:RELEVANCE_SIGNALS] for row in found], dev.fits))
+    attended = fit_calibration(found, dev.fits)
+    unattended = fit_calibration([row[:RELEVANCE_SIGNALS] for row in found], dev.fits)
     grounding = Grounding(attended, unattended, subject.checkpoint.fingerprint, subject.learned.digest)
     scores = [grounding(r, a) for r, a in zip(test.relevances, test.attention, strict=True)]
     without = [grounding(r, None) for r in test.relevances]

@@ -11,6 +11,21 @@ from lab.evaluation.baselines import kblam_phi, oracle_phi, scaled_phi, with_tem
 from lab.evaluation.subject import Ask, Given, Setup, Subject
 from lab.questions.mounting import Mounted
 
+CONDITIONS = (
+    "none",
+    "prompt",
+    "zero",
+    "ceiling",
+    "kblam",
+    "scaled",
+    "gap",
+    "splines",
+    "learned",
+    "ceiling_phi",
+    "oracle",
+)
+"""Names of all rows."""
+
 View = Callable[[Mounted], Ask]
 
 

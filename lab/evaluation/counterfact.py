@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lab.evaluation.base import Base
+from lab.evaluation.knowledge_base import KnowledgeBase
 from lab.evaluation.measures import contains
 from lab.evaluation.report import Findings
 from lab.evaluation.statistics import bootstrap
@@ -26,7 +26,12 @@ KINDS: dict[str, Callable[[CounterfactEdit], str]] = {
 
 
 async def measure(
-    edits: Sequence[CounterfactEdit], base: Base, setup: Setup, respondent: Respondent, questions: int, advance: Advance
+    edits: Sequence[CounterfactEdit],
+    base: KnowledgeBase,
+    setup: Setup,
+    respondent: Respondent,
+    questions: int,
+    advance: Advance,
 ) -> Findings:
     """`base` is filled with the edits; `questions` of them are asked about, each in three ways, with it and without."""
     base.upsert({str(place): edit.question.facts[0] for place, edit in enumerate(edits)})

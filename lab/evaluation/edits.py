@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lab.evaluation.base import Base
+from lab.evaluation.knowledge_base import KnowledgeBase
 from lab.evaluation.measures import contains
 from lab.evaluation.report import Findings
 from lab.evaluation.statistics import bootstrap
@@ -15,7 +15,7 @@ BASE_EDITS = 500
 
 
 async def measure(
-    edits: Sequence[Edit], base: Base, setup: Setup, respondent: Respondent, questions: int, advance: Advance
+    edits: Sequence[Edit], base: KnowledgeBase, setup: Setup, respondent: Respondent, questions: int, advance: Advance
 ) -> Findings:
     """All old facts are in `base` first; then all are replaced under their ids, as an editor would do it."""
     asked = edits[:questions]

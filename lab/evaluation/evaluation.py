@@ -10,10 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lab.evaluation import calibration, counterfact, edits, gating, locality, order
-from lab.evaluation.base import Base
-from lab.evaluation.cells import Cell, Journal
+from lab.evaluation.cells import Cell
 from lab.evaluation.conditions import Tuned, conditions
+from lab.evaluation.journal import Journal
+from lab.evaluation.knowledge_base import KnowledgeBase
 from lab.evaluation.material import Material
+from lab.evaluation.plan import Plan
 from lab.evaluation.report import Report
 from lab.evaluation.subject import Advance, Respondent, Setup, Subject
 from lab.evaluation.table import Table
@@ -24,27 +26,9 @@ from lab.questions.mounting import Mounted
 from lab.questions.sources import load_pool
 from server.settings import Settings
 
-PARTS = ("table", "edits", "counterfact", "locality", "grounding", "order")
-NEED_DATA = ("edits", "counterfact", "locality")
 ORDER_QUESTIONS = 20
 BASE_FACTS = 1000
 TUNED_CONDITIONS = ("kblam", "scaled")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What to measure, and how much of it."""
-
-    data: Path | None
-    sets: tuple[str, ...]
-    distractors: tuple[int, ...] = (0, 3, 7, 15)
-    questions: int = 100
-    dev_questions: int = 60
-    parts: tuple[str, ...] = PARTS
-    only: tuple[str, ...] = ()
-    """Conditions of the table; empty: all."""
-    seed: int = 1
-    max_tokens: int = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +160,9 @@ class _Run:
     def _gold(self, dataset: str) -> list[Mounted]:
         return self.material.mounted(dataset, "test", self.plan.questions, 0)
 
-    def _base(self, name: str) -> closing[Base]:
+    def _base(self, name: str) -> closing[KnowledgeBase]:
         settings = self.settings
-        base = Base(
+        base = KnowledgeBase(
             self.directory / name,
             self.subject.encoder,
             top_k=settings.top_k,
@@ -188,5 +172,5 @@ class _Run:
         return closing(base)
 
     def _data(self) -> Path:
-        assert self.plan.data is not None, "the command refuses these parts without data"
+        assert self.plan.data is not None, "a plan with these parts has data"
         return self.plan.data

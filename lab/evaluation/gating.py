@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lab.evaluation.base import Base
+from lab.evaluation.knowledge_base import KnowledgeBase
 from lab.evaluation.report import Findings
 from lab.evaluation.statistics import auroc, bootstrap
 
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6)
 
 
-def measure(base: Base, unrelated: Sequence[str], gold_scores: Sequence[float], min_best_score: float) -> Findings:
+def measure(
+    base: KnowledgeBase, unrelated: Sequence[str], gold_scores: Sequence[float], min_best_score: float
+) -> Findings:
     """`base` answers none of the `unrelated` questions; `gold_scores` are those of facts that answer their question."""
     best = [base.best_score(question) for question in unrelated]
     findings = Findings(f"gating by the best fact's relevance (the server's min_best_score: {min_best_score:g})")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lab.evaluation.base import Base
+from lab.evaluation.knowledge_base import KnowledgeBase
 from lab.evaluation.report import Findings
 from lab.evaluation.statistics import bootstrap, kl_divergence
 from lab.evaluation.subject import Advance, Ask, Reply, Respondent, Setup
@@ -29,7 +29,7 @@ def unrelated_questions(data: Path, count: int) -> list[str]:
 
 
 async def measure(
-    base: Base, questions: Sequence[str], setup: Setup, respondent: Respondent, advance: Advance
+    base: KnowledgeBase, questions: Sequence[str], setup: Setup, respondent: Respondent, advance: Advance
 ) -> Findings:
     """`base` holds facts that answer none of the questions. Where nothing is mounted nothing can differ."""
     on = [base.ask(question) for question in questions]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab.errors import PlotError
 from lab.evaluation.report import Findings, Report
 
 if TYPE_CHECKING:
@@ -13,10 +14,6 @@ if TYPE_CHECKING:
 EMPHASISED = ("prompt", "learned")
 """Drawn with their intervals."""
 COLORS = (*(f"C{number}" for number in range(10)), "black", "gold")
-
-
-class PlotError(Exception):
-    """No picture can be drawn; the message says what to install."""
 
 
 def require_matplotlib() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
@@ -16,9 +14,6 @@ from kan.knowledge.grounding import Grounding
 from lab.evaluation.cells import Cell
 from lab.evaluation.conditions import Tuned
 from lab.evaluation.statistics import Bin, Estimate
-from lab.evaluation.subject import Subject
-
-PACKAGES = ("torch", "numpy", "faiss-cpu", "sentence-transformers", "tokenizers")
 
 Figure = Estimate | float
 
@@ -105,21 +100,6 @@ class Report:
             "above_prompt": _rounded(cell.above(prompt)) if compared and prompt else None,
             "seconds": cell.seconds,
         }
-
-
-def describe(subject: Subject, **options: object) -> dict[str, object]:
-    """What was measured, with what: the report's head, and what a journal must agree with."""
-    return {
-        **options,
-        "model": subject.model.config.name,
-        "model_fingerprint": subject.checkpoint.fingerprint,
-        "kernels": subject.model.kernels.name,
-        "dtype": str(subject.model.dtype).removeprefix("torch."),
-        "phi": subject.phi_name,
-        "phi_digest": subject.learned.digest,
-        "encoder_fingerprint": subject.encoder.fingerprint,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-    }
 
 
 def write_json(report: Report, path: Path) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import scipy.stats
+from sklearn.metrics import roc_auc_score
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -36,9 +38,13 @@ def bootstrap(values: Sequence[float], seed: int = 0) -> Estimate:
     if not len(values):
         raise ValueError("no values")
     data = np.asarray(values, np.float64)
-    picks = np.random.default_rng(seed).integers(0, len(data), (RESAMPLES, len(data)))
-    low, high = np.quantile(data[picks].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(data.mean()), float(low), float(high), len(data))
+    mean = float(data.mean())
+    if len(data) == 1:  # every resample is the same
+        return Estimate(mean, mean, mean, 1)
+    low, high = scipy.stats.bootstrap(
+        [data], np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile", rng=seed
+    ).confidence_interval
+    return Estimate(mean, float(low), float(high), len(data))
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Estimate:
@@ -49,27 +55,23 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], seed: int 
 
 def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
     """Chance that a true case scores above a false one, ties counting half. Raises ValueError if a class is empty."""
-    values, truth = np.asarray(scores, np.float64), np.asarray(labels, bool)
-    positives, negatives = int(truth.sum()), int((~truth).sum())
-    if not positives or not negatives:
+    if len(set(labels)) < 2:
         raise ValueError("AUROC needs both classes")
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(roc_auc_score(labels, scores))
 
 
 def reliability(probabilities: Sequence[float], labels: Sequence[bool], bins: int = 10) -> list[Bin]:
     """Bins of equal width over [0, 1]; empty ones are left out."""
     values, truth = np.asarray(probabilities, np.float64), np.asarray(labels, np.float64)
-    places = np.clip((values * bins).astype(int), 0, bins - 1)
-    inside = [places == place for place in range(bins)]
-    return [Bin(float(values[one].mean()), float(truth[one].mean()), int(one.sum())) for one in inside if one.any()]
+    means = scipy.stats.binned_statistic(values, [values, truth], "mean", bins, (0, 1)).statistic
+    counts, _ = np.histogram(values, bins, (0, 1))
+    return [Bin(float(p), float(o), int(n)) for p, o, n in zip(*means, counts, strict=True) if n]
 
 
 def calibration_error(bins: Sequence[Bin]) -> float:
     """Expected calibration error: mean distance of predicted from observed, weighted by n."""
-    total = sum(one.n for one in bins)
-    return sum(one.n * abs(one.predicted - one.observed) for one in bins) / total if total else 0.0
+    distances = [abs(one.predicted - one.observed) for one in bins]
+    return float(np.average(distances, weights=[one.n for one in bins]))
 
 
 def kl_divergence(p: npt.NDArray[np.float64], q: npt.NDArray[np.float64]) -> float:

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lab.evaluation.cells import Cell, Journal, Outcome
+from lab.evaluation.cells import Cell, Outcome
 from lab.evaluation.conditions import Condition
+from lab.evaluation.journal import Journal
 from lab.evaluation.material import Material
 from lab.evaluation.subject import Advance, Respondent
 

@@ -9,9 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-
-class DataError(Exception):
-    """A data file that cannot be used; the message names the file and, for a bad row, its line."""
+from lab.errors import DataError
 
 
 def read_rows(path: Path, texts: Sequence[str], lists: Sequence[str] = ()) -> Iterator[dict[str, Any]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from lab.errors import DataError
 from lab.questions import counterfact, factbook, squad, synthetic, two_fact
 from lab.questions.question import Pool, Split
-from lab.questions.rows import DataError
 
 _FROM_FILES: dict[str, Callable[[Path, Split, int, int], Pool]] = {
     "factbook": factbook.load,

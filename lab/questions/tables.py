@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from lab.questions.rows import DataError
+from lab.errors import DataError
 
 
 class Table(BaseModel):

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from server.cli.console import CommandError, fail, messages, output, progress_bar
-from server.cli.options import DataDir
+from server.cli.options import DataDir, model_directory
 
 if TYPE_CHECKING:
     from kan.checkpoint.directory import Checkpoint
@@ -53,8 +53,7 @@ def info(
     with _failures():
         from kan.checkpoint.directory import Checkpoint
 
-        named = data_dir / "models" / model
-        checkpoint = Checkpoint.open(named if named.is_dir() else Path(model))
+        checkpoint = Checkpoint.open(model_directory(data_dir, model))
         output().print(_table(checkpoint))
 
 

@@ -22,3 +22,9 @@ DataDir = Annotated[
     Path,
     typer.Option("--data-dir", envvar="KALMAGROVE_DATA_DIR", help="Directory of models, knowledge and cached pages."),
 ]
+
+
+def model_directory(data_dir: Path, model: str) -> Path:
+    """Of the model with this name under the models directory, or else of the path."""
+    named = data_dir / "models" / model
+    return named if named.is_dir() else Path(model)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from server.cli.console import CommandError, fail, messages, progress_bar
-from server.cli.options import DataDir
-
-if TYPE_CHECKING:
-    from kan.checkpoint.directory import Checkpoint
+from server.cli.console import messages, progress_bar
+from server.cli.laboratory import failures_told
+from server.cli.options import DataDir, model_directory
 
 app = typer.Typer(help="Train what the model lacks to use knowledge well.", no_args_is_help=True)
 
@@ -37,7 +33,8 @@ def phi(
     data_dir: DataDir = Path("data"),
 ) -> None:
     """Train φ on a frozen model: phi.safetensors, its model card and the learning curve."""
-    from lab.training.phi_run import PhiRun, train_phi
+    from kan.checkpoint.directory import Checkpoint
+    from lab.training.run import PhiRun, train_phi
     from lab.training.trainer import TrainingOptions
 
     options = TrainingOptions(
@@ -48,8 +45,9 @@ def phi(
         adapter_learning_rate=adapter_learning_rate,
         seed=seed,
     )
-    with _failures(), progress_bar() as bar:
-        train_phi(PhiRun(data, output, _checkpoint(data_dir, model), questions, dev_questions, options, start), bar)
+    with failures_told(), progress_bar() as bar:
+        checkpoint = Checkpoint.open(model_directory(data_dir, model))
+        train_phi(PhiRun(data, output, checkpoint, questions, dev_questions, options, start), bar)
     messages().print(f"wrote {output}", highlight=False)
 
 
@@ -64,33 +62,13 @@ def refit(
     data_dir: DataDir = Path("data"),
 ) -> None:
     """Refit a trained φ in closed form, so that the second of two facts counts as well (a minute; no gradients)."""
-    from lab.training.phi_run import PhiRun, refit_phi
+    from kan.checkpoint.directory import Checkpoint
     from lab.training.refit import RefitOptions
+    from lab.training.run import PhiRun, refit_phi
     from lab.training.trainer import TrainingOptions
 
-    with _failures(), progress_bar() as bar:
-        run = PhiRun(data, output, _checkpoint(data_dir, model), questions, 0, TrainingOptions(seed=seed), start)
+    with failures_told(), progress_bar() as bar:
+        checkpoint = Checkpoint.open(model_directory(data_dir, model))
+        run = PhiRun(data, output, checkpoint, questions, 0, TrainingOptions(seed=seed), start)
         refit_phi(run, RefitOptions(), bar)
     messages().print(f"wrote {output}", highlight=False)
-
-
-def _checkpoint(data_dir: Path, model: str) -> Checkpoint:
-    from kan.checkpoint.directory import Checkpoint
-
-    named = data_dir / "models" / model
-    return Checkpoint.open(named if named.is_dir() else Path(model))
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    from kan.checkpoint.directory import CheckpointError
-    from kan.knowledge.grounding import GroundingError
-    from kan.knowledge.phi import PhiError
-    from lab.questions.rows import DataError
-
-    try:
-        yield
-    except (CheckpointError, PhiError, GroundingError, DataError, ValueError, OSError) as error:
-        fail(CommandError(str(error)))
-    except ModuleNotFoundError as error:
-        fail(CommandError(f"{error.name} is not installed; `pip install kalmagrove[train]` brings it"))

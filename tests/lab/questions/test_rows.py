@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lab.errors import DataError
 from lab.questions import counterfact, factbook, squad
-from lab.questions.rows import DataError
 from lab.questions.sources import load_pool
 
 FILES = {"factbook": factbook.FACTS_FILE, "counterfact": counterfact.FILE, "squad": squad.FILE}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lab.errors import DataError
 from lab.questions.question import SPLITS, Pool, parts_of, split_of
-from lab.questions.rows import DataError
 from lab.questions.sources import DATASETS, load_pool
 
 COUNT = 60

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import pytest
 
+from lab.errors import DataError
 from lab.questions.fictional import Templates
-from lab.questions.rows import DataError
 from lab.questions.tables import Table, filled_with, read_table
 
 

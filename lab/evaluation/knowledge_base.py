@@ -18,7 +18,7 @@ from lab.evaluation.subject import Ask, Given
 NAMESPACE = "evaluation"
 
 
-class Base:
+class KnowledgeBase:
     """A store under a directory; close it. Facts have ids, so that they can be edited."""
 
     def __init__(

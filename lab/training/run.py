@@ -1,4 +1,4 @@
-"""`kalmagrove train phi`, wired: questions, the real encoder and index, the frozen model, the trainer."""
+"""`kalmagrove train`, wired: questions, the real encoder and index, the frozen model, the trainer."""
 
 from __future__ import annotations
 
