@@ -34,6 +34,9 @@ class Tokenizer:
         self.prefix: tuple[int, ...] = self._leading_tokens()
         """What the model expects before any text that is no chat: its BOS token, or nothing."""
         self._bytes = self._spell_all({index: token.content for index, token in added.items()})
+        self.longest_token: int = max(map(len, self._bytes))
+        """Bytes of the longest token: no text of more characters than n times that has n tokens or fewer, unless the
+        vocabulary lacks its bytes."""
         self.control_pattern: re.Pattern[str] = _control_pattern(self.special_tokens)
         """Matches the spelling of any control token."""
         self._swallow_left = frozenset(token.content for token in added.values() if token.lstrip)
@@ -47,10 +50,11 @@ class Tokenizer:
         """
         tokenizer = self._special if allow_special else self._plain
         try:
-            ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+            # Of a batch, because that lets other threads of the process go on meanwhile.
+            (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=False)
         except (TypeError, UnicodeEncodeError) as error:
             raise ValueError("the text holds a lone surrogate, which is no Unicode character") from error
-        return ids
+        return list(encoding.ids)
 
     def split_special(self, text: str) -> list[str | int]:
         """`text` cut at the control tokens it spells: plain pieces (never empty) and control ids."""

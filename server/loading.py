@@ -25,7 +25,7 @@ from server.engine.paged.options import EngineOptions
 from server.engine.protocol import Engine
 from server.engine.vllm.arguments import VllmOptions
 from server.http.auth import KeyFileError, Keys
-from server.service.embedding_tokens import EmbeddingTokenizer
+from server.service.embedding import PackagedTokenizer
 from server.services import Services
 from server.settings import Settings
 from server.threads import compute_alone
@@ -47,7 +47,7 @@ def load(settings: Settings, console: Console) -> Services:
             checkpoint = _checkpoint(settings)
             prompt = PromptBuilder.from_checkpoint(checkpoint)
             encoder = MiniLMEncoder()
-            token_counter = EmbeddingTokenizer.packaged()
+            encoder_tokenizer = PackagedTokenizer()
             phi, grounding = load_learned(settings.phi, checkpoint, encoder.model_fingerprint)
         store = _open_store(settings, encoder, console)
         try:
@@ -60,7 +60,7 @@ def load(settings: Settings, console: Console) -> Services:
         engine=engine,
         store=store,
         encoder=encoder,
-        token_counter=token_counter,
+        encoder_tokenizer=encoder_tokenizer,
         prompt=prompt,
         model_name=settings.model_dir.name,
         grounding=grounding,

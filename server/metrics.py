@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -27,14 +27,15 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Metrics:
     """The service's own measurements; the engine's and the store's are read from them at scrape time."""
 
-    def __init__(self, engine: Engine, store: Store) -> None:
+    def __init__(self, engine: Engine, store: Store, waiting: Callable[[], int]) -> None:
+        """`waiting`: how many sequences have not been admitted."""
         self._engine = engine
         self.registry = CollectorRegistry()
         self.requests = self._counter("http_requests", "HTTP requests answered", "route", "method", "status")
         self.request_seconds = self._histogram("http_request_seconds", "HTTP request, last byte sent", "route")
         self.refusals = self._counter("refusals", "Requests refused, by error code", "reason")
         self.cancellations = self._counter("cancellations", "Requests whose client left, by stage", "stage")
-        self.queue_seconds = self._histogram("queue_seconds", "Waiting for admission to the engine")
+        self.queue_seconds = self._histogram("queue_seconds", "Waiting for admission, and in the engine for pages")
         self.retrieval_seconds = self._histogram("retrieval_seconds", "Query embedding and search")
         self.first_token_seconds = self._histogram("time_to_first_token_seconds", "Request to first token", "endpoint")
         self.inter_token_seconds = self._histogram("inter_token_seconds", "Between chunks of one choice")
@@ -43,9 +44,10 @@ class Metrics:
         )
         self.edit_visible_seconds = self._histogram("edit_visible_seconds", "Edit request to durable and visible")
         self.facts_mounted = self._counter("facts_mounted", "Facts mounted by requests")
+        self.jobs_dropped = self._counter("jobs_dropped", "Jobs not begun when their client left, by lane", "lane")
         self.sweep_failures = self._counter("sweep_failures", "Removals of expired facts that failed")
         self.in_flight = Gauge("kalmagrove_http_requests_in_flight", "HTTP requests", registry=self.registry)
-        self.registry.register(_Engine(engine))
+        self.registry.register(_Engine(engine, waiting))
         self.registry.register(_Knowledge(store))
 
     def render(self) -> bytes:
@@ -60,13 +62,14 @@ class Metrics:
 
 
 class _Engine(Collector):
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, waiting: Callable[[], int]) -> None:
         self._engine = engine
+        self._waiting = waiting
 
     def collect(self) -> Iterator[Metric]:
         stats = self._engine.stats()
         yield _gauge("engine_healthy", "1 while the engine makes forward progress", self._engine.healthy())
-        yield _gauge("requests_waiting", "Sequences waiting for admission", stats.waiting)
+        yield _gauge("requests_waiting", "Sequences waiting to be decoded", self._waiting() + stats.waiting)
         yield _gauge("requests_running", "Sequences being decoded", stats.running)
         pages = GaugeMetricFamily("kalmagrove_pages", "KV pages, by use", labels=["use"])
         pages.add_metric(["free"], stats.pages_free)

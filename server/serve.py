@@ -17,7 +17,7 @@ import uvloop
 from rich.console import Console
 from rich.markup import escape
 
-from server.http.app import close, create_app
+from server.http.app import create_app
 from server.loading import StartupError, load
 from server.services import Context
 from server.settings import Settings
@@ -96,7 +96,7 @@ async def _serve(server: DrainingServer, context: Context, console: Console, lis
         gc.collect()
         gc.freeze()
     except BaseException:
-        await close(context)
+        await context.close()
         raise
     # Uvicorn catches the signals, and raises them again once it is done, for whoever else waits for them: nobody.
     for number in (signal.SIGTERM, signal.SIGINT):

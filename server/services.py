@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import math
+import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from fastapi import Depends
 from starlette.requests import Request
@@ -18,23 +21,20 @@ from server.http.auth import Keys
 from server.http.errors import not_found
 from server.http.limits import Gate
 from server.metrics import Metrics
+from server.service.admission import Admission, Bounds
 from server.service.completions import Completions
-from server.service.knowledge import KnowledgeService
-from server.service.prompts import Preparer
+from server.service.edits import Edits
+from server.service.embedding import Embedding, EncoderTokenizer
+from server.service.lanes import Lanes
+from server.service.pages import FactPages
+from server.service.prompts import Prompts
+from server.service.retrieval import Retrieval
+from server.service.versions import Versions
 from server.settings import Settings
 
-
-class TokenCounter(Protocol):
-    """How the encoder of embeddings splits text."""
-
-    @property
-    def max_tokens(self) -> int:
-        """The encoder reads no further than this."""
-        ...
-
-    def count(self, texts: Sequence[str]) -> list[int]:
-        """Word pieces per text, the two special ones included."""
-        ...
+READS_AT_ONCE = 4
+MAX_WAITING_READS = 60
+"""Searches, lists, exports, embeddings and token counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Services:
     engine: Engine
     store: Store
     encoder: Encoder
-    token_counter: TokenCounter
+    encoder_tokenizer: EncoderTokenizer
     prompt: PromptBuilder
     model_name: str
     embedding_model_name: str = "all-minilm-l6-v2"
@@ -67,14 +67,51 @@ class Context:
     settings: Settings
     services: Services
     metrics: Metrics
-    knowledge: KnowledgeService
-    preparer: Preparer
+    lanes: Lanes
+    pages: FactPages
+    embedding: Embedding
+    retrieval: Retrieval
+    versions: Versions
+    prompts: Prompts
+    edits: Edits
     completions: Completions
-    edits: Gate
-    reads: Gate
+    generations: Admission
+    reads: Admission
     imports: Gate
     lifecycle: Lifecycle
     started_at: int
+
+    @classmethod
+    def of(cls, settings: Settings, services: Services, lifecycle: Lifecycle) -> Context:
+        """Everything wired; starts threads."""
+        store, engine = services.store, services.engine
+        generations = _admission("requests", settings.max_running, settings.max_waiting, settings)
+        metrics = Metrics(engine, store, lambda: generations.waiting)
+        lanes, versions = Lanes(metrics), Versions(store, settings.max_waiting)
+        pages = FactPages(store, engine, services.prompt)
+        embedding = Embedding(services.encoder, services.encoder_tokenizer, engine, lanes)
+        retrieval = Retrieval(store, embedding, pages, lanes, metrics)
+        prompts = Prompts(retrieval, services.prompt, engine.info, lanes, settings)
+        return cls(
+            settings=settings,
+            services=services,
+            metrics=metrics,
+            lanes=lanes,
+            pages=pages,
+            embedding=embedding,
+            retrieval=retrieval,
+            versions=versions,
+            prompts=prompts,
+            edits=Edits(store, engine, pages, lanes, metrics, settings),
+            completions=Completions(
+                engine, generations, versions, prompts, retrieval, metrics, settings, services.grounding
+            ),
+            generations=generations,
+            reads=_admission("reads", READS_AT_ONCE, MAX_WAITING_READS, settings),
+            imports=Gate(1, "imports"),
+            lifecycle=lifecycle,
+            started_at=int(time.time()),
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -87,10 +124,29 @@ class Context:
             message = f"The model {name!r} does not exist; this server has {self.services.model_name!r}."
             raise not_found(message, "model", "model_not_found")
 
+    async def close(self) -> None:
+        """Stop the engine, let commits under way finish, and release the store, whatever fails on the way."""
+        async with AsyncExitStack() as closing:
+            closing.push_async_callback(asyncio.to_thread, self.services.store.close)
+            closing.push_async_callback(self.lanes.close)
+            closing.push_async_callback(self.edits.finish)
+            closing.push_async_callback(self.services.engine.aclose)
+
+
+def _admission(what: str, slots: int, waiting: int, settings: Settings) -> Admission:
+    bounds = Bounds(slots=slots, waiting=waiting, per_caller=slots + math.ceil(waiting * settings.key_share))
+    return Admission(what, bounds, settings.key_weights)
+
 
 async def _context(request: Request) -> Context:
     context: Context = request.app.state.context
     return context
 
 
+async def _caller(request: Request) -> str:
+    return str(request.scope["kalmagrove.caller"])
+
+
 ContextDep = Annotated[Context, Depends(_context)]
+CallerDep = Annotated[str, Depends(_caller)]
+"""The name of the key that was shown."""

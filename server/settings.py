@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -50,8 +50,12 @@ class Settings(BaseSettings):
     """Free disk that encoded facts leave to the log: below it they give way."""
     max_waiting: int = Field(64, ge=1)
     """Requests that may queue for the engine; more are refused with 429."""
-    max_running: int = Field(16, ge=1)
-    """Sequences that are decoded together."""
+    max_running: int = Field(18, ge=1)
+    """Sequences that are decoded together. One place in eight is kept for callers that have none."""
+    key_share: float = Field(0.75, gt=0, le=1)
+    """Of each queue, how much one caller may fill."""
+    key_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Shares of callers, by the name of their key, where they wait for each other; 1 if not named."""
     step_tokens: int = Field(256, ge=16)
     """Tokens one engine step may take."""
     max_choices: int = Field(16, ge=1)

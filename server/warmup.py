@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.resources
 
 from rich.console import Console
 from rich.progress import Progress
 
 from kb.ndjson import read_batches
-from server.engine.protocol import FactTokens, GenerationRequest, MountedFact, SamplingParams
+from server.engine.protocol import GenerationRequest, MountedFact, SamplingParams
 from server.services import Context
 
 BATCH_FACTS = 32
@@ -25,15 +26,15 @@ async def import_demo(context: Context, console: Console) -> None:
     changes = [change for batch in batches for change in batch.changes]
     with Progress(console=console, transient=True) as bar:
         for start in bar.track(range(0, len(changes), BATCH_FACTS), description="Encoding the demo's facts"):
-            await context.knowledge.apply(changes[start : start + BATCH_FACTS])
+            await context.edits.apply("demo", changes[start : start + BATCH_FACTS])
 
 
 async def warm_up(context: Context) -> None:
-    """So that the first request is as fast as the others: embed, encode, mount and generate once."""
+    """So that the first request is as fast as the others: embed, encode, mount and generate once. Afterwards only the
+    pages of facts that are held are left."""
     services = context.services
-    await context.knowledge.embed(1, lambda: services.encoder.embed([WARM_UP_TEXT]))
-    key = services.prompt.fact_key(services.engine.info.model_fingerprint, WARM_UP_TEXT)
-    fact = FactTokens(key, services.prompt.fact(WARM_UP_TEXT))
+    await context.embedding.of_questions([WARM_UP_TEXT])
+    fact = context.pages.tokens(WARM_UP_TEXT)
     await services.engine.encode([fact])
     request = GenerationRequest(
         id="warm-up",
@@ -43,4 +44,4 @@ async def warm_up(context: Context) -> None:
     )
     async for _ in services.engine.generate(request):
         pass
-    services.engine.forget([key])
+    await asyncio.to_thread(context.pages.reconcile)

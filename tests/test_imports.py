@@ -16,6 +16,7 @@ FORBIDDEN = {
     "kan": {"kb", "server", "lab", "loadtests", "sklearn", "scipy"},
     "kb": {"kan", "server", "lab", "loadtests", "sklearn", "scipy"},
     "server": {"lab", "tests", "sklearn", "scipy"},
+    "server/service": {"server.http", "server.cli"},
     "server/engine": {"server.http", "server.service", "server.cli", "kb"},
     "server/engine/pages": {"server.engine.paged", "server.engine.vllm", "server.engine.decoding"},
     "server/engine/paged": {"server.engine.vllm"},

@@ -1,7 +1,14 @@
 """Everything the service may answer that is not success, as OpenAI's error object.
 
 ApiError (an HTTPException, so FastAPI lets it through while it reads a body)
-  made by the functions below; `from_exception` translates what engines, the store and validation raise.
+  made by the functions below; `from_exception` translates what the service, engines, the store and validation raise.
+
+ServiceError
+├─ InvalidRequest         400, with its own code
+│  └─ ContextTooLong      400 context_length_exceeded
+├─ VersionUnavailable     409 knowledge_version_unavailable
+├─ Overloaded             429 server_overloaded, Retry-After
+└─ DeadlinePassed         504 timeout
 
 {"error": {"message": …, "type": …, "param": "facts[3].text" | null, "code": …}}
 """
@@ -35,6 +42,7 @@ from server.engine.protocol import (
     EngineUnavailable,
     RequestTooLarge,
 )
+from server.service.errors import DeadlinePassed, InvalidRequest, Overloaded, ServiceError, VersionUnavailable
 
 MAX_MESSAGE = 500
 """Messages may quote what the client sent; no longer than this."""
@@ -134,6 +142,8 @@ def from_exception(error: Exception) -> ApiError:
     """What to tell the client about `error`; `internal()` for anything not raised on purpose."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, ServiceError):
+        return _from_service(error)
     if isinstance(error, EngineError):
         return _from_engine(error)
     if isinstance(error, KnowledgeError):
@@ -153,12 +163,24 @@ def install(app: FastAPI) -> None:
         request.scope["kalmagrove.refusal"] = translated.code
         return translated.response()
 
-    for kind in (HTTPException, RequestValidationError, EngineError, KnowledgeError):
+    for kind in (HTTPException, RequestValidationError, ServiceError, EngineError, KnowledgeError):
         app.add_exception_handler(kind, answer)
 
 
 def _retry_after(seconds: float) -> dict[str, str]:
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
+def _from_service(error: ServiceError) -> ApiError:
+    if isinstance(error, InvalidRequest):
+        return invalid(str(error), error.param, error.code)
+    if isinstance(error, VersionUnavailable):
+        return invalid(str(error), "knowledge.min_version", "knowledge_version_unavailable", status=409)
+    if isinstance(error, Overloaded):
+        return overloaded(str(error), error.retry_after)
+    if isinstance(error, DeadlinePassed):
+        return timed_out(str(error))
+    return internal()
 
 
 def _from_engine(error: EngineError) -> ApiError:

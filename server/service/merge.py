@@ -12,21 +12,18 @@ T = TypeVar("T")
 async def merge(streams: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[int, T], None]:
     """Items of all streams as they come, each with its stream's place. The first error ends it.
 
-    Holds at most one undelivered item per stream. Closing it stops reading; closing the streams is the caller's task.
+    Streams are read as fast as they give: a reader who is slow makes none of them last longer. So they must be bounded.
+    Closing it stops reading; closing the streams is the caller's task.
     """
-    if len(streams) == 1:  # the common case needs no tasks
-        async for only in streams[0]:
-            yield 0, only
-        return
-    queue: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue(len(streams))
+    queue: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue()
 
     async def read(place: int) -> None:
         try:
             async for one in streams[place]:
-                await queue.put((place, one))
-            await queue.put(None)
+                queue.put_nowait((place, one))
+            queue.put_nowait(None)
         except Exception as error:
-            await queue.put(error)
+            queue.put_nowait(error)
 
     readers = [asyncio.create_task(read(place)) for place in range(len(streams))]
     open_streams = len(readers)

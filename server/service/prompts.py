@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 from kan.prompt import ChatMessage, PromptBuilder
-from kb.facts import DEFAULT_NAMESPACE
 from server.engine.protocol import EngineInfo, MountedFact
-from server.http.errors import ApiError, context_too_long, invalid
-from server.http.schemas.knowledge import KnowledgeRequest
-from server.service.knowledge import KnowledgeService, Query, Retrieved
+from server.service.errors import ContextTooLong, InvalidRequest
+from server.service.lanes import Lane, Lanes
+from server.service.options import KnowledgeOptions
+from server.service.retrieval import Criteria, Questions, Retrieval, Retrieved
 from server.settings import Settings
+
+LONG = 16_384
+"""Characters (or token ids) from which on splitting a text takes long enough to be kept from shorter ones' way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """The client's own part of a prompt, to be given back."""
+
+    text: str
+    tokens: tuple[int, ...]
+    """The end of the prompt's."""
 
 
 class Source(Protocol):
-    """What is to be continued."""
+    """What is to be continued. Methods that take the builder block for as long as it takes to split the text."""
 
     @property
     def param(self) -> Literal["messages", "prompt"]:
         """The request field it came from."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """In characters, or in token ids if that is what the client sent."""
+        ...
+
+    def least_tokens(self, longest: int) -> int:
+        """It cannot have fewer, no token being longer than `longest` bytes."""
         ...
 
     def question(self, builder: PromptBuilder) -> str:
@@ -30,6 +54,14 @@ class Source(Protocol):
         """Tokens of the context. Raises ValueError if the model cannot take it."""
         ...
 
+    def own_tokens(self, builder: PromptBuilder) -> list[int]:
+        """What the client's part of them is without knowledge. Raises ValueError likewise."""
+        ...
+
+    def echoed(self, builder: PromptBuilder) -> Echo | None:
+        """What is given back of it; None: nothing was asked for."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
@@ -37,6 +69,13 @@ class Conversation:
 
     messages: tuple[ChatMessage, ...]
     param: Literal["messages"] = "messages"
+
+    @property
+    def length(self) -> int:
+        return sum(len(message.content) for message in self.messages)
+
+    def least_tokens(self, longest: int) -> int:
+        return -(-self.length // longest)
 
     def question(self, builder: PromptBuilder) -> str:
         """The last thing the user said."""
@@ -47,33 +86,45 @@ class Conversation:
         """By the model's chat template."""
         return builder.chat(self.messages, with_knowledge=with_knowledge)
 
+    def own_tokens(self, builder: PromptBuilder) -> list[int]:
+        """All of them."""
+        return self.tokens(builder, with_knowledge=False)
+
+    def echoed(self, builder: PromptBuilder) -> None:
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
     """A bare prompt: text, or token ids."""
 
     prompt: str | tuple[int, ...]
+    echo: bool = False
     param: Literal["prompt"] = "prompt"
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt)
+
+    def least_tokens(self, longest: int) -> int:
+        return -(-self.length // longest) if isinstance(self.prompt, str) else self.length
 
     def question(self, builder: PromptBuilder) -> str:
         """The prompt's text."""
-        return self.text(builder)
-
-    def text(self, builder: PromptBuilder) -> str:
-        """What `echo` gives back."""
         if isinstance(self.prompt, str):
             return self.prompt
         return builder.tokenizer.decode(self.prompt, skip_special=False)
 
-    def own_tokens(self, builder: PromptBuilder) -> tuple[int, ...]:
-        """The client's part of `tokens`, which is their end."""
-        if isinstance(self.prompt, str):
-            return tuple(builder.tokenizer.encode(self.prompt))
-        return self.prompt
+    def own_tokens(self, builder: PromptBuilder) -> list[int]:
+        """The end of `tokens`."""
+        return builder.tokenizer.encode(self.prompt) if isinstance(self.prompt, str) else list(self.prompt)
 
     def tokens(self, builder: PromptBuilder, *, with_knowledge: bool) -> list[int]:
         """As they are, after whatever must come before."""
         return builder.completion(self.prompt, with_knowledge=with_knowledge)
+
+    def echoed(self, builder: PromptBuilder) -> Echo | None:
+        return Echo(self.question(builder), tuple(self.own_tokens(builder))) if self.echo else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,58 +137,88 @@ class Prompt:
     facts: tuple[MountedFact, ...]
     retrieved: Retrieved | None
     """None: knowledge was not wanted."""
+    echo: Echo | None
 
 
-class Preparer:
-    """Makes prompts. Its methods block: they run on a reader thread."""
+class Prompts:
+    """Belongs to one event loop; text is split on other threads. Raises ServiceError."""
 
-    def __init__(self, knowledge: KnowledgeService, builder: PromptBuilder, settings: Settings) -> None:
-        self._knowledge = knowledge
+    def __init__(
+        self, retrieval: Retrieval, builder: PromptBuilder, info: EngineInfo, lanes: Lanes, settings: Settings
+    ) -> None:
+        self._retrieval = retrieval
         self._builder = builder
+        self._info = info
+        self._lanes = lanes
         self._settings = settings
 
-    def prepare(self, source: Source, wanted: KnowledgeRequest) -> Prompt:
-        """Without facts the prompt is the bare model's. Raises ApiError."""
-        retrieved = None
-        if wanted.enabled is not False:
-            retrieved = self._knowledge.search(self.query(wanted, source.question(self._builder)))
-        facts = self._knowledge.mount(retrieved) if retrieved else ()
-        try:
-            tokens = source.tokens(self._builder, with_knowledge=bool(facts))
-        except ValueError as error:
-            raise invalid(str(error), source.param, "invalid_value") from error
-        if not tokens:
-            raise invalid("The prompt has no tokens.", source.param, "invalid_value")
-        return Prompt(source, tuple(tokens), facts, retrieved)
+    def require_readable(self, source: Source) -> None:
+        """Raises ContextTooLong for what is too long to be worth splitting: every token spells so many bytes at most,
+        so characters bound tokens from below."""
+        least = source.least_tokens(self._builder.tokenizer.longest_token)
+        if least > self._info.context_length:
+            raise self._too_long(f"this request has at least {least}", source.param)
 
-    def query(self, wanted: KnowledgeRequest, text: str, field: str = "knowledge.top_k") -> Query:
-        """The request's knowledge with the server's defaults filled in. Raises ApiError, naming `field`."""
-        top_k = self._settings.top_k if wanted.top_k is None else wanted.top_k
-        limit = self._settings.max_facts_per_request
-        if top_k > limit:
-            raise invalid(f"{field}: at most {limit} on this server", field, "invalid_value")
-        namespace, settings = wanted.namespace or DEFAULT_NAMESPACE, self._settings
-        if wanted.min_score is not None:
-            return Query(text, namespace, top_k, wanted.min_score, wanted.min_score)
-        return Query(text, namespace, top_k, settings.min_score, settings.min_best_score)
+    async def make(self, sources: Sequence[Source], wanted: KnowledgeOptions) -> tuple[Prompt, ...]:
+        """Without facts a prompt is the bare model's. Raises InvalidRequest."""
+        lane = self._lane(sources)
+        questions = await self._ask(lane, sources, wanted) if wanted.enabled else None
+        return await lane.run(lambda: tuple(self._prompt(one, questions, i) for i, one in enumerate(sources)))
 
-    def room(self, info: EngineInfo, prompt: Prompt) -> int:
-        """How many tokens of the context window are left for the answer. Raises ApiError if none are."""
+    async def tokens(self, source: Source) -> list[int]:
+        """Of the client's part alone. Raises InvalidRequest."""
+        self.require_readable(source)
+        with _explained(source):
+            return await self._lanes.reads.run(partial(source.own_tokens, self._builder))
+
+    def room(self, prompt: Prompt) -> int:
+        """How many tokens of the context window are left for the answer. Raises ContextTooLong if none are."""
         lengths = [len(mounted.fact.tokens) for mounted in prompt.facts]
-        knowledge = info.knowledge_positions(len(self._builder.preamble), lengths)
-        room = info.context_length - knowledge - len(prompt.tokens)
+        knowledge = self._info.knowledge_positions(len(self._builder.preamble), lengths)
+        room = self._info.context_length - knowledge - len(prompt.tokens)
         if room < 1:
-            raise _too_long(info, prompt, f"{knowledge + len(prompt.tokens)} tokens and an answer")
+            raise self._needs(prompt, f"{knowledge + len(prompt.tokens)} tokens and an answer")
         return room
 
-    def check_fits(self, info: EngineInfo, prompt: Prompt, room: int, max_tokens: int) -> None:
-        """Raises ApiError if the client wants more tokens than there is room for: nothing is cut silently."""
+    def require_room(self, prompt: Prompt, room: int, max_tokens: int) -> None:
+        """Raises ContextTooLong if the client wants more tokens than there is room for: nothing is cut silently."""
         if max_tokens > room:
-            taken = info.context_length - room
-            raise _too_long(info, prompt, f"{taken + max_tokens} tokens ({max_tokens} of them for the answer)")
+            taken = self._info.context_length - room
+            raise self._needs(prompt, f"{taken + max_tokens} tokens ({max_tokens} of them for the answer)")
+
+    def _lane(self, sources: Sequence[Source]) -> Lane:
+        long = sum(source.length for source in sources) > LONG
+        return self._lanes.reads if long else self._lanes.questions
+
+    async def _ask(self, lane: Lane, sources: Sequence[Source], wanted: KnowledgeOptions) -> Questions:
+        criteria = Criteria.of(wanted, self._settings)
+        return await self._retrieval.ask(criteria, await lane.run(partial(self._texts, sources)))
+
+    def _texts(self, sources: Sequence[Source]) -> list[str]:
+        return [source.question(self._builder) for source in sources]
+
+    def _prompt(self, source: Source, questions: Questions | None, place: int) -> Prompt:
+        """Blocks."""
+        retrieved = self._retrieval.found(questions, place) if questions else None
+        facts = self._retrieval.mount(retrieved) if retrieved else ()
+        with _explained(source):
+            tokens = source.tokens(self._builder, with_knowledge=bool(facts))
+        if not tokens:
+            raise InvalidRequest("The prompt has no tokens.", source.param)
+        return Prompt(source, tuple(tokens), facts, retrieved, source.echoed(self._builder))
+
+    def _needs(self, prompt: Prompt, needed: str) -> ContextTooLong:
+        facts = f", {len(prompt.facts)} facts mounted," if prompt.facts else ""
+        return self._too_long(f"this request{facts} needs {needed}", prompt.source.param)
+
+    def _too_long(self, what: str, param: str) -> ContextTooLong:
+        return ContextTooLong(f"The model's context window has {self._info.context_length} tokens; {what}.", param)
 
 
-def _too_long(info: EngineInfo, prompt: Prompt, needed: str) -> ApiError:
-    facts = f", {len(prompt.facts)} facts mounted," if prompt.facts else ""
-    message = f"The model's context window has {info.context_length} tokens; this request{facts} needs {needed}."
-    return context_too_long(message, prompt.source.param)
+@contextmanager
+def _explained(source: Source) -> Iterator[None]:
+    """What the model cannot take is the client's mistake."""
+    try:
+        yield
+    except ValueError as error:
+        raise InvalidRequest(str(error), source.param) from error

@@ -43,7 +43,8 @@ class Live:
         deadline = time.monotonic() + seconds
         while True:
             stats = self.context.services.engine.stats()
-            if stats.waiting + stats.running + stats.pages_context == 0 and self.context.completions.in_progress == 0:
+            unfinished = self.context.generations.waiting + self.context.generations.holding
+            if stats.waiting + stats.running + stats.pages_context + unfinished == 0:
                 break
             assert time.monotonic() < deadline, f"not idle: {stats}"
             time.sleep(0.02)

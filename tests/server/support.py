@@ -21,7 +21,7 @@ from server.engine.paged.embedded import EmbeddedEngine
 from server.engine.paged.options import EngineOptions
 from server.http.app import create_app
 from server.http.auth import Keys
-from server.service.embedding_tokens import EmbeddingTokenizer
+from server.service.embedding import PackagedTokenizer
 from server.services import Context, Services
 from server.settings import Settings
 
@@ -76,7 +76,7 @@ def build_services(
         engine=EmbeddedEngine.start(checkpoint, prompt, EngineOptions(**options), None),
         store=Store.open(directory / "kb", encoder, limits=Limits(batch_changes=512)),
         encoder=encoder,
-        token_counter=EmbeddingTokenizer.packaged(),
+        encoder_tokenizer=PackagedTokenizer(),
         prompt=prompt,
         model_name=MODEL,
         keys=keys or Keys(),

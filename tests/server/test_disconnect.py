@@ -18,6 +18,7 @@ import pytest
 from kan.checkpoint.directory import Checkpoint
 from kb.encoder.minilm import MiniLMEncoder
 from server.engine.protocol import GenerationRequest, SamplingParams
+from server.service.retrieval import Questions, Retrieved
 from tests.server.live import Live, listening
 from tests.server.support import FACTS, MODEL, QUESTION, build_services, chat_body
 
@@ -91,15 +92,15 @@ def test_while_queued(live: Live, stream: bool) -> None:
 
 def test_while_knowledge_is_looked_up(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     entered, go_on = threading.Event(), threading.Event()
-    real = live.context.knowledge.search
+    real = live.context.retrieval.found
 
-    def slow(query: object) -> object:
+    def slow(questions: Questions, place: int) -> Retrieved:
         entered.set()
         go_on.wait(10)
-        return real(query)  # type: ignore[arg-type]
+        return real(questions, place)
 
     before = live.cancelled("retrieval")
-    monkeypatch.setattr(live.context.knowledge, "search", slow)
+    monkeypatch.setattr(live.context.retrieval, "found", slow)
     connection = connect(live, "/v1/chat/completions", chat_body())
     assert entered.wait(5)
     connection.close()

@@ -123,7 +123,7 @@ async def test_expired_facts_are_not_served_and_then_removed(service: Service) -
     assert (await service.chat()).json()["knowledge"]["facts"] == []
     assert (await service.http.get("/admin/kb/facts/ceo")).status_code == 404
     context: Context = service.app.state.context
-    await context.knowledge.sweep()
+    await context.edits.sweep()
     assert service.store.snapshot.count() == 0
     await service.engine.audit()
 
@@ -166,8 +166,8 @@ async def test_an_edit_whose_pages_fail_after_it_was_committed_stays_done(
     """It is durable and visible; its pages are made when they are first mounted."""
     plain, committed = informed.engine.encode, informed.version + 1
 
-    async def failing(facts: Sequence[FactTokens]) -> None:
-        await informed.context.knowledge.wait_for_version(committed, 5.0)
+    async def failing(facts: Sequence[FactTokens], *, bulk: bool) -> None:
+        await informed.context.versions.wait_for(committed, 5.0)
         raise EngineUnavailable("the engine failed")
 
     monkeypatch.setattr(informed.engine, "encode", failing)
@@ -181,7 +181,7 @@ async def test_an_edit_whose_pages_fail_after_it_was_committed_stays_done(
 async def test_an_edit_whose_pages_fail_before_it_was_committed_changes_nothing(
     informed: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def failing(facts: Sequence[FactTokens]) -> None:
+    async def failing(facts: Sequence[FactTokens], *, bulk: bool) -> None:
         raise EngineUnavailable("the engine failed")
 
     before = informed.version

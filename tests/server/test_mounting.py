@@ -9,27 +9,27 @@ import pytest
 
 from kan.knowledge.fit import fits
 from kb.encoder.minilm import MiniLMEncoder
-from server.service.knowledge import Query
+from server.service.retrieval import Criteria
 from tests.server.support import FACTS, QUESTION, Service
 
 
-def query(**fields: float) -> Query:
-    return Query(QUESTION, "default", top_k=3, **{"min_score": -1.0, "min_best_score": -math.inf, **fields})
+def criteria(**fields: float) -> Criteria:
+    return Criteria("default", top_k=3, **{"min_score": -1.0, "min_best_score": -math.inf, **fields})
 
 
-def test_facts_are_mounted_with_their_fit(informed: Service, encoder: MiniLMEncoder) -> None:
-    knowledge = informed.context.knowledge
-    mounted = knowledge.mount(knowledge.search(query()))
+async def test_facts_are_mounted_with_their_fit(informed: Service, encoder: MiniLMEncoder) -> None:
+    retrieval = informed.context.retrieval
+    mounted = retrieval.mount(await retrieval.search(criteria(), QUESTION))
     texts = sorted(FACTS.values(), key=lambda text: "Zorvex" not in text)
     vectors = dict(zip(texts, encoder.embed(texts), strict=True))
     question = encoder.embed([QUESTION])[0]
-    pages = {knowledge.page(text): vectors[text] for text in texts}
+    pages = {informed.context.pages.key(text): vectors[text] for text in texts}
     in_order = np.stack([pages[one.fact.key] for one in mounted])
     assert [one.score for one in mounted] == pytest.approx((in_order @ question).tolist(), abs=1e-5)
     np.testing.assert_allclose([one.fit for one in mounted], fits(question, in_order), atol=1e-5)
     assert mounted[0].bridge > max(one.bridge for one in mounted[1:])
 
 
-def test_nothing_is_mounted_where_nothing_is_found(informed: Service) -> None:
-    knowledge = informed.context.knowledge
-    assert knowledge.mount(knowledge.search(query(min_best_score=1.1))) == ()
+async def test_nothing_is_mounted_where_nothing_is_found(informed: Service) -> None:
+    retrieval = informed.context.retrieval
+    assert retrieval.mount(await retrieval.search(criteria(min_best_score=1.1), QUESTION)) == ()

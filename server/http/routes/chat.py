@@ -23,29 +23,31 @@ from server.http.schemas.chat import (
     ChatDelta,
     ChatLogprobs,
     ChatRequest,
+    Message,
 )
-from server.http.schemas.knowledge import KnowledgeRequest
+from server.http.schemas.knowledge import KnowledgeRequest, knowledge_report
 from server.http.schemas.usage import usage
 from server.http.streaming import DONE, EventStream, event
-from server.service.completions import Job, Run
 from server.service.prompts import Conversation
-from server.services import Context, ContextDep
+from server.service.run import Job, Run
+from server.services import CallerDep, Context, ContextDep
 
 router = strict_router()
 
 
 @router.post("/v1/chat/completions", responses=streamable(ChatCompletion))
-async def chat_completions(body: ChatRequest, request: Request, context: ContextDep) -> Response:
+async def chat_completions(body: ChatRequest, request: Request, context: ContextDep, caller: CallerDep) -> Response:
     """Answer a conversation from live knowledge."""
     context.require_model(body.model)
     reply = ChatReply(context, body)
     job = Job(
         request_id=request_id(request.scope),
+        caller=caller,
         endpoint="chat",
         started=started(request.scope),
-        sources=(_conversation(body),),
+        sources=(conversation(body.messages),),
         choices=body.choices,
-        knowledge=body.knowledge or KnowledgeRequest(),
+        knowledge=(body.knowledge or KnowledgeRequest()).options,
         sampling=lambda room: _sampling(body, room),
     )
     if body.stream:
@@ -53,12 +55,11 @@ async def chat_completions(body: ChatRequest, request: Request, context: Context
     return json_response(await reply.whole(job))
 
 
-def _conversation(body: ChatRequest) -> Conversation:
+def conversation(messages: Sequence[Message]) -> Conversation:
     """OpenAI renamed the system role for newer models; it means the same."""
     return Conversation(
         tuple(
-            ChatMessage("system" if message.role == "developer" else message.role, message.text)
-            for message in body.messages
+            ChatMessage("system" if message.role == "developer" else message.role, message.text) for message in messages
         )
     )
 
@@ -108,7 +109,7 @@ class ChatReply:
             "usage": usage(run.prompt_tokens, run.completion_tokens),
         }
         if report is not None:
-            completion["knowledge"] = report
+            completion["knowledge"] = knowledge_report(report)
         return completion
 
     async def events(self, job: Job) -> AsyncGenerator[bytes, None]:
@@ -139,7 +140,7 @@ class ChatReply:
         head = self._head([choice])
         report = run.report(0) if run.complete else None
         if report is not None:
-            head["knowledge"] = report
+            head["knowledge"] = knowledge_report(report)
         return event(head)
 
     def _chunk(self, index: int, delta: ChatDelta, logprobs: Sequence[TokenLogprob] = ()) -> bytes:

@@ -20,28 +20,31 @@ from server.http.schemas.completions import (
     CompletionLogprobs,
     CompletionRequest,
 )
-from server.http.schemas.knowledge import KnowledgeRequest
+from server.http.schemas.knowledge import KnowledgeRequest, knowledge_report
 from server.http.schemas.usage import usage
 from server.http.streaming import DONE, EventStream, event
-from server.service.completions import Job, Run
-from server.service.prompts import Text
-from server.services import Context, ContextDep
+from server.service.prompts import Echo, Text
+from server.service.run import Job, Run
+from server.services import CallerDep, Context, ContextDep
 
 router = strict_router()
 
 
 @router.post("/v1/completions", responses=streamable(Completion))
-async def completions(body: CompletionRequest, request: Request, context: ContextDep) -> Response:
+async def completions(body: CompletionRequest, request: Request, context: ContextDep, caller: CallerDep) -> Response:
     """Continue a text, or several, from live knowledge."""
     context.require_model(body.model)
-    sources = tuple(Text(prompt if isinstance(prompt, str) else tuple(prompt)) for prompt in body.prompts)
+    sources = tuple(
+        Text(prompt if isinstance(prompt, str) else tuple(prompt), bool(body.echo)) for prompt in body.prompts
+    )
     job = Job(
         request_id=request_id(request.scope),
+        caller=caller,
         endpoint="completions",
         started=started(request.scope),
         sources=sources,
         choices=body.choices,
-        knowledge=body.knowledge or KnowledgeRequest(),
+        knowledge=(body.knowledge or KnowledgeRequest()).options,
         sampling=lambda room: _sampling(body),
     )
     reply = CompletionReply(context, body, sources)
@@ -85,7 +88,7 @@ class CompletionReply:
         """The response in one piece."""
         async with self._context.completions.run(job) as run:
             async for index, chunk in run.chunks:
-                self._take(index, chunk)
+                self._take(run, index, chunk)
             completion = self._head([self._written(run, index) for index in range(len(self._choices))])
             self._add_report(run, completion)
         completion["usage"] = usage(run.prompt_tokens, self._completion_tokens(run))
@@ -95,7 +98,7 @@ class CompletionReply:
         """The response as events."""
         async with self._context.completions.run(job) as run:
             async for index, chunk in run.chunks:
-                self._take(index, chunk)
+                self._take(run, index, chunk)
                 choice = self._choices[index]
                 if not (choice.text or choice.logprobs or choice.finish_reason):
                     continue
@@ -111,13 +114,14 @@ class CompletionReply:
                 yield event({**self._head([]), "usage": total})
             yield DONE
 
-    def _take(self, index: int, chunk: TokenChunk) -> None:
+    def _take(self, run: Run, index: int, chunk: TokenChunk) -> None:
         """Add a chunk to its choice, and the echo before the first one."""
         choice = self._choices[index]
         if not choice.begun:
             choice.begun = True
-            if self._body.echo:
-                self._echo(index, choice, chunk)
+            echo = run.prompts[index // self._body.choices].echo
+            if echo is not None:
+                self._echo(echo, choice, chunk)
         if self._body.token_limit > 0:
             choice.text += chunk.text
             if self._body.logprobs is not None and chunk.logprobs:
@@ -125,14 +129,12 @@ class CompletionReply:
                 choice.logprobs = joined(choice.logprobs, new) if choice.logprobs else new
         choice.finish_reason = "length" if chunk.finish_reason and not self._body.token_limit else chunk.finish_reason
 
-    def _echo(self, index: int, choice: _Choice, chunk: TokenChunk) -> None:
-        source = self._sources[index // self._body.choices]
-        choice.text += source.text(self._builder)
+    def _echo(self, echo: Echo, choice: _Choice, chunk: TokenChunk) -> None:
+        choice.text += echo.text
         if self._body.logprobs is not None:
-            own = source.own_tokens(self._builder)
             # Before the client's tokens stand those that open a text or close the facts.
             known = chunk.prompt_logprobs
-            choice.logprobs = choice.writer.prompt(own, known[-len(own) :] if known else None)
+            choice.logprobs = choice.writer.prompt(echo.tokens, known[-len(echo.tokens) :] if known else None)
 
     def _written(self, run: Run, index: int) -> CompletionChoice:
         choice = self._choices[index]
@@ -145,13 +147,13 @@ class CompletionReply:
         if len(self._sources) > 1 and choice.finish_reason is not None:
             report = run.report(index // self._body.choices)
             if report is not None:
-                written["knowledge"] = report
+                written["knowledge"] = knowledge_report(report)
         return written
 
     def _add_report(self, run: Run, completion: Completion) -> None:
         report = run.report(0) if len(self._sources) == 1 else None
         if report is not None:
-            completion["knowledge"] = report
+            completion["knowledge"] = knowledge_report(report)
 
     def _completion_tokens(self, run: Run) -> int:
         return run.completion_tokens if self._body.token_limit else 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Annotated, TypeVar
 
 from fastapi import Path, Query
@@ -30,9 +29,10 @@ from server.http.schemas.admin import (
     Upserted,
     VersionResponse,
 )
-from server.http.schemas.knowledge import FactId, KnowledgeRequest, Namespace, Version
-from server.service.knowledge import Edited
-from server.services import Context, ContextDep
+from server.http.schemas.knowledge import FactId, Namespace, Version
+from server.service.admission import Key
+from server.service.retrieval import Criteria
+from server.services import CallerDep, Context, ContextDep
 
 T = TypeVar("T")
 router = strict_router()
@@ -45,7 +45,7 @@ Before = Annotated[Version | None, Query()]
 
 
 @router.put("/admin/kb/facts", responses={200: {"model": Upserted}})
-async def put_facts(body: PutFacts, context: ContextDep) -> Response:
+async def put_facts(body: PutFacts, context: ContextDep, caller: CallerDep) -> Response:
     """Add or replace facts, all or none. The reply means: durable, and seen by every request from now on."""
     limit = context.settings.max_batch_facts
     if len(body.facts) > limit:
@@ -60,8 +60,7 @@ async def put_facts(body: PutFacts, context: ContextDep) -> Response:
         )
         for fact in body.facts
     ]
-    with context.edits.enter():
-        edited = await context.knowledge.apply(changes)
+    edited = await context.edits.apply(caller, changes)
     reply = Upserted(version=edited.version, upserted=edited.upserted, visible_ms=edited.visible_ms)
     return json_response(reply)
 
@@ -69,13 +68,14 @@ async def put_facts(body: PutFacts, context: ContextDep) -> Response:
 @router.get("/admin/kb/facts", responses={200: {"model": FactPage}})
 async def list_facts(
     context: ContextDep,
+    caller: CallerDep,
     namespace: NamespaceQuery = DEFAULT_NAMESPACE,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Response:
     """Facts of a namespace by id."""
     snapshot = context.services.store.snapshot
-    page = await _read(context, lambda: snapshot.list(namespace, limit, cursor, time.time()))
+    page = await _read(context, caller, lambda: snapshot.list(namespace, limit, cursor, time.time()))
     reply = FactPage(
         version=snapshot.version,
         facts=[_view(fact) for fact in page.facts],
@@ -90,14 +90,15 @@ async def get_fact(id: IdPath, context: ContextDep, namespace: NamespaceQuery = 
     fact = context.services.store.snapshot.get(namespace, id, time.time())
     if fact is None:
         raise not_found(f"There is no fact {id!r} in namespace {namespace!r}.", "id")
-    return json_response({**_view(fact), "page": context.knowledge.page(fact.text)})
+    return json_response({**_view(fact), "page": context.pages.key(fact.text)})
 
 
 @router.delete("/admin/kb/facts/{id}", responses={200: {"model": Deleted}})
-async def delete_fact(id: IdPath, context: ContextDep, namespace: NamespaceQuery = DEFAULT_NAMESPACE) -> Response:
+async def delete_fact(
+    id: IdPath, context: ContextDep, caller: CallerDep, namespace: NamespaceQuery = DEFAULT_NAMESPACE
+) -> Response:
     """Delete one fact. No request admitted after the reply can see it."""
-    with context.edits.enter():
-        edited = await context.knowledge.apply([Delete(id, namespace)])
+    edited = await context.edits.apply(caller, [Delete(id, namespace)])
     return json_response(Deleted(version=edited.version, deleted=edited.deleted, visible_ms=edited.visible_ms))
 
 
@@ -105,13 +106,14 @@ async def delete_fact(id: IdPath, context: ContextDep, namespace: NamespaceQuery
 async def fact_history(
     id: IdPath,
     context: ContextDep,
+    caller: CallerDep,
     namespace: NamespaceQuery = DEFAULT_NAMESPACE,
     limit: Limit = 100,
     before: Before = None,
 ) -> Response:
     """What was ever said under this id, newest first."""
     store = context.services.store
-    found = await _read(context, lambda: store.history(namespace, id, limit, before))
+    found = await _read(context, caller, lambda: store.history(namespace, id, limit, before))
     if not found and before is None:
         raise not_found(f"There never was a fact {id!r} in namespace {namespace!r}.", "id")
     reply = FactHistory(
@@ -124,13 +126,13 @@ async def fact_history(
 
 
 @router.post("/admin/kb/search", responses={200: {"model": SearchResponse}})
-async def search(body: SearchRequest, context: ContextDep) -> Response:
+async def search(body: SearchRequest, context: ContextDep, caller: CallerDep) -> Response:
     """What retrieval finds for a query."""
     if body.min_version is not None:
-        await context.knowledge.wait_for_version(body.min_version, context.settings.min_version_wait_s)
-    wanted = KnowledgeRequest(namespace=body.namespace, top_k=body.top_k, min_score=body.min_score)
-    query = context.preparer.query(wanted, body.query, field="top_k")
-    found = await _read(context, partial(context.knowledge.search, query))
+        await context.versions.wait_for(body.min_version, context.settings.min_version_wait_s)
+    criteria = Criteria.of(body.options, context.settings, param="top_k")
+    async with context.reads.enter(Key(caller)):
+        found = await context.retrieval.search(criteria, body.query)
     reply = SearchResponse(
         version=found.version,
         retrieval_ms=round(found.seconds * 1000, 3),
@@ -153,10 +155,10 @@ async def version(context: ContextDep) -> Response:
 
 
 @router.get("/admin/kb/history", responses={200: {"model": LogPage}})
-async def history(context: ContextDep, limit: Limit = 100, before: Before = None) -> Response:
+async def history(context: ContextDep, caller: CallerDep, limit: Limit = 100, before: Before = None) -> Response:
     """The store's versions, newest first."""
     store = context.services.store
-    found = await _read(context, lambda: store.log_entries(limit, before))
+    found = await _read(context, caller, lambda: store.log_entries(limit, before))
     reply = LogPage(
         versions=[
             {
@@ -174,10 +176,9 @@ async def history(context: ContextDep, limit: Limit = 100, before: Before = None
 
 
 @router.post("/admin/kb/rollback", responses={200: {"model": RollbackResponse}})
-async def rollback(body: RollbackRequest, context: ContextDep) -> Response:
+async def rollback(body: RollbackRequest, context: ContextDep, caller: CallerDep) -> Response:
     """Make the facts what they were at an older version, as a new version."""
-    with context.edits.enter():
-        edited: Edited = await context.knowledge.rollback(body.version)
+    edited = await context.edits.rollback(caller, body.version)
     reply = RollbackResponse(
         version=edited.version,
         upserted=edited.upserted,
@@ -187,9 +188,9 @@ async def rollback(body: RollbackRequest, context: ContextDep) -> Response:
     return json_response(reply)
 
 
-async def _read(context: Context, function: Callable[[], T]) -> T:
-    with context.reads.enter():
-        return await context.knowledge.read(function)
+async def _read(context: Context, caller: str, function: Callable[[], T]) -> T:
+    async with context.reads.enter(Key(caller)):
+        return await context.lanes.reads.run(function)
 
 
 def _view(fact: Fact) -> FactView:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from functools import partial
 
 from starlette.responses import Response
 
-from kan.prompt import ChatMessage
+from kb.index.segment import Vectors
 from server.http.errors import invalid, not_found
 from server.http.routes.base import json_response, strict_router
+from server.http.routes.chat import conversation
 from server.http.schemas.models import (
     DetokenizeRequest,
     DetokenizeResponse,
@@ -21,7 +21,9 @@ from server.http.schemas.models import (
     TokenizeRequest,
     TokenizeResponse,
 )
-from server.services import Context, ContextDep, TokenCounter
+from server.service.admission import Key
+from server.service.prompts import Text
+from server.services import CallerDep, Context, ContextDep
 
 router = strict_router()
 
@@ -42,7 +44,7 @@ async def get_model(model: str, context: ContextDep) -> Response:
 
 
 @router.post("/v1/embeddings", responses={200: {"model": EmbeddingList}})
-async def embeddings(body: EmbeddingRequest, context: ContextDep) -> Response:
+async def embeddings(body: EmbeddingRequest, context: ContextDep, caller: CallerDep) -> Response:
     """Unit vectors of the encoder that retrieval uses."""
     services = context.services
     if body.model != services.embedding_model_name:
@@ -54,14 +56,13 @@ async def embeddings(body: EmbeddingRequest, context: ContextDep) -> Response:
     if len(body.texts) > context.settings.max_embedding_inputs:
         message = f"input: at most {context.settings.max_embedding_inputs} texts on this server"
         raise invalid(message, "input", "invalid_value")
-    with context.reads.enter():
-        return await context.knowledge.embed(len(body.texts), partial(_embed, context, body))
+    async with context.reads.enter(Key(caller)):
+        vectors, tokens = await context.embedding.of_inputs(body.texts)
+        return await context.lanes.reads.run(partial(_embedded, body, vectors, tokens))
 
 
-def _embed(context: Context, body: EmbeddingRequest) -> Response:
+def _embedded(body: EmbeddingRequest, vectors: Vectors, tokens: int) -> Response:
     """Blocks: runs on a thread."""
-    counts = _counted(context.services.token_counter, body.texts)
-    vectors = context.services.encoder.embed(body.texts)
     spelled = [
         base64.b64encode(vector.astype("<f4").tobytes()).decode()
         if body.encoding_format == "base64"
@@ -74,47 +75,33 @@ def _embed(context: Context, body: EmbeddingRequest) -> Response:
         "data": [
             {"object": "embedding", "index": index, "embedding": embedding} for index, embedding in enumerate(spelled)
         ],
-        "usage": {"prompt_tokens": sum(counts), "total_tokens": sum(counts)},
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
     return json_response(result)
 
 
-def _counted(counter: TokenCounter, texts: Sequence[str]) -> list[int]:
-    """Raises ApiError for a text that the encoder would cut."""
-    counts = counter.count(texts)
-    for index, count in enumerate(counts):
-        if count > counter.max_tokens:
-            message = f"The text has {count} tokens; the encoder reads at most {counter.max_tokens}."
-            raise invalid(message, f"input[{index}]", "context_length_exceeded")
-    return counts
-
-
 @router.post("/tokenize", responses={200: {"model": TokenizeResponse}})
-async def tokenize(body: TokenizeRequest, context: ContextDep) -> Response:
+async def tokenize(body: TokenizeRequest, context: ContextDep, caller: CallerDep) -> Response:
     """Token ids of a text, or of a conversation without knowledge."""
     _require_model(context, body.model)
-    with context.reads.enter():
-        return await context.knowledge.read(partial(_tokenize, context, body))
-
-
-def _tokenize(context: Context, body: TokenizeRequest) -> Response:
-    builder = context.services.prompt
-    if body.prompt is not None:
-        tokens = builder.tokenizer.encode(body.prompt)
-    else:
-        messages = [ChatMessage("system" if m.role == "developer" else m.role, m.text) for m in body.messages or ()]
-        try:
-            tokens = builder.chat(messages, with_knowledge=False)
-        except ValueError as error:
-            raise invalid(str(error), "messages", "invalid_value") from error
-    limit = context.services.engine.info.context_length
-    return json_response(TokenizeResponse(tokens=tokens, count=len(tokens), max_model_len=limit))
+    source = Text(body.prompt) if body.prompt is not None else conversation(body.messages or ())
+    async with context.reads.enter(Key(caller)):
+        tokens = await context.prompts.tokens(source)
+        limit = context.services.engine.info.context_length
+        reply = TokenizeResponse(tokens=tokens, count=len(tokens), max_model_len=limit)
+        return await context.lanes.reads.run(partial(json_response, reply))
 
 
 @router.post("/detokenize", responses={200: {"model": DetokenizeResponse}})
-async def detokenize(body: DetokenizeRequest, context: ContextDep) -> Response:
+async def detokenize(body: DetokenizeRequest, context: ContextDep, caller: CallerDep) -> Response:
     """The text of token ids."""
     _require_model(context, body.model)
+    async with context.reads.enter(Key(caller)):
+        return await context.lanes.reads.run(partial(_detokenized, context, body))
+
+
+def _detokenized(context: Context, body: DetokenizeRequest) -> Response:
+    """Blocks: runs on a thread."""
     tokenizer = context.services.prompt.tokenizer
     for index, token in enumerate(body.tokens):
         if token >= tokenizer.vocab_size:

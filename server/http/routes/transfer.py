@@ -22,7 +22,9 @@ from server.http.routes.base import ERRORS
 from server.http.schemas.admin import ImportProgress
 from server.http.schemas.knowledge import Namespace
 from server.http.streaming import LineStream, line
-from server.services import Context, ContextDep
+from server.service.admission import Key
+from server.service.errors import ServiceError
+from server.services import CallerDep, Context, ContextDep
 
 BATCH_LINES = 64
 """Facts per commit of an import: small, so that single edits and questions get their turn in between."""
@@ -47,7 +49,10 @@ router = APIRouter(responses=ERRORS)
     responses={200: {"content": {"application/x-ndjson": {}}, "description": "Progress, one object a line."}},
 )
 async def import_facts(
-    request: Request, context: ContextDep, namespace: Annotated[Namespace, Query()] = DEFAULT_NAMESPACE
+    request: Request,
+    context: ContextDep,
+    caller: CallerDep,
+    namespace: Annotated[Namespace, Query()] = DEFAULT_NAMESPACE,
 ) -> Response:
     """Upsert (or delete) a fact per line, in atomic batches. The last line of the answer has `done` or `error`.
 
@@ -58,7 +63,7 @@ async def import_facts(
     if kind not in NDJSON_TYPES:
         message = "The body must be application/x-ndjson."
         raise ApiError(415, message, type="invalid_request_error", code="unsupported_media_type")
-    parts = _progress(request.stream(), context, namespace)
+    parts = _progress(request.stream(), context, caller, namespace)
     return await LineStream.start(parts, context.settings.send_timeout_s)
 
 
@@ -66,14 +71,16 @@ async def import_facts(
     "/admin/kb/export",
     responses={200: {"content": {"application/x-ndjson": {}}, "description": "One fact a line."}},
 )
-async def export_facts(context: ContextDep, namespace: Annotated[Namespace | None, Query()] = None) -> Response:
+async def export_facts(
+    context: ContextDep, caller: CallerDep, namespace: Annotated[Namespace | None, Query()] = None
+) -> Response:
     """Every fact of one version, which X-Knowledge-Version names. What `import` takes."""
     snapshot = context.services.store.snapshot
     lines = export_lines(snapshot.facts(namespace, time.time()))
 
     async def parts() -> AsyncGenerator[bytes, None]:
-        with context.reads.enter():
-            while part := await context.knowledge.read(lambda: b"".join(islice(lines, EXPORT_LINES))):
+        async with context.reads.enter(Key(caller)):
+            while part := await context.lanes.reads.run(lambda: b"".join(islice(lines, EXPORT_LINES))):
                 yield part
 
     response = await LineStream.start(parts(), context.settings.send_timeout_s)
@@ -81,7 +88,9 @@ async def export_facts(context: ContextDep, namespace: Annotated[Namespace | Non
     return response
 
 
-async def _progress(body: AsyncIterator[bytes], context: Context, namespace: str) -> AsyncGenerator[bytes, None]:
+async def _progress(
+    body: AsyncIterator[bytes], context: Context, caller: str, namespace: str
+) -> AsyncGenerator[bytes, None]:
     """Apply the body batch by batch, and tell now and then how far it got."""
     imported = 0
     version = context.services.store.snapshot.version
@@ -90,7 +99,7 @@ async def _progress(body: AsyncIterator[bytes], context: Context, namespace: str
         try:
             async for batch in _batches(body, context, namespace):
                 try:
-                    edited = await context.knowledge.apply(batch.changes)
+                    edited = await context.edits.apply(caller, batch.changes)
                 except InvalidChange as error:  # what only the model's tokenizer or the clock can tell
                     first = error.problems[0]
                     raise InvalidLine(batch.last_line, first.field, f"or shortly before: {first.message}") from error
@@ -98,7 +107,7 @@ async def _progress(body: AsyncIterator[bytes], context: Context, namespace: str
                 if time.monotonic() - told > PROGRESS_SECONDS:
                     told = time.monotonic()
                     yield line(ImportProgress(version=version, imported=imported, done=False))
-        except (ApiError, KnowledgeError, EngineError) as error:
+        except (ApiError, ServiceError, KnowledgeError, EngineError) as error:
             refusal = from_exception(error)
             refusal.body |= {"imported": imported, "version": version}
             raise refusal from error
@@ -139,8 +148,8 @@ async def _batches(body: AsyncIterator[bytes], context: Context, namespace: str)
         rest += chunk
         while end := _end_of_block(rest, context.settings.max_line_bytes):
             block, rest = rest[:end], rest[end:]
-            for batch in await context.knowledge.read(partial(parsed, block)):
+            for batch in await context.lanes.reads.run(partial(parsed, block)):
                 yield NumberedBatch(batch.changes, lines_before + batch.last_line)
             lines_before += block.count(b"\n")
-    for batch in await context.knowledge.read(partial(parsed, rest)):
+    for batch in await context.lanes.reads.run(partial(parsed, rest)):
         yield NumberedBatch(batch.changes, lines_before + batch.last_line)

@@ -8,9 +8,10 @@ from pydantic import Field
 from pydantic.types import JsonValue
 from typing_extensions import TypedDict
 
-from kb.facts import LAST_SECOND, NAME_PATTERN
+from kb.facts import DEFAULT_NAMESPACE, LAST_SECOND, NAME_PATTERN
 from server.http.schemas.base import Request
 from server.http.schemas.knowledge import LIMITS, Namespace, Score, TopK, Version
+from server.service.options import KnowledgeOptions
 
 
 def _told(**bounds: JsonValue) -> Any:
@@ -90,6 +91,12 @@ class SearchRequest(Request):
     top_k: TopK | None = None
     min_score: Score | None = None
     min_version: Version | None = None
+
+    @property
+    def options(self) -> KnowledgeOptions:
+        """The same for the service."""
+        namespace = self.namespace or DEFAULT_NAMESPACE
+        return KnowledgeOptions(namespace=namespace, top_k=self.top_k, min_score=self.min_score)
 
 
 class SearchHit(TypedDict):

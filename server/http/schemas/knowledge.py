@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from kb.facts import NAME_PATTERN, Limits
+from kb.facts import DEFAULT_NAMESPACE, NAME_PATTERN, Limits
 from server.http.schemas.base import Request
+from server.service.options import KnowledgeOptions
+
+if TYPE_CHECKING:
+    from server.service.run import KnowledgeReport as Report
 
 LIMITS = Limits()
 Namespace = Annotated[str, Field(min_length=1, max_length=LIMITS.namespace_chars, pattern=f"^{NAME_PATTERN}$")]
@@ -32,6 +36,18 @@ class KnowledgeRequest(Request):
     require_grounded: bool | None = None
     """Refuse rather than answer without a fact that fits. The answer is then held back until it is complete."""
 
+    @property
+    def options(self) -> KnowledgeOptions:
+        """The same for the service."""
+        return KnowledgeOptions(
+            enabled=self.enabled is not False,
+            namespace=self.namespace or DEFAULT_NAMESPACE,
+            top_k=self.top_k,
+            min_score=self.min_score,
+            min_version=self.min_version,
+            require_grounded=bool(self.require_grounded),
+        )
+
 
 class KnowledgeFact(TypedDict):
     """A fact that was mounted."""
@@ -52,3 +68,22 @@ class KnowledgeReport(TypedDict):
     grounded: float | None
     """How likely a mounted fact answers the question, in [0, 1]; null where it cannot be told."""
     facts: list[KnowledgeFact]
+
+
+def knowledge_report(report: Report) -> KnowledgeReport:
+    """As it is written."""
+    return {
+        "version": report.version,
+        "retrieval_ms": round(report.retrieval_seconds * 1000, 3),
+        "grounded": None if report.grounded is None else round(report.grounded, 4),
+        "facts": [
+            {
+                "id": fact.id,
+                "version": fact.version,
+                "score": round(fact.score, 6),
+                "attention": None if fact.attention is None else round(fact.attention, 6),
+                "page": fact.page,
+            }
+            for fact in report.facts
+        ],
+    }

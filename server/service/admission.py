@@ -1,0 +1,155 @@
+"""Who goes next: one bounded, weighted fair queue in front of whatever is scarce.
+
+A place waits, holds a slot, is given back. A free slot goes to the caller that holds the fewest for its weight; of its
+namespaces, to the one that holds the fewest; between equals, to what has waited longest; within a key, in order of
+arrival. The last few slots are only for callers that hold none: however much one sends, another one's first request
+finds a slot free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+from server.service.errors import Overloaded
+
+SPARE = 8
+"""One slot in so many is kept for callers that hold none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Who is to be treated fairly."""
+
+    caller: str
+    namespace: str = ""
+    """Where one caller's edits are told apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Of one queue."""
+
+    slots: int
+    waiting: int
+    per_caller: int
+    """Slots and places to wait in together, of one caller."""
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """One place in the queue."""
+
+    key: Key
+    number: int
+    """In order of arrival, over all keys."""
+    joined: float = field(default_factory=time.monotonic)
+    waited: float = 0.0
+    """Seconds, once it holds a slot."""
+    _turn: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    async def turn(self) -> None:
+        """Return once the place holds a slot."""
+        await self._turn
+
+    def admit(self) -> None:
+        """It holds a slot from now on."""
+        self.waited = time.monotonic() - self.joined
+        if not self._turn.done():  # whoever waited may have been cancelled, and has yet to leave
+            self._turn.set_result(None)
+
+
+class Admission:
+    """Belongs to one event loop. `what` is the plural of what is admitted, for messages; a caller weighs 1 unless
+    `weights` says otherwise."""
+
+    def __init__(self, what: str, bounds: Bounds, weights: Mapping[str, float]) -> None:
+        self.what = what
+        self._bounds = bounds
+        self._weights = weights
+        self._spare = bounds.slots // SPARE
+        self._numbers = itertools.count()
+        self._waiting: dict[Key, deque[Place]] = {}
+        self._holding: dict[Key, set[Place]] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Places without a slot."""
+        return _places(self._waiting)
+
+    @property
+    def holding(self) -> int:
+        """Places with one."""
+        return _places(self._holding)
+
+    @contextmanager
+    def join(self, key: Key, count: int = 1) -> Iterator[list[Place]]:
+        """So many places at the end of the key's queue, each to be waited for; all are given back in the end.
+
+        Raises Overloaded, taking none, if that many cannot wait.
+        """
+        self._require_room(key.caller, count)
+        places = [Place(key, next(self._numbers)) for _ in range(count)]
+        self._waiting.setdefault(key, deque()).extend(places)
+        self._admit()
+        try:
+            yield places
+        finally:
+            for place in places:
+                self.leave(place)
+
+    @asynccontextmanager
+    async def enter(self, key: Key) -> AsyncGenerator[None, None]:
+        """Hold one slot. Raises Overloaded."""
+        with self.join(key) as (place,):
+            await place.turn()
+            yield
+
+    def leave(self, place: Place) -> None:
+        """Give back what the place holds or waits for. Idempotent."""
+        for places in (self._waiting, self._holding):
+            if place in places.get(place.key, ()):
+                _remove(places, place)
+        self._admit()
+
+    def _require_room(self, caller: str, count: int) -> None:
+        bounds, everyone = self._bounds, self.waiting + self.holding
+        own = _places(self._waiting, caller) + _places(self._holding, caller)
+        if everyone + count > bounds.slots + bounds.waiting or own + count > bounds.per_caller:
+            raise Overloaded(f"Too many {self.what} at once. Try again shortly.")
+
+    def _admit(self) -> None:
+        while (key := self._next()) is not None:
+            place = self._waiting[key][0]
+            _remove(self._waiting, place)
+            self._holding.setdefault(key, set()).add(place)
+            place.admit()
+
+    def _next(self) -> Key | None:
+        """Whose first place gets a slot now; None: nobody's."""
+        free = self._bounds.slots - self.holding
+        if free == 0 or not self._waiting:
+            return None
+        key = min(self._waiting, key=self._standing)
+        return key if free > self._spare or not _places(self._holding, key.caller) else None
+
+    def _standing(self, key: Key) -> tuple[float, int, int]:
+        """The least goes first."""
+        share = _places(self._holding, key.caller) / self._weights.get(key.caller, 1.0)
+        return share, len(self._holding.get(key, ())), self._waiting[key][0].number
+
+
+def _places(by_key: Mapping[Key, Collection[Place]], caller: str | None = None) -> int:
+    """How many there are, of one caller or of all."""
+    return sum(len(places) for key, places in by_key.items() if caller in (None, key.caller))
+
+
+def _remove(by_key: dict[Key, deque[Place]] | dict[Key, set[Place]], place: Place) -> None:
+    by_key[place.key].remove(place)
+    if not by_key[place.key]:
+        del by_key[place.key]

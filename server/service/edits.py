@@ -1,0 +1,238 @@
+"""Change facts.
+
+A large edit is worked in slices, each embedded and encoded side by side, and then committed. A small one is encoded
+while it is committed: what a request finds before its pages are made waits for them. The reply to either means:
+durable, seen by every request admitted from now on, and encoded.
+
+Small edits never wait for large ones, but for a commit: queue, threads and turn in the engine are their own. Until its
+commit begins, whatever ends an edit (the client leaving, its deadline, an error) ends it wholly; from then on nothing
+does, and it is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+from kb.errors import InvalidChange, Problem
+from kb.facts import Change, Upsert
+from kb.index.segment import Vectors
+from kb.store import Commit, Prepared, Store
+from kb.validation import validate_batch
+from server.engine.protocol import Engine, FactTokens
+from server.metrics import Metrics
+from server.service.admission import Admission, Bounds, Key
+from server.service.deadline import in_time
+from server.service.embedding import TEXTS_BETWEEN_STEPS
+from server.service.lanes import Lane, Lanes
+from server.service.pages import FactPages
+from server.settings import Settings
+
+SLICE_FACTS = 32
+"""Of a large edit. Others get their turn in between."""
+SMALL_AT_ONCE = 4
+SLICES_AT_ONCE = 2
+
+Encoding: TypeAlias = "asyncio.Task[None]"
+logger = logging.getLogger("kalmagrove.knowledge")
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """An edit that is durable and visible."""
+
+    version: int
+    upserted: int
+    deleted: int
+    visible_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Valid changes, or some of them, and the facts to encode."""
+
+    changes: tuple[Change, ...] = ()
+    tokens: tuple[FactTokens | None, ...] = ()
+    """One per change; None: nothing to encode."""
+
+    @property
+    def facts(self) -> list[FactTokens]:
+        """What there is to encode."""
+        return [fact for fact in self.tokens if fact is not None]
+
+    def slices(self) -> Iterator[Checked]:
+        """In the same order, SLICE_FACTS at most in each."""
+        for start in range(0, len(self.changes), SLICE_FACTS):
+            some = slice(start, start + SLICE_FACTS)
+            yield Checked(self.changes[some], self.tokens[some])
+
+
+class Edits:
+    """Belongs to one event loop. Methods raise KnowledgeError, EngineError and ServiceError."""
+
+    def __init__(
+        self, store: Store, engine: Engine, pages: FactPages, lanes: Lanes, metrics: Metrics, settings: Settings
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._pages = pages
+        self._lanes = lanes
+        self._metrics = metrics
+        self._settings = settings
+        most, weights = settings.max_pending_edits, settings.key_weights
+        of_one = math.ceil(most * settings.key_share)
+        self._pending = Admission("edits", Bounds(slots=most, waiting=0, per_caller=of_one), weights)
+        self._small = Admission("edits", Bounds(slots=SMALL_AT_ONCE, waiting=most, per_caller=most), weights)
+        self._slices = Admission("edits", Bounds(slots=SLICES_AT_ONCE, waiting=most, per_caller=most), weights)
+        self._commits: set[asyncio.Task[Commit]] = set()
+
+    async def apply(self, caller: str, changes: Sequence[Change]) -> Edited:
+        """All changes or none."""
+        started = time.perf_counter()
+        key = Key(caller, changes[0].namespace if changes else "")
+        small = sum(isinstance(change, Upsert) for change in changes) <= TEXTS_BETWEEN_STEPS
+        with self._pending.join(key):
+            lane = self._lanes.edits if small else self._lanes.bulk_edits
+            async with self._in_time():
+                checked = await lane.run(partial(self._check, changes))
+            return await (self._apply_small if small else self._apply_bulk)(started, key, checked)
+
+    async def rollback(self, caller: str, version: int) -> Edited:
+        """Facts as they were at `version`, as a new version. Their pages are made when they are first mounted."""
+        started, key = time.perf_counter(), Key(caller)
+        with self._pending.join(key):
+            async with self._slices.enter(key):
+                return await self._commit(started, self._lanes.bulk_edits, partial(self._store.rollback, version))
+
+    async def sweep(self) -> None:
+        """Remove expired facts for good; a failure is logged and tried again next time."""
+        try:
+            await self._lanes.commits.run(lambda: self._store.sweep_expired(time.time()))
+        except Exception:
+            self._metrics.sweep_failures.inc()
+            logger.exception("expired facts could not be removed")
+
+    async def keep_sweeping(self, interval: float) -> None:
+        """Until cancelled; seconds."""
+        while True:
+            await asyncio.sleep(interval)
+            await self.sweep()
+
+    async def finish(self) -> None:
+        """Wait for the commits under way."""
+        await asyncio.gather(*self._commits, return_exceptions=True)
+
+    async def _apply_small(self, started: float, key: Key, edit: Checked) -> Edited:
+        with self._small.join(key) as (place,):
+            with self._forgetting(edit):
+                async with self._in_time():
+                    await place.turn()
+                    prepared, encoding = await self._ready(edit, bulk=False)
+            commit = partial(self._store.commit, prepared)
+            return await self._commit(started, self._lanes.commits, commit, edit, encoding)
+
+    async def _apply_bulk(self, started: float, key: Key, edit: Checked) -> Edited:
+        vectors: dict[str, Vectors] = {}
+        with self._forgetting(edit):
+            for some in edit.slices():
+                async with self._slices.enter(key), self._in_time():
+                    prepared, encoding = await self._ready(some, bulk=True)
+                    await encoding
+                    vectors |= prepared.vectors
+        commit = partial(self._store.commit, Prepared(edit.changes, vectors))
+        return await self._commit(started, self._lanes.bulk_edits, commit, edit)
+
+    def _check(self, changes: Sequence[Change]) -> Checked:
+        """Before any work: a refused edit must cost nothing. Blocks."""
+        checked = validate_batch(changes, self._store.limits)
+        tokens = [self._pages.tokens(change.text) if isinstance(change, Upsert) else None for change in checked]
+        problems = [problem for index, fact in enumerate(tokens) if fact for problem in self._too_long(index, fact)]
+        if problems:
+            raise InvalidChange(problems)
+        return Checked(checked, tuple(tokens))
+
+    def _too_long(self, index: int, fact: FactTokens) -> Iterator[Problem]:
+        length, most = len(fact.tokens), self._settings.max_fact_tokens
+        if length > most:
+            yield Problem(index, "text", f"has {length} tokens; at most {most} are allowed")
+
+    async def _ready(self, edit: Checked, *, bulk: bool) -> tuple[Prepared, Encoding]:
+        """Embedded, and on its way to be encoded. If the embedding ends early, so does the encoding."""
+        encoding = asyncio.create_task(self._engine.encode(edit.facts, bulk=bulk))
+        encoding.add_done_callback(_seen)
+        try:
+            prepared = await self._embed(partial(self._store.prepare, edit.changes), bulk, bool(edit.facts))
+            if encoding.done():
+                await encoding
+        except BaseException:
+            encoding.cancel()
+            raise
+        return prepared, encoding
+
+    async def _embed(self, embed: Callable[[], Prepared], bulk: bool, anything: bool) -> Prepared:
+        if bulk:
+            return await self._lanes.bulk_edits.run(embed)
+        return await (self._engine.run(embed) if anything else self._lanes.edits.run(embed))
+
+    async def _commit(
+        self,
+        started: float,
+        lane: Lane,
+        commit: Callable[[], Commit],
+        edit: Checked = Checked(),
+        encoding: Encoding | None = None,
+    ) -> Edited:
+        """Shielded: once the writer has begun, a client that leaves must not keep the rest from happening."""
+        task = asyncio.create_task(self._commit_whole(lane, commit, edit, encoding))
+        self._commits.add(task)
+        task.add_done_callback(self._commits.discard)
+        done = await asyncio.shield(task)
+        seconds = time.perf_counter() - started
+        self._metrics.edit_visible_seconds.observe(seconds)
+        return Edited(done.version, done.upserted, done.deleted, round(seconds * 1000, 3))
+
+    async def _commit_whole(
+        self, lane: Lane, commit: Callable[[], Commit], edit: Checked, encoding: Encoding | None
+    ) -> Commit:
+        with self._forgetting(edit):
+            done = await lane.run(commit)
+        if encoding is not None:
+            await self._settled(encoding)
+        return done
+
+    async def _settled(self, encoding: Encoding) -> None:
+        """Wait for the pages of an edit that is already durable and visible: whatever happens to them, it stays done.
+
+        Pages that could not be made now are made when the fact is first mounted, like those of a fact long unused.
+        """
+        try:
+            async with self._in_time():
+                await encoding
+        except Exception:
+            logger.warning("the pages of an edit will be made when they are first mounted", exc_info=True)
+
+    @contextmanager
+    def _forgetting(self, edit: Checked) -> Iterator[None]:
+        """An edit that ends here leaves no pages behind."""
+        try:
+            yield
+        except BaseException:
+            self._pages.forget_refused([change for change in edit.changes if isinstance(change, Upsert)])
+            raise
+
+    def _in_time(self) -> AbstractAsyncContextManager[None]:
+        """For each thing that an edit waits for."""
+        return in_time(time.monotonic() + self._settings.request_timeout_s)
+
+
+def _seen(encoding: Encoding) -> None:
+    """Nobody may be left to hear of a failure, and then it is none."""
+    if not encoding.cancelled():
+        encoding.exception()

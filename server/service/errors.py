@@ -1,0 +1,47 @@
+"""What the service refuses, and why. It knows no HTTP: `server/http/errors.py` says what status each of them becomes.
+
+ServiceError
+├─ InvalidRequest       the request is wrong; sending it again will not help
+│  └─ ContextTooLong    it has more text than the model or the encoder can read
+├─ VersionUnavailable   the knowledge is not yet at the version asked for
+├─ Overloaded           too much waits already; later it may fit
+└─ DeadlinePassed       it took longer than a request may take
+"""
+
+from __future__ import annotations
+
+
+class ServiceError(Exception):
+    """Base of everything the service refuses on purpose."""
+
+
+class InvalidRequest(ServiceError):
+    """`param` is the field of the client's request, `code` a short name of what is wrong with it."""
+
+    def __init__(self, message: str, param: str, code: str = "invalid_value") -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class ContextTooLong(InvalidRequest):
+    """What was sent, with what has to stand beside it, exceeds the model's window or the encoder's."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message, param, "context_length_exceeded")
+
+
+class VersionUnavailable(ServiceError):
+    """The published version is older than the one asked for, and stayed so."""
+
+
+class Overloaded(ServiceError):
+    """A bounded queue is full. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlinePassed(ServiceError):
+    """Whatever the request held has been given back."""

@@ -1,0 +1,23 @@
+"""What a request may say about the knowledge it is answered from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kb.facts import DEFAULT_NAMESPACE
+
+
+@dataclass(frozen=True, slots=True)
+class KnowledgeOptions:
+    """None: the server's default."""
+
+    enabled: bool = True
+    namespace: str = DEFAULT_NAMESPACE
+    top_k: int | None = None
+    """At most so many facts."""
+    min_score: float | None = None
+    """Least relevance of a fact, of the best one too."""
+    min_version: int | None = None
+    """Answer from this version of the knowledge or a newer one."""
+    require_grounded: bool = False
+    """Refuse rather than answer without a fact that fits."""

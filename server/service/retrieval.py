@@ -1,0 +1,118 @@
+"""Find facts for questions, in one published state of the knowledge."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from kan.knowledge.fit import Fit, fits
+from kb.index.segment import Vectors
+from kb.snapshot import Hit, Snapshot
+from kb.store import Store
+from server.engine.protocol import MountedFact
+from server.metrics import Metrics
+from server.service.embedding import Embedding
+from server.service.errors import InvalidRequest
+from server.service.lanes import Lanes
+from server.service.options import KnowledgeOptions
+from server.service.pages import FactPages
+from server.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Criteria:
+    """Which facts count as found, every field resolved."""
+
+    namespace: str
+    top_k: int
+    min_score: float
+    min_best_score: float
+    """Nothing is found unless the best fact has this much."""
+
+    @classmethod
+    def of(cls, wanted: KnowledgeOptions, settings: Settings, param: str = "knowledge.top_k") -> Criteria:
+        """The server's defaults filled in. Raises InvalidRequest, naming `param`."""
+        top_k = settings.top_k if wanted.top_k is None else wanted.top_k
+        limit = settings.max_facts_per_request
+        if top_k > limit:
+            raise InvalidRequest(f"{param}: at most {limit} on this server", param)
+        if wanted.min_score is not None:
+            return cls(wanted.namespace, top_k, wanted.min_score, wanted.min_score)
+        return cls(wanted.namespace, top_k, settings.min_score, settings.min_best_score)
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Questions of one request, embedded."""
+
+    criteria: Criteria
+    vectors: Vectors | None
+    """float32 [questions, dimension]; None: there was nothing to find."""
+    snapshot: Snapshot
+    """The newest when they were asked."""
+    started: float
+    """On time.perf_counter()'s clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """Facts found in one snapshot, best first."""
+
+    version: int
+    hits: tuple[Hit, ...]
+    fits: tuple[Fit, ...]
+    """One per hit."""
+    seconds: float
+
+
+class Retrieval:
+    """First embed (`ask`, on the event loop), then search (`found`, which blocks)."""
+
+    def __init__(self, store: Store, embedding: Embedding, pages: FactPages, lanes: Lanes, metrics: Metrics) -> None:
+        self._store = store
+        self._embedding = embedding
+        self._pages = pages
+        self._lanes = lanes
+        self._metrics = metrics
+
+    async def ask(self, criteria: Criteria, texts: Sequence[str]) -> Questions:
+        """Embed the questions, unless there is nothing to find."""
+        started, snapshot = time.perf_counter(), self._store.snapshot
+        findable = criteria.top_k > 0 and snapshot.count(criteria.namespace) > 0
+        vectors = await self._embedding.of_questions(texts) if findable else None
+        return Questions(criteria, vectors, snapshot, started)
+
+    def found(self, questions: Questions, place: int) -> Retrieved:
+        """Facts for one of the questions. Blocks. The snapshot is pinned here, so it is never older than the
+        request."""
+        hits: list[Hit] = []
+        found: tuple[Fit, ...] = ()
+        snapshot = questions.snapshot
+        if questions.vectors is not None:
+            wanted, vector, snapshot = questions.criteria, questions.vectors[place], self._store.snapshot
+            bounds = (wanted.min_score, time.time(), wanted.min_best_score)
+            hits = snapshot.search(wanted.namespace, vector, wanted.top_k, *bounds)
+            found = fits(vector, np.stack([hit.vector for hit in hits])) if hits else ()
+        seconds = time.perf_counter() - questions.started
+        self._metrics.retrieval_seconds.observe(seconds)
+        return Retrieved(snapshot.version, tuple(hits), found, seconds)
+
+    async def search(self, criteria: Criteria, text: str) -> Retrieved:
+        """Both, for one question."""
+        questions = await self.ask(criteria, [text])
+        return await self._lanes.reads.run(partial(self.found, questions, 0))
+
+    def mount(self, retrieved: Retrieved) -> tuple[MountedFact, ...]:
+        """The facts as the engine takes them. Blocks."""
+        return tuple(
+            MountedFact(self._pages.tokens(hit.fact.text), *fit, version=hit.fact.version)
+            for hit, fit in zip(retrieved.hits, retrieved.fits, strict=True)
+        )
+
+    def release(self, retrieved: Retrieved) -> None:
+        """The request that mounted these facts has ended."""
+        self._pages.forget_read(retrieved.version, retrieved.hits)

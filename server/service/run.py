@@ -1,0 +1,135 @@
+"""One HTTP request for tokens: what was asked for, how far it got, and what it was answered from."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from kan.knowledge.grounding import Grounding
+from server.engine.protocol import SamplingParams, TokenChunk
+from server.service.options import KnowledgeOptions
+from server.service.prompts import Prompt, Source
+
+Stage = Literal["queue", "retrieval", "decode"]
+"""Where a request is: waiting (to be admitted, or for its first token), looking up facts, or receiving tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the client asked for."""
+
+    request_id: str
+    caller: str
+    endpoint: str
+    started: float
+    """On time.monotonic()'s clock."""
+    sources: tuple[Source, ...]
+    choices: int
+    """Per source."""
+    knowledge: KnowledgeOptions
+    sampling: Callable[[int], SamplingParams]
+    """Engine parameters, given the room there is for the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class FactReport:
+    """A fact that was mounted."""
+
+    id: str
+    version: int
+    score: float
+    """Relevance to the question."""
+    attention: float | None
+    """Share of attention, mean over choices; None where the engine does not tell it."""
+    page: str
+    """Key of its K/V pages."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnowledgeReport:
+    """What the answers to one prompt were drawn from."""
+
+    version: int
+    retrieval_seconds: float
+    grounded: float | None
+    """How likely a mounted fact answers the question, in [0, 1]; None where it cannot be told."""
+    facts: tuple[FactReport, ...]
+
+
+@dataclass(slots=True)
+class Run:
+    """An admitted job. Choices are numbered prompt by prompt."""
+
+    choices: int
+    """Per prompt."""
+    grounding: Grounding | None
+    prompts: tuple[Prompt, ...] = ()
+    chunks: AsyncGenerator[tuple[int, TokenChunk], None] = field(init=False)
+    """(choice, chunk)"""
+    stage: Stage = "queue"
+    completion_tokens: int = 0
+    """So far, of all choices."""
+    attention: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    """Per finished choice."""
+    finished: int = 0
+    """Choices."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of all prompts, once each."""
+        return sum(len(prompt.tokens) for prompt in self.prompts)
+
+    @property
+    def complete(self) -> bool:
+        """True once every choice has its last chunk."""
+        return self.finished == len(self.prompts) * self.choices
+
+    def count(self, choice: int, chunk: TokenChunk) -> None:
+        """A chunk has come."""
+        self.stage = "decode"
+        self.completion_tokens += len(chunk.token_ids)
+        if chunk.finish_reason is not None:
+            self.finished += 1
+            if chunk.attention is not None:
+                self.attention[choice] = chunk.attention
+
+    def report(self, place: int) -> KnowledgeReport | None:
+        """Knowledge of one prompt; None if it was not wanted."""
+        prompt = self.prompts[place]
+        if prompt.retrieved is None:
+            return None
+        numbers = range(place * self.choices, (place + 1) * self.choices)
+        shares = [self.attention[number] for number in numbers if number in self.attention]
+        retrieved = prompt.retrieved
+        grounded = self.grounded(place, shares)
+        return KnowledgeReport(retrieved.version, retrieved.seconds, grounded, _facts(prompt, _mean(shares)))
+
+    def grounded(self, place: int, shares: Sequence[tuple[float, ...]]) -> float | None:
+        """How likely a mounted fact answers this prompt, in [0, 1]; `shares`: attention of its finished choices, empty
+        where the engine does not tell it.
+
+        None where it cannot be told: no calibration for this model.
+        """
+        if self.grounding is None:
+            return None
+        return self.grounding([fact.score for fact in self.prompts[place].facts], _mean(shares) or None)
+
+
+def _facts(prompt: Prompt, attention: Sequence[float]) -> tuple[FactReport, ...]:
+    hits = prompt.retrieved.hits if prompt.retrieved else ()
+    return tuple(
+        FactReport(
+            hit.fact.id,
+            hit.fact.version,
+            hit.score,
+            attention[rank] if attention else None,
+            mounted.fact.key,
+        )
+        for rank, (hit, mounted) in enumerate(zip(hits, prompt.facts, strict=True))
+    )
+
+
+def _mean(shares: Sequence[tuple[float, ...]]) -> list[float]:
+    """Of each fact, over choices; empty for none."""
+    return [sum(of_fact) / len(shares) for of_fact in zip(*shares, strict=True)]

@@ -1,0 +1,56 @@
+"""Read your writes: wait until the knowledge is published at the version that the client has seen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from kb.publishing import Published
+from kb.store import Store
+from server.service.errors import Overloaded, VersionUnavailable
+
+
+class Versions:
+    """Belongs to one event loop."""
+
+    def __init__(self, store: Store, max_waiting: int) -> None:
+        self._store = store
+        self._max_waiting = max_waiting
+        self._waiting: dict[asyncio.Future[None], int] = {}
+        """Done once the version is published."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        store.subscribe(self._follow)
+
+    async def wait_for(self, version: int, seconds: float) -> None:
+        """Return as soon as the published version is at least `version`.
+
+        Raises VersionUnavailable if it is not in time, Overloaded if too many wait already.
+        """
+        if self._store.snapshot.version >= version:
+            return
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded("Too many requests wait for a version of the knowledge. Try again shortly.")
+        self._loop = asyncio.get_running_loop()
+        reached: asyncio.Future[None] = self._loop.create_future()
+        self._waiting[reached] = version
+        try:
+            self._wake()  # it may have come before anybody knew who waits
+            async with asyncio.timeout(seconds):
+                await reached
+        except TimeoutError:
+            newest = self._store.snapshot.version
+            raise VersionUnavailable(f"The knowledge is at version {newest}, not yet at {version}.") from None
+        finally:
+            del self._waiting[reached]
+
+    def _follow(self, published: Published) -> None:
+        """On the writer's thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        newest = self._store.snapshot.version
+        for reached, version in self._waiting.items():
+            if version <= newest and not reached.done():
+                reached.set_result(None)
