@@ -1,4 +1,4 @@
-"""Eq. 1 over pages: softmax((Q Kᵀ + φ) / √d) V, its inputs, and the equivalent form without a bias.
+"""Eq. 1 over pages: softmax((Q Kᵀ + φ) / √d) V, and its inputs.
 
 Every kernel has the signature of `Kernel`. A group is a set of sequences with the same number of new rows; the columns
 of a sequence are the tokens of its pages in page-table order: preamble, facts, context.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 PAGE_SIZE = 16
@@ -47,19 +46,3 @@ class Kernel(Protocol):
         phi [H, S, K] or None; mass [S, K], added to in place. Returns [S, n, H, d] in q's dtype.
         """
         ...
-
-
-def with_key_channel(q: Tensor, k: Tensor, v: Tensor, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Eq. 1 as plain attention: q' = [q, one-hot], k' = [k, φ], v' = [v, 0], scale still 1/√d.
-
-    q [H, n, d], k and v [H_kv, T, d], phi [H, T] -> the same with d + group channels, where group = H / H_kv.
-    The one-hot of a query head picks its own φ out of the group's channels. Cut the output back to d.
-    """
-    group = q.shape[0] // k.shape[0]
-    pick = torch.eye(group, dtype=q.dtype).repeat(k.shape[0], 1)
-    channels = phi.reshape(k.shape[0], group, -1).transpose(1, 2).to(k.dtype)
-    return (
-        torch.cat((q, pick[:, None].expand(-1, q.shape[1], -1)), dim=-1),
-        torch.cat((k, channels), dim=-1),
-        torch.cat((v, v.new_zeros(*v.shape[:2], group)), dim=-1),
-    )

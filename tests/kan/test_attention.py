@@ -1,14 +1,13 @@
-"""The fast kernel against the plain float64 one, and Eq. 1 against plain attention with one more key channel."""
+"""The fast kernel against the plain float64 one."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kan.attention import PAGE_SIZE, with_key_channel
+from kan.attention import PAGE_SIZE
 from kan.kernels import cpu, reference
 
 PAGES = 12
@@ -70,25 +69,3 @@ def test_cpu_kernel_in_lower_precision(dtype: torch.dtype, tolerance: float) -> 
     expected = reference.paged_attention(**doubled)  # type: ignore[arg-type]
     assert found.dtype == dtype
     assert (found.double() - expected).abs().max() < tolerance
-
-
-@settings(max_examples=30, deadline=None)
-@given(kv_heads=st.integers(1, 3), group=st.integers(1, 4), seed=st.integers(0, 2**31))
-def test_key_channel_form_equals_additive_form(kv_heads: int, group: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    heads, n, columns, d = kv_heads * group, 3, 11, 8
-    q = torch.randn(heads, n, d, generator=generator, dtype=torch.float64)
-    k = torch.randn(kv_heads, columns, d, generator=generator, dtype=torch.float64)
-    v = torch.randn(kv_heads, columns, d, generator=generator, dtype=torch.float64)
-    phi = 10 * torch.randn(heads, columns, generator=generator, dtype=torch.float64)
-
-    scores = (q @ k.repeat_interleave(group, 0).transpose(1, 2) + phi[:, None]) / d**0.5
-    additive = torch.softmax(scores, -1) @ v.repeat_interleave(group, 0)
-
-    q2, k2, v2 = with_key_channel(q, k, v, phi)
-    assert q2.shape[-1] == k2.shape[-1] == v2.shape[-1] == d + group
-    plain = F.scaled_dot_product_attention(
-        q2, k2.repeat_interleave(group, 0), v2.repeat_interleave(group, 0), scale=1 / d**0.5
-    )
-    assert torch.allclose(plain[..., :d], additive, atol=1e-12, rtol=1e-12)
-    assert torch.equal(plain[..., d:], torch.zeros_like(plain[..., d:]))
