@@ -1,65 +1,112 @@
-"""Eq. 1 over pages: softmax((Q Kᵀ + φ) / √d) V, its inputs, and the equivalent form without a bias.
+"""What attention is told of a step, whatever computes it: whose rows, in which pages, and who sees whom.
 
-Every kernel has the signature of `Kernel`. A group is a set of sequences with the same number of new rows; the columns
-of a sequence are the tokens of its pages in page-table order: preamble, facts, context.
+Eq. 1 is softmax((Q Kᵀ + φ) / √d) V. A sequence's columns are the tokens of its pages: those of the mounted parts
+(preamble and facts), then its context. Nothing here is laid out for a processor: that is the kernels' (`kan/kernels/`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 PAGE_SIZE = 16
 """Tokens per page."""
 
+Pattern = Callable[[Tensor, Tensor], Tensor]
+"""Which context tokens a row sees: places in the context of queries and of keys -> bool, broadcast over both.
+Mounted tokens are seen by every row."""
 
-@dataclass(slots=True)
-class AttentionGroup:
-    """S sequences with n query rows each, over P pages each (shorter ones are padded and masked).
 
-    start   first row of the group in the batch; it spans S·n rows
-    pages   [S, P] int64 page numbers
-    mask    [S, n, P·PAGE_SIZE] 0 where a row may look, -inf elsewhere
-    phi     [layers, H, S, K] φ on the first K columns (the knowledge part), or None for no bias
-    mass    [S, K] attention on those columns by each sequence's last row, summed over layers and heads: an output
+def causal(query: Tensor, key: Tensor) -> Tensor:
+    """Everything up to the row itself."""
+    return key <= query
+
+
+PATTERNS: Mapping[str, Pattern] = {"full": causal}
+"""By `KANConfig.attention`."""
+
+
+def pages_for(tokens: int) -> int:
+    """How many pages so many tokens take."""
+    return -(-tokens // PAGE_SIZE)
+
+
+def slot_of(pages: Sequence[int], place: int) -> int:
+    """Where in a cache the token at `place` of these pages lies: page · PAGE_SIZE + offset."""
+    return pages[place // PAGE_SIZE] * PAGE_SIZE + place % PAGE_SIZE
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """Shared, published pages in front of a sequence's own: preamble, then facts. Every part begins a page.
+
+    pages     of all parts, one after the other
+    lengths   tokens of each part; the rest of its last page is padding
+    phi       [layers, H, parts] in q·k units (Eq. 1 divides by √d), 0 for the preamble; None for no bias
     """
 
-    start: int
-    pages: Tensor
-    mask: Tensor
-    phi: Tensor | None
-    mass: Tensor
+    pages: tuple[int, ...] = ()
+    lengths: tuple[int, ...] = ()
+    phi: Tensor | None = None
 
     @property
-    def rows(self) -> slice:
-        sequences, n, _ = self.mask.shape
-        return slice(self.start, self.start + sequences * n)
+    def columns(self) -> int:
+        """Tokens and padding."""
+        return len(self.pages) * PAGE_SIZE
+
+    @cached_property
+    def table(self) -> NDArray[np.int64]:
+        """[pages, 3]: of every page its number, how many tokens it holds, and which part they belong to."""
+        rows = [
+            (part, min(PAGE_SIZE, length - start))
+            for part, length in enumerate(self.lengths)
+            for start in range(0, length, PAGE_SIZE)
+        ]
+        filled = [(page, tokens, part) for page, (part, tokens) in zip(self.pages, rows, strict=True)]
+        return np.array(filled, np.int64).reshape(-1, 3)
 
 
-class Kernel(Protocol):
-    def __call__(self, q: Tensor, kv: Tensor, pages: Tensor, mask: Tensor, phi: Tensor | None, mass: Tensor) -> Tensor:
-        """Attention of one layer.
+@dataclass(frozen=True, slots=True)
+class SequenceRows:
+    """The next `count` tokens of one sequence, behind `computed` of its context that are in the cache.
 
-        q [S, n, H, d]; kv [2, H_kv, pages, PAGE_SIZE, d], the layer's whole cache; pages [S, P]; mask [S, n, P·16];
-        phi [H, S, K] or None; mass [S, K], added to in place. Returns [S, n, H, d] in q's dtype.
-        """
-        ...
-
-
-def with_key_channel(q: Tensor, k: Tensor, v: Tensor, phi: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Eq. 1 as plain attention: q' = [q, one-hot], k' = [k, φ], v' = [v, 0], scale still 1/√d.
-
-    q [H, n, d], k and v [H_kv, T, d], phi [H, T] -> the same with d + group channels, where group = H / H_kv.
-    The one-hot of a query head picks its own φ out of the group's channels. Cut the output back to d.
+    pages   the context's own, in order; there may be more than it fills
     """
-    group = q.shape[0] // k.shape[0]
-    pick = torch.eye(group, dtype=q.dtype).repeat(k.shape[0], 1)
-    channels = phi.reshape(k.shape[0], group, -1).transpose(1, 2).to(k.dtype)
-    return (
-        torch.cat((q, pick[:, None].expand(-1, q.shape[1], -1)), dim=-1),
-        torch.cat((k, channels), dim=-1),
-        torch.cat((v, v.new_zeros(*v.shape[:2], group)), dim=-1),
-    )
+
+    prefix: Prefix
+    pages: Sequence[int]
+    computed: int
+    count: int
+
+    @property
+    def context(self) -> Sequence[int]:
+        """Those of `pages` that hold something once these rows are in the cache."""
+        return self.pages[: pages_for(self.computed + self.count)]
+
+    @property
+    def written(self) -> Sequence[int]:
+        """Those of `pages` that these rows are written to."""
+        return self.context[self.computed // PAGE_SIZE :]
+
+    @property
+    def slots(self) -> list[int]:
+        """Where each row's K and V go."""
+        places = range(self.computed, self.computed + self.count)
+        return [slot_of(self.pages, place) for place in places]
+
+
+def phi_of(sequences: Sequence[SequenceRows]) -> Tensor | None:
+    """φ of all parts of all sequences, one after the other: [layers, H, parts]. None if there is no bias at all."""
+    prefixes = [one.prefix for one in sequences]
+    known = next((prefix.phi for prefix in prefixes if prefix.phi is not None), None)
+    if known is None:
+        return None
+    shape = known.shape[:2]
+    each = [known.new_zeros(*shape, len(one.lengths)) if one.phi is None else one.phi for one in prefixes]
+    return torch.cat(each, dim=2)

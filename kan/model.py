@@ -1,25 +1,22 @@
-"""The decoder: Llama family (RMSNorm, RoPE, GQA, SwiGLU) whose attention is Eq. 1 over a paged cache.
+"""The decoder: Llama family (RMSNorm, RoPE, GQA, SwiGLU), and what every row attends to comes with the batch.
 
-It knows rows, pages and groups. It does not know requests, facts, scheduling or sampling.
+It knows rows. It does not know pages, facts, requests or sampling.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kan.attention import PAGE_SIZE, AttentionGroup
 from kan.config import KANConfig
-from kan.kernels.operations import Kernels, TorchKernels, store
-from kan.linear import Product
+from kan.kernels.operations import Attention, Cache, Kernels
+from kan.kernels.torch_kernels import TorchKernels
 from kan.rope import RotaryTable
 
 L = TypeVar("L")
@@ -28,10 +25,10 @@ L = TypeVar("L")
 
 @dataclass(slots=True)
 class Batch:
-    """Rows of one forward pass; the rows of a group are contiguous and the groups cover all rows.
+    """Rows of one forward pass.
 
     tokens, positions   [R] int64
-    slots               [R] int64 where each row's K/V goes: page · PAGE_SIZE + offset
+    attention           of these rows; of a paged cache it comes from `Cache.attention`
     captured            if a list is given, each layer appends (keys before RoPE, values), both [R, H_kv, d]
     outputs             [O] int64 rows whose hidden states are wanted, or None for all: the last layer is not run to its
                         end for the others
@@ -39,31 +36,9 @@ class Batch:
 
     tokens: Tensor
     positions: Tensor
-    slots: Tensor
-    groups: list[AttentionGroup]
+    attention: Attention
     captured: list[tuple[Tensor, Tensor]] | None = None
     outputs: Tensor | None = None
-
-
-class PagedCache:
-    """K and V of every page: per layer [2, H_kv, pages, PAGE_SIZE, d].
-
-    Memory is taken when a page is first written. It comes from NumPy, which asks the system for huge pages: gathering
-    scattered pages then misses the TLB much less often.
-    """
-
-    def __init__(self, config: KANConfig, pages: int, dtype: torch.dtype) -> None:
-        shape = (2, config.num_kv_heads, pages, PAGE_SIZE, config.head_dim)
-        # Zeroed: a masked column has weight 0, and 0 · NaN from stale memory would still be NaN.
-        bytes_per_layer = math.prod(shape) * dtype.itemsize
-        self.layers = [
-            torch.from_numpy(np.zeros(bytes_per_layer, np.uint8)).view(dtype).view(shape)
-            for _ in range(config.num_layers)
-        ]
-
-    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store rotated keys and values, both [R, H_kv, d], at slots [R]."""
-        store(self.layers[layer], slots, keys, values)
 
 
 class Layer(Generic[L]):
@@ -88,7 +63,7 @@ class Layer(Generic[L]):
 
 
 class KANModel:
-    """Weights in one dtype on one device. Stateless: everything that changes is in the batch and the cache."""
+    """Weights in one dtype on one device. Stateless: everything that changes is in the batch and what it attends to."""
 
     def __init__(
         self,
@@ -111,11 +86,11 @@ class KANModel:
         head = self.embedding if config.tie_word_embeddings else cast["lm_head.weight"]
         self.head = self.kernels.linear(head, packed=packed)
 
-    def new_cache(self, pages: int) -> PagedCache:
-        return PagedCache(self.config, pages, self.dtype)
+    def new_cache(self, pages: int) -> Cache:
+        return self.kernels.new_cache(self.config, pages, self.dtype)
 
-    def forward(self, batch: Batch, cache: PagedCache, between: Callable[[], None] | None = None) -> Tensor:
-        """Run every layer, write the rows' K/V into the cache, return hidden states [O, hidden] for `logits`.
+    def forward(self, batch: Batch, between: Callable[[], None] | None = None) -> Tensor:
+        """Run every layer and return hidden states [O, hidden] for `logits`.
 
         `between` is called before each layer. It may run another batch, as long as that writes to other pages.
         """
@@ -124,7 +99,10 @@ class KANModel:
         for index, layer in enumerate(self.layers):
             if between is not None:
                 between()
-            attended = self._attend(self._norm(x, layer.input_norm), layer, index, batch, cache, cos, sin)
+            qkv = layer.qkv(self._norm(x, layer.input_norm)).view(len(x), -1, self.config.head_dim)
+            if batch.captured is not None:
+                batch.captured.append(self._keys_and_values(qkv))
+            attended = batch.attention(index, qkv, cos, sin)
             if batch.outputs is not None and index == len(self.layers) - 1:
                 attended, x = attended[batch.outputs], x[batch.outputs]
                 if not len(x):
@@ -141,19 +119,6 @@ class KANModel:
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return self.kernels.rms_norm(x, weight, self.config.rms_norm_eps)
 
-    def _attend(
-        self, x: Tensor, layer: Layer[Product], index: int, batch: Batch, cache: PagedCache, cos: Tensor, sin: Tensor
-    ) -> Tensor:
-        heads, kv_heads, d = self.config.num_heads, self.config.num_kv_heads, self.config.head_dim
-        qkv = layer.qkv(x).view(len(x), heads + 2 * kv_heads, d)
-        if batch.captured is not None:
-            batch.captured.append((qkv[:, heads:-kv_heads], qkv[:, -kv_heads:]))
-        queries = self.kernels.rotate_and_store(qkv, cos, sin, batch.slots, cache.layers[index])
-        outputs = []
-        for group in batch.groups:
-            sequences, n, _ = group.mask.shape
-            q = queries[group.rows].reshape(sequences, n, heads, d)
-            phi = None if group.phi is None else group.phi[index]
-            out = self.kernels.attention(q, cache.layers[index], group.pages, group.mask, phi, group.mass)
-            outputs.append(out.reshape(sequences * n, heads * d))
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    def _keys_and_values(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        heads, kv_heads = self.config.num_heads, self.config.num_kv_heads
+        return qkv[:, heads : heads + kv_heads], qkv[:, heads + kv_heads :]

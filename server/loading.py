@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from kan.attention import PAGE_SIZE
 from kan.checkpoint.directory import Checkpoint, CheckpointError
 from kan.config import KANConfig
 from kan.knowledge.grounding import Grounding, GroundingError
@@ -30,7 +31,6 @@ from server.services import Services
 from server.settings import Settings
 from server.threads import compute_alone
 
-PAGE_TOKENS = 16
 GIB = 2**30
 
 
@@ -100,7 +100,7 @@ def engine_options(settings: Settings, config: KANConfig) -> EngineOptions:
     """The engine's bounds for this model: memory is counted in pages there."""
     dtype = choose_dtype(settings.dtype)
     numbers_per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-    page_bytes = PAGE_TOKENS * numbers_per_token * dtype.itemsize
+    page_bytes = PAGE_SIZE * numbers_per_token * dtype.itemsize
     return EngineOptions(
         dtype=settings.dtype,
         kernels=settings.kernels,

@@ -11,7 +11,7 @@ import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers
 
-from kan.attention import PAGE_SIZE, AttentionGroup
+from kan.attention import Prefix, SequenceRows, pages_for
 from kan.checkpoint.directory import Checkpoint, expected_tensors, write_checkpoint
 from kan.config import KANConfig
 from kan.model import Batch, KANModel
@@ -95,20 +95,12 @@ def tiny_checkpoint(directory: Path, *, seed: int = 0, **overrides: Any) -> Chec
 
 def base_logits(model: KANModel, tokens: Sequence[int], chunks: Sequence[int] = ()) -> torch.Tensor:
     """Logits [len(tokens), vocabulary] of one sequence without knowledge, fed in chunks of the given lengths."""
-    count = -(-len(tokens) // PAGE_SIZE)
+    count = pages_for(len(tokens))
     cache = model.new_cache(count + 1)
-    pages = torch.arange(1, count + 1).flip(0)  # neither in order nor from 0: the page table must be followed
+    pages = list(range(count, 0, -1))  # neither in order nor from 0: the page table must be followed
     rows = []
     for start, stop in pairwise([0, *accumulate(chunks), len(tokens)]):
-        positions = torch.arange(start, stop)
-        columns = torch.arange(count * PAGE_SIZE)
-        mask = torch.zeros(1, stop - start, len(columns), dtype=model.rotary.cos.dtype)
-        mask.masked_fill_(columns > positions[:, None], -torch.inf)
-        batch = Batch(
-            tokens=torch.tensor(tokens[start:stop]),
-            positions=positions,
-            slots=pages[positions // PAGE_SIZE] * PAGE_SIZE + positions % PAGE_SIZE,
-            groups=[AttentionGroup(0, pages[None], mask, None, torch.zeros(1, 0))],
-        )
-        rows.append(model.logits(model.forward(batch, cache)))
+        attention = cache.attention([SequenceRows(Prefix(), pages, start, stop - start)])
+        batch = Batch(torch.tensor(tokens[start:stop]), torch.arange(start, stop), attention)
+        rows.append(model.logits(model.forward(batch)))
     return torch.cat(rows)

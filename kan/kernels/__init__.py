@@ -1,6 +1,6 @@
-"""What a layer computes besides its matrix products, behind one protocol (`operations.py`): by torch, or compiled.
+"""What computes a model, behind one protocol (`operations.py`): torch, or the compiled library (`native`).
 
-Attention has a signature of its own (`kan.attention.Kernel`): `reference` is the truth in float64, `cpu` is torch's.
+`reference` is attention in float64, written plainly: the truth that both are compared with.
 """
 
 from typing import Literal

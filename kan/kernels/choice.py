@@ -9,7 +9,8 @@ import torch
 from kan.config import KANConfig
 from kan.kernels import KernelsName
 from kan.kernels.native import KernelsUnavailable, NativeKernels
-from kan.kernels.operations import Kernels, TorchKernels
+from kan.kernels.operations import Kernels
+from kan.kernels.torch_kernels import TorchKernels
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from ctypes import c_float, c_int64, c_void_p
-from functools import cache
+from functools import cache, partial
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -19,9 +19,12 @@ from torch import Tensor
 
 from kan.attention import PAGE_SIZE
 from kan.config import KANConfig
+from kan.kernels.native_attention import NativeAttention
+from kan.kernels.operations import Cache
+from kan.kernels.paged_cache import PagedCache
 from kan.linear import Linear, Product
 
-ABI = 2
+ABI = 3
 """KG_ABI of c/vectors.h. A library built from other sources is refused."""
 MAX_HEAD_DIM = 256
 BLOCK_OUTPUTS = 32
@@ -49,26 +52,36 @@ class NativeKernels:
         # The longer functions let other Python threads run meanwhile. The shortest do not: to get the interpreter's
         # lock back could take many times as long as they do.
         long, short = ctypes.CDLL(path), ctypes.PyDLL(path)
-        self._attention = _function(long.kg_attention, [c_void_p] * 7 + [c_int64] * 8)
+        self._attention = _function(long.kg_attention, [c_void_p] * 7 + [c_int64] * 6)
         self._swiglu = _function(long.kg_swiglu, [c_void_p, c_int64, c_int64, c_void_p])
         self._linear = _function(long.kg_linear, [c_void_p] * 4 + [c_int64] * 3 + [c_void_p])
         self._pack_linear = _function(long.kg_pack_linear, [c_void_p, c_int64, c_int64, c_void_p])
         self._rms_norm = _function(short.kg_rms_norm, [c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p])
         self._rotate_and_store = _function(short.kg_rotate_and_store, [c_void_p] * 6 + [c_int64] * 5)
 
-    def attention(self, q: Tensor, kv: Tensor, pages: Tensor, mask: Tensor, phi: Tensor | None, mass: Tensor) -> Tensor:
-        sequences, n, heads, d = q.shape
-        table, known, kv_heads, cache_pages = pages.shape[1], mass.shape[1], kv.shape[1], kv.shape[2]
+    def new_cache(self, config: KANConfig, pages: int, dtype: torch.dtype) -> Cache:
+        return PagedCache(config, pages, dtype, partial(NativeAttention, self))
+
+    def attention(
+        self, q: Tensor, kv: Tensor, sequences: Tensor, table: Tensor, phi: Tensor | None, mass: Tensor
+    ) -> Tensor:
+        """q [R, H, d], the cache's layer [2, H_kv, pages, PAGE_SIZE, d] -> [R, H, d].
+
+        sequences [S, 6] and table [P, 3] int64 as `Sequence` and `Page` of c/attention.c; phi [H, parts] float32 or
+        None; mass [parts] float32, added to. IndexError for a page outside the cache.
+        """
+        rows, heads, d = q.shape
+        kv_heads, cache_pages, parts = kv.shape[1], kv.shape[2], len(mass)
         out = torch.empty_like(q)
         failure = self._attention(
-            _address(q, torch.bfloat16, (sequences, n, heads, d)),
+            _address(q, torch.bfloat16, (rows, heads, d)),
             _address(kv, torch.bfloat16, (2, kv_heads, cache_pages, PAGE_SIZE, d)),
-            _address(pages, torch.int64, (sequences, table)),
-            _address(mask, torch.float32, (sequences, n, table * PAGE_SIZE)),
-            None if phi is None else _address(phi, torch.float32, (heads, sequences, known)),
-            _address(mass, torch.float32, (sequences, known)),
+            _address(sequences, torch.int64, (len(sequences), 6)),
+            _address(table, torch.int64, (len(table), 3)),
+            None if phi is None else _address(phi, torch.float32, (heads, parts)),
+            _address(mass, torch.float32, (parts,)),
             out.data_ptr(),
-            *(sequences, n, heads, kv_heads, d, table, cache_pages, known),
+            *(len(sequences), heads, kv_heads, d, cache_pages, parts),
         )
         if failure:
             raise _ERRORS[failure]("attention")
@@ -91,6 +104,7 @@ class NativeKernels:
         return out
 
     def rotate_and_store(self, qkv: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, kv: Tensor) -> Tensor:
+        """As `kan.kernels.paged_cache.rotate_and_store`. IndexError for a slot outside the cache."""
         rows, planes, d = qkv.shape
         kv_heads, pages = kv.shape[1], kv.shape[2]
         heads = planes - 2 * kv_heads
@@ -179,6 +193,8 @@ def library() -> str:
         raise KernelsUnavailable(f"{built[0].name} was built from other sources (ABI {abi}, not {ABI}); reinstall")
     if not loaded.kg_supported():
         raise KernelsUnavailable("this processor, or the compiler that built the library, has no AVX-512 BF16")
+    if loaded.kg_page_size() != PAGE_SIZE:
+        raise KernelsUnavailable(f"the library's pages hold {loaded.kg_page_size()} tokens, not {PAGE_SIZE}")
     if _openmp_runtimes() != before:
         raise KernelsUnavailable("the library would bring a second OpenMP runtime besides torch's")
     return str(built[0])

@@ -1,28 +1,65 @@
-"""Eq. 1 written plainly, in float64: one sequence, one head and one row at a time. The truth for every other kernel."""
+"""Eq. 1 written plainly, in float64: one sequence, one head and one row at a time. The truth for all other kernels."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from kan.attention import Pattern, SequenceRows, pages_for, slot_of
+from kan.kernels.paged_cache import rotate_and_store, slots_of
 
-def paged_attention(q: Tensor, kv: Tensor, pages: Tensor, mask: Tensor, phi: Tensor | None, mass: Tensor) -> Tensor:
-    """See `kan.attention.Kernel`."""
-    sequences, n, heads, d = q.shape
-    group = heads // kv.shape[1]
-    out = torch.empty(q.shape, dtype=torch.float64)
-    for s in range(sequences):
+
+class ReferenceAttention:
+    """`PagedAttention` by the formula."""
+
+    def __init__(self, layers: Sequence[Tensor], pattern: Pattern, sequences: Sequence[SequenceRows]) -> None:
+        self._layers = layers
+        self._pattern = pattern
+        self._sequences = sequences
+        self.masses = [torch.zeros(len(one.prefix.lengths), dtype=torch.float64) for one in sequences]
+
+    def __call__(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        kv = self._layers[layer]
+        queries = rotate_and_store(qkv, cos, sin, slots_of(self._sequences), kv)
+        split = torch.split(queries.double(), [one.count for one in self._sequences])
+        each = zip(split, self._sequences, self.masses, strict=True)
+        return torch.cat([self._attend(layer, q, kv, one, mass) for q, one, mass in each]).to(qkv.dtype)
+
+    def _attend(self, layer: int, q: Tensor, kv: Tensor, sequence: SequenceRows, mass: Tensor) -> Tensor:
+        """q [n, H, d] -> [n, H·d]"""
+        n, heads, d = q.shape
+        mounted = _mounted(sequence)
+        out = torch.empty(n, heads, d, dtype=torch.float64)
         for h in range(heads):
-            keys, values = kv[:, h // group, pages[s]].double().reshape(2, -1, d)
-            bias = torch.zeros(len(keys), dtype=torch.float64)
-            if phi is not None:
-                bias[: phi.shape[-1]] = phi[h, s].double()
+            keys, values = kv[:, h // (heads // kv.shape[1])].flatten(1, 2).double()
+            bias = [0.0 if sequence.prefix.phi is None else float(sequence.prefix.phi[layer, h, p]) for _, p in mounted]
             for row in range(n):
-                scores = (keys @ q[s, row, h].double() + bias) / math.sqrt(d) + mask[s, row].double()
-                weights = torch.softmax(scores, dim=0)
-                out[s, row, h] = weights @ values
+                context = self._context(sequence, row)
+                seen = [slot for slot, _ in mounted] + context
+                phi = torch.tensor(bias + [0.0] * len(context), dtype=torch.float64)
+                weights = torch.softmax((keys[seen] @ q[row, h] + phi) / math.sqrt(d), dim=0)
+                out[row, h] = weights @ values[seen]
                 if row == n - 1:
-                    mass[s] += weights[: mass.shape[1]].to(mass.dtype)
-    return out.to(q.dtype)
+                    for weight, (_, part) in zip(weights, mounted, strict=False):
+                        mass[part] += weight
+        return out.view(n, heads * d)
+
+    def _context(self, sequence: SequenceRows, row: int) -> list[int]:
+        """Slots of the context tokens that a row sees."""
+        keys = torch.arange(sequence.computed + sequence.count)
+        seen = keys[self._pattern(torch.tensor(sequence.computed + row), keys)].tolist()
+        return [slot_of(sequence.pages, key) for key in seen]
+
+
+def _mounted(sequence: SequenceRows) -> list[tuple[int, int]]:
+    """Slot and part of every mounted token."""
+    found: list[tuple[int, int]] = []
+    first = 0
+    for part, length in enumerate(sequence.prefix.lengths):
+        pages = sequence.prefix.pages[first : first + pages_for(length)]
+        found += [(slot_of(pages, token), part) for token in range(length)]
+        first += len(pages)
+    return found

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from kan.attention import Kernel
-from kan.kernels.operations import TorchKernels
+from kan.attention import PAGE_SIZE
+from kan.kernels.torch_attention import Attend, Group, TorchAttention
+from kan.kernels.torch_kernels import TorchKernels
 from kan.knowledge.phi import FEATURES, RANGES, Phi, zero_phi
 from kan.model import KANModel
 
@@ -44,32 +46,32 @@ def with_temperature(model: KANModel, temperature: float) -> KANModel:
     if temperature == 1.0:
         return model
     tempered = copy.copy(model)
-    tempered.kernels = TorchKernels(tempered_attention(temperature))
+    tempered.kernels = TorchKernels(partial(TorchAttention, attend=tempered_attention(temperature)))
     return tempered
 
 
-def tempered_attention(temperature: float) -> Kernel:
+def tempered_attention(temperature: float) -> Attend:
     """Eq. 1 with q·k divided by `temperature` on fact columns: those whose φ is not zero in some head."""
 
-    def attention(q: Tensor, kv: Tensor, pages: Tensor, mask: Tensor, phi: Tensor | None, mass: Tensor) -> Tensor:
+    def attend(q: Tensor, kv: Tensor, group: Group, layer: int) -> tuple[Tensor, Tensor]:
         sequences, n, heads, d = q.shape
         kv_heads = kv.shape[1]
-        group = heads // kv_heads
-        keys, values = kv[:, :, pages].reshape(2, kv_heads, sequences, -1, d).unbind()
-        queries = q.view(sequences, n, kv_heads, group, d).permute(2, 0, 3, 1, 4).flatten(2, 3)
-        scores = (queries @ keys.transpose(-1, -2)).float().view(kv_heads, sequences, group, n, -1) / math.sqrt(d)
-        if phi is not None:
-            width = phi.shape[-1]
+        shared = heads // kv_heads
+        keys, values = kv[:, :, group.pages].reshape(2, kv_heads, sequences, -1, d).unbind()
+        queries = q.view(sequences, n, kv_heads, shared, d).permute(2, 0, 3, 1, 4).flatten(2, 3)
+        scores = (queries @ keys.transpose(-1, -2)).float().view(kv_heads, sequences, shared, n, -1) / math.sqrt(d)
+        known = group.parts.shape[1] * PAGE_SIZE
+        if group.phi is not None:
+            phi = group.phi[layer].repeat_interleave(PAGE_SIZE, dim=-1)
             heat = torch.where((phi != 0).any(0), 1 / temperature, 1.0)
-            bias = phi.view(kv_heads, group, sequences, width).transpose(1, 2).unsqueeze(3)
-            scores[..., :width] = scores[..., :width] * heat[:, None, None] + bias / math.sqrt(d)
-        weights = torch.softmax(scores + mask[:, None], dim=-1)
-        if mass.shape[1]:
-            mass += weights[..., -1, : mass.shape[1]].sum(2).sum(0)
+            bias = phi.view(kv_heads, shared, sequences, known).transpose(1, 2).unsqueeze(3)
+            scores[..., :known] = scores[..., :known] * heat[:, None, None] + bias / math.sqrt(d)
+        weights = torch.softmax(scores + group.mask[:, None], dim=-1)
         out = weights.flatten(2, 3).to(values.dtype) @ values
-        return out.view(kv_heads, sequences, group, n, d).permute(1, 3, 0, 2, 4).reshape(sequences, n, heads, d)
+        out = out.view(kv_heads, sequences, shared, n, d).permute(1, 3, 0, 2, 4).reshape(sequences, n, heads, d)
+        return out, weights[..., -1, :known].sum(2).sum(0)
 
-    return attention
+    return attend
 
 
 def _from_feature(model: KANModel, feature: str, bias: Callable[[float], float]) -> Phi:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from kan.attention import PAGE_SIZE, pages_for
 from server.engine.decoding.sampling import check_sampling
-from server.engine.paged.sequence import pages_for
 from server.engine.protocol import EngineInfo, FactTokens, GenerationRequest, RequestTooLarge
 
 
@@ -71,7 +71,9 @@ class PageLimits:
         needed = pages_for(_own(request)) + pages_for(self.preamble_tokens) + sum(map(pages_for, _lengths(request)))
         available = self.pages - pages_for(self.max_fact_tokens)
         if needed > available:
-            raise RequestTooLarge(f"the request needs {needed} pages of 16 tokens; the cache has {available} to give")
+            raise RequestTooLarge(
+                f"the request needs {needed} pages of {PAGE_SIZE} tokens; the cache has {available} to give"
+            )
 
 
 def _lengths(request: GenerationRequest) -> list[int]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from kan.attention import PAGE_SIZE, AttentionGroup
+from kan.attention import Prefix, SequenceRows, pages_for
+from kan.kernels.operations import Cache
 from kan.knowledge.adapter import Adapter
 from kan.knowledge.pages import PageContent
-from kan.model import Batch, KANModel, PagedCache
+from kan.model import Batch, KANModel
 from kan.rope import rotate
 
 
@@ -22,17 +23,13 @@ class Part:
     pages: list[int]
     tokens: int
 
-    def columns(self) -> Tensor:
-        """True on tokens, False on the padding of the last page."""
-        return torch.arange(len(self.pages) * PAGE_SIZE) < self.tokens
-
 
 @dataclass
 class Layout:
     """A model with a cache whose pages are handed out in order and never given back."""
 
     model: KANModel
-    cache: PagedCache = field(init=False)
+    cache: Cache = field(init=False)
     used: int = 0
 
     def __post_init__(self) -> None:
@@ -42,42 +39,23 @@ class Layout:
         self,
         tokens: Sequence[int],
         first_position: int = 0,
-        prefix: Sequence[Part] = (),
+        parts: Sequence[Part] = (),
         phi: Tensor | None = None,
         captured: list[tuple[Tensor, Tensor]] | None = None,
     ) -> tuple[Part, Tensor, Tensor]:
-        """Compute `tokens` behind `prefix`. phi [layers, H, len(prefix)] -> (its part, logits, attention mass).
+        """Compute `tokens` behind `parts`. phi [layers, H, parts] -> (their own part, logits, attention mass [parts]).
 
         captured    see `Batch`
         """
         n = len(tokens)
-        count = -(-n // PAGE_SIZE)
-        own = Part(list(range(self.used, self.used + count)), n)
-        self.used += count
-        visible = torch.cat([part.columns() for part in prefix] + [torch.zeros(0, dtype=torch.bool)])
-        causal = torch.arange(count * PAGE_SIZE)[None, :] <= torch.arange(n)[:, None]
-        allowed = torch.cat((visible.expand(n, -1), causal), dim=1)
-        mask = torch.zeros(allowed.shape, dtype=torch.float64).masked_fill(~allowed, -torch.inf)
-        spread = None
-        if phi is not None:
-            owner = [index for index, part in enumerate(prefix) for _ in range(len(part.pages) * PAGE_SIZE)]
-            spread = phi[:, :, owner].unsqueeze(2)
-        mass = torch.zeros(1, len(visible), dtype=torch.float64)
-        group = AttentionGroup(
-            start=0,
-            pages=torch.tensor([[page for part in (*prefix, own) for page in part.pages]]),
-            mask=mask[None],
-            phi=spread,
-            mass=mass,
-        )
-        batch = Batch(
-            tokens=torch.tensor(tokens),
-            positions=torch.arange(first_position, first_position + n),
-            slots=own.pages[0] * PAGE_SIZE + torch.arange(n),
-            groups=[group],
-            captured=captured,
-        )
-        return own, self.model.logits(self.model.forward(batch, self.cache)), mass[0]
+        own = Part(list(range(self.used, self.used + pages_for(n))), n)
+        self.used += len(own.pages)
+        pages = tuple(page for part in parts for page in part.pages)
+        prefix = Prefix(pages, tuple(part.tokens for part in parts), phi)
+        attention = self.cache.attention([SequenceRows(prefix, own.pages, 0, n)])
+        positions = torch.arange(first_position, first_position + n)
+        hidden = self.model.forward(Batch(torch.tensor(tokens), positions, attention, captured))
+        return own, self.model.logits(hidden), attention.masses[0]
 
     def encoded(self, tokens: Sequence[int], first_position: int, preamble: Part, adapter: Adapter) -> Part:
         """A fact's part, its keys and values replaced by the adapter's."""
@@ -85,8 +63,6 @@ class Layout:
         part, _, _ = self.run(tokens, first_position, [preamble], captured=captured)
         plain = PageContent(torch.stack([k for k, _ in captured]), torch.stack([v for _, v in captured]))
         updated = adapter(plain)
-        slots = part.pages[0] * PAGE_SIZE + torch.arange(len(tokens))
         cos, sin = self.model.rotary.at(torch.arange(first_position, first_position + len(tokens)))
-        for layer, (keys, values) in enumerate(zip(updated.keys, updated.values, strict=True)):
-            self.cache.write(layer, slots, rotate(keys, cos, sin), values)
+        self.cache.write(part.pages, rotate(updated.keys, cos, sin), updated.values)
         return part

@@ -1,94 +1,87 @@
-"""The fast kernel against the plain float64 one, and Eq. 1 against plain attention with one more key channel."""
+"""Torch's attention against the plain float64 one, whatever is in a step."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from kan.attention import PAGE_SIZE, with_key_channel
-from kan.kernels import cpu, reference
+from kan.attention import Prefix, SequenceRows
+from kan.kernels import paged_cache
+from kan.kernels.reference import ReferenceAttention
+from kan.kernels.torch_kernels import TorchKernels
+from tests.kan.attention_case import Case, case, cases
 
-PAGES = 12
-
-
-def inputs(
-    sequences: int, n: int, kv_heads: int, group: int, d: int, table: int, knowledge: int, dtype: torch.dtype, seed: int
-) -> dict[str, torch.Tensor | None]:
-    """Random input with hostile parts: pages in any order and shared, padded columns, rows that see one column only."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    heads, columns = kv_heads * group, table * PAGE_SIZE
-    mask = torch.where(noise(sequences, n, columns) > 1, -torch.inf, 0.0)
-    mask[..., 0] = 0
-    mask[0, 0, 1:] = -torch.inf
-    return {
-        "q": (3 * noise(sequences, n, heads, d)).to(dtype),
-        "kv": noise(2, kv_heads, PAGES, PAGE_SIZE, d).to(dtype),
-        "pages": torch.randint(0, PAGES, (sequences, table), generator=generator),
-        "mask": mask.to(torch.float64 if dtype == torch.float64 else torch.float32),
-        "phi": 20 * noise(heads, sequences, knowledge) if knowledge else None,
-        "mass": torch.zeros(sequences, knowledge, dtype=torch.float64),
-    }
+REFERENCE = TorchKernels(ReferenceAttention)
 
 
-shapes = st.tuples(
-    st.integers(1, 5),
-    st.integers(1, 7),
-    st.sampled_from([1, 2, 3]),
-    st.sampled_from([1, 3, 4]),
-    st.sampled_from([2, 5, 16]),
-    st.integers(1, 6),
-)
-
-
-@settings(max_examples=40, deadline=None)
-@given(shape=shapes, share=st.floats(0, 1), seed=st.integers(0, 2**31))
-def test_cpu_kernel_equals_reference(shape: tuple[int, int, int, int, int, int], share: float, seed: int) -> None:
-    knowledge = int(share * shape[-1] * PAGE_SIZE)
-    wanted = inputs(*shape, knowledge, torch.float64, seed)
-    given_ = {name: None if tensor is None else tensor.clone() for name, tensor in wanted.items()}
-    expected = reference.paged_attention(**wanted)  # type: ignore[arg-type]
-    found = cpu.paged_attention(**given_)  # type: ignore[arg-type]
-    assert torch.allclose(found, expected, atol=1e-12, rtol=1e-12)
-    assert torch.allclose(given_["mass"], wanted["mass"], atol=1e-12, rtol=1e-12)  # type: ignore[arg-type]
+@settings(max_examples=60)
+@given(drawn=cases(d=(2, 6, 16), most_rows=9, layers=2))
+def test_torch_equals_reference(drawn: Case) -> None:
+    expected, expected_masses = drawn.run(REFERENCE, torch.float64, layer=1)
+    found, masses = drawn.run(TorchKernels(), torch.float64, layer=1)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(masses, expected_masses, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 6e-2)])
-def test_cpu_kernel_in_lower_precision(dtype: torch.dtype, tolerance: float) -> None:
+def test_torch_in_lower_precision(dtype: torch.dtype, tolerance: float) -> None:
     """The input is rounded first, so what is left is the kernel's own error (values are of order 1)."""
-    exact = inputs(3, 4, 3, 3, 64, 5, 48, dtype, 1)
-    found = cpu.paged_attention(**{name: None if t is None else t.clone() for name, t in exact.items()})  # type: ignore[arg-type]
-    doubled = {
-        name: t.double() if name in ("q", "kv", "mask", "phi") and t is not None else t for name, t in exact.items()
-    }
-    expected = reference.paged_attention(**doubled)  # type: ignore[arg-type]
+    rounded = case(1, [([20, 16, 3], 9, 4), ([20], 30, 1), ([7, 7], 2, 1)], kv_heads=3, bias=20.0)
+    found, _ = rounded.run(TorchKernels(), dtype)
+    expected, _ = rounded.run(REFERENCE, torch.float64)
     assert found.dtype == dtype
     assert (found.double() - expected).abs().max() < tolerance
 
 
-@settings(max_examples=30, deadline=None)
-@given(kv_heads=st.integers(1, 3), group=st.integers(1, 4), seed=st.integers(0, 2**31))
-def test_key_channel_form_equals_additive_form(kv_heads: int, group: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    heads, n, columns, d = kv_heads * group, 3, 11, 8
-    q = torch.randn(heads, n, d, generator=generator, dtype=torch.float64)
-    k = torch.randn(kv_heads, columns, d, generator=generator, dtype=torch.float64)
-    v = torch.randn(kv_heads, columns, d, generator=generator, dtype=torch.float64)
-    phi = 10 * torch.randn(heads, columns, generator=generator, dtype=torch.float64)
+def test_single_rows_of_unlike_length_are_not_padded_to_the_longest() -> None:
+    """Neighbours share products where that costs little: what must not happen is work for a thousand empty columns."""
+    ragged = case(3, [([10], computed, 1) for computed in (3, 40, 3000, 3100)], kv_heads=2)
+    cache = TorchKernels().new_cache(ragged.config, ragged.kv.shape[2] // 16, torch.float32)
+    attention = cache.attention(ragged.sequences)
+    assert [group.pages.shape[0] for group in attention._groups] == [2, 2]  # type: ignore[attr-defined]
+    found, _ = ragged.run(TorchKernels(), torch.float64)
+    torch.testing.assert_close(found, ragged.run(REFERENCE, torch.float64)[0], atol=1e-12, rtol=1e-12)
 
-    scores = (q @ k.repeat_interleave(group, 0).transpose(1, 2) + phi[:, None]) / d**0.5
-    additive = torch.softmax(scores, -1) @ v.repeat_interleave(group, 0)
 
-    q2, k2, v2 = with_key_channel(q, k, v, phi)
-    assert q2.shape[-1] == k2.shape[-1] == v2.shape[-1] == d + group
-    plain = F.scaled_dot_product_attention(
-        q2, k2.repeat_interleave(group, 0), v2.repeat_interleave(group, 0), scale=1 / d**0.5
-    )
-    assert torch.allclose(plain[..., :d], additive, atol=1e-12, rtol=1e-12)
-    assert torch.equal(plain[..., d:], torch.zeros_like(plain[..., d:]))
+def test_any_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sees whom is said in one place: a row that sees its three nearest context tokens and all that is mounted."""
+    mixed = case(9, [([20, 3], 5, 9), ([], 18, 1), ([4], 30, 1)], kv_heads=2, bias=3.0)
+    causal, _ = mixed.run(TorchKernels(), torch.float64)
+    monkeypatch.setattr(paged_cache, "PATTERNS", {"full": lambda query, key: (key <= query) & (key > query - 3)})
+    expected, expected_masses = mixed.run(REFERENCE, torch.float64)
+    found, masses = mixed.run(TorchKernels(), torch.float64)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(masses, expected_masses, atol=1e-12, rtol=1e-12)
+    assert not torch.allclose(found, causal, atol=1e-2)
+
+
+def test_rows_are_remembered_where_later_rows_look_for_them() -> None:
+    """One sequence at once, and token by token through the same pages."""
+    whole = case(5, [([20, 5], 0, 20)], kv_heads=2, bias=2.0)
+    (sequence,) = whole.sequences
+    expected, _ = whole.run(REFERENCE, torch.float64)
+    cache = TorchKernels().new_cache(whole.config, whole.kv.shape[2] // 16, torch.float64)
+    cache.write(range(whole.kv.shape[2] // 16), *whole.kv.double())
+    cos, sin = torch.ones(1, 1, 64, dtype=torch.float64), torch.zeros(1, 1, 64, dtype=torch.float64)
+    for row in range(20):
+        attention = cache.attention([replace(sequence, computed=row, count=1)])
+        found = attention(0, whole.qkv[row : row + 1].double(), cos, sin)
+        torch.testing.assert_close(found.view(expected[row].shape), expected[row], atol=1e-12, rtol=1e-12)
+
+
+def test_what_a_prefix_says_of_its_pages() -> None:
+    prefix = Prefix((9, 4, 7), (17, 0, 16))
+    assert prefix.columns == 48
+    assert prefix.table.tolist() == [[9, 16, 0], [4, 1, 0], [7, 16, 2]]
+    assert Prefix().table.shape == (0, 3)
+
+
+def test_where_rows_go() -> None:
+    rows = SequenceRows(Prefix(), [5, 2, 8, 11], 14, 3)
+    assert rows.slots == [5 * 16 + 14, 5 * 16 + 15, 2 * 16]
+    assert rows.context == [5, 2]
+    assert rows.written == [5, 2]
+    assert SequenceRows(Prefix(), [5, 2, 8], 16, 1).written == [2]

@@ -1,4 +1,4 @@
-"""The compiled kernels against the formulas in float64, on the same bfloat16 input.
+"""The compiled kernels against the formulas in float64, on the same bfloat16 input; attention is in a file of its own.
 
 Bounds are derived, not tried: one rounding to bfloat16 where the result is stored (or a weight is), and a float32
 rounding for every operation before it.
@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -26,9 +25,10 @@ from kan.checkpoint.directory import Checkpoint
 from kan.kernels import native
 from kan.kernels.choice import choose_kernels
 from kan.kernels.native import KernelsUnavailable, NativeKernels
-from kan.kernels.operations import TorchKernels
+from kan.kernels.torch_kernels import TorchKernels
 from kan.model import KANModel
 from kan.rope import RotaryTable
+from tests.kan.attention_case import noise
 from tests.tiny import base_logits, tiny_config
 
 SOURCES = sorted((Path(native.__file__).parent / "c").glob("*.c"))
@@ -62,230 +62,9 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def noise(seed: int, *shape: int, scale: float = 1.0) -> Tensor:
-    return (scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))).bfloat16()
-
-
 def within(found: Tensor, exact: Tensor, bound: Tensor) -> bool:
     """Every number of `found` is finite, and no farther from `exact` than `bound` allows."""
     return bool(found.isfinite().all()) and bool(((found.double() - exact).abs() <= bound + TINY).all())
-
-
-# --- attention ---
-
-
-@dataclass(frozen=True)
-class Case:
-    """Input of one attention call."""
-
-    q: Tensor
-    kv: Tensor
-    pages: Tensor
-    mask: Tensor
-    phi: Tensor | None
-    known: int
-
-    def run(self, kernels: NativeKernels) -> tuple[Tensor, Tensor]:
-        """Output, and mass on top of ones."""
-        mass = torch.ones(len(self.q), self.known)
-        return kernels.attention(self.q, self.kv, self.pages, self.mask, self.phi, mass), mass
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What the case's results are exactly, and how far from it they may be."""
-
-    out: Tensor
-    mass: Tensor
-    out_bound: Tensor
-    mass_bound: Tensor
-
-    @classmethod
-    def of(cls, case: Case) -> Truth:
-        sequences, _, heads, d = case.q.shape
-        columns = case.mask.shape[-1]
-        kv = case.kv[:, :, case.pages].flatten(3, 4).double().repeat_interleave(heads // case.kv.shape[1], dim=1)
-        keys, values = kv[0], kv[1]  # [H, S, C, d]
-        phi = torch.zeros(heads, sequences, 1, columns, dtype=torch.float64)
-        if case.phi is not None:
-            phi[..., : case.known] = case.phi.double().unsqueeze(2)
-        q = case.q.double().permute(2, 0, 1, 3)
-        scores = (q @ keys.transpose(2, 3) + phi) / d**0.5 + case.mask.double()
-        weights = torch.softmax(scores, dim=-1)
-        # A score is a sum of d products, φ and the mask; then its distance from the largest goes into an exponential.
-        steps = (d + 4) * (q.abs() @ keys.abs().transpose(2, 3)) + 4 * phi.abs()
-        slip = ROUND32 * (steps / d**0.5 + 8)
-        slip = torch.where(weights > 0, slip, 0)
-        slip = slip + (weights * slip).sum(-1, keepdim=True) + ROUND32 * (columns / 16 + 16)
-        out = (weights @ values).permute(1, 2, 0, 3)
-        drift = (weights * (slip + ROUND + ROUND32 * columns)) @ values.abs()
-        last = weights[:, :, -1, : case.known]
-        return cls(
-            out=out,
-            mass=1 + last.sum(0),
-            out_bound=drift.permute(1, 2, 0, 3) * (1 + ROUND) + ROUND * out.abs(),
-            mass_bound=(last * slip[:, :, -1, : case.known]).sum(0) + ROUND32 * (heads + 1) * (1 + last.sum(0)),
-        )
-
-
-def case(
-    seed: int, sequences: int, n: int, kv_heads: int, group: int, d: int, table: int, known: int, bias: float | None
-) -> Case:
-    """Pages in any order and shared; every sequence of a length of its own, padded; holes among the known columns.
-
-    `bias` is the deviation of φ; half of it is -inf if that is infinite; None for no φ.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    heads, columns, cached = kv_heads * group, table * PAGE_SIZE, 2 * table + 1
-    own = torch.arange(columns) - (columns - n)
-    mask = torch.where(own <= torch.arange(n)[:, None], 0.0, -torch.inf).repeat(sequences, 1, 1)
-    for s in range(sequences):
-        shorter = int(torch.randint(0, columns - n + 1, (), generator=generator))
-        mask[s] = torch.cat((mask[s, :, shorter:], torch.full((n, shorter), -torch.inf)), dim=1)
-    holes = torch.rand(sequences, 1, known, generator=generator) < 0.3
-    holes[..., 0] = False
-    mask[..., :known].masked_fill_(holes, -torch.inf)
-    mask[..., 0] = 0  # every row sees something
-    phi = None
-    if bias is not None:
-        phi = torch.randn(heads, sequences, known, generator=generator) * (8 if bias == torch.inf else bias)
-        if bias == torch.inf:
-            phi[..., 1:].masked_fill_(torch.rand(heads, sequences, known - 1, generator=generator) < 0.5, -torch.inf)
-    return Case(
-        q=noise(seed, sequences, n, heads, d, scale=2),
-        kv=noise(seed + 1, 2, kv_heads, cached, PAGE_SIZE, d),
-        pages=torch.randint(0, cached, (sequences, table), generator=generator),
-        mask=mask,
-        phi=phi,
-        known=known,
-    )
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    table = draw(st.integers(1, 9))
-    columns = table * PAGE_SIZE
-    return case(
-        seed=draw(st.integers(0, 2**31)),
-        sequences=draw(st.integers(1, 4)),
-        n=draw(st.integers(1, min(columns, 40))),
-        kv_heads=draw(st.sampled_from([1, 2, 3])),
-        group=draw(st.integers(1, 4)),
-        d=draw(st.sampled_from([32, 64, 96, 128, 256])),
-        table=table,
-        known=draw(st.integers(1, columns)),
-        bias=draw(st.sampled_from([None, 1.0, 20.0, 1e4, torch.inf])),
-    )
-
-
-@settings(max_examples=150)
-@given(drawn=cases())
-def test_attention(kernels: NativeKernels, drawn: Case) -> None:
-    out, mass = drawn.run(kernels)
-    truth = Truth.of(drawn)
-    assert within(out, truth.out, truth.out_bound)
-    assert within(mass, truth.mass, truth.mass_bound)
-
-
-LONG = {
-    "decoding": (8, 1, 64, 300),
-    "prefill": (1, 200, 64, 260),
-    "wide": (1, 70, 128, 150),
-    "very long": (1, 3, 32, 5000),
-}
-
-
-@pytest.mark.parametrize("shape", LONG.values(), ids=LONG)
-@pytest.mark.parametrize("bias", [None, 5.0], ids=["plain", "phi"])
-def test_attention_over_thousands_of_columns(
-    kernels: NativeKernels, shape: tuple[int, int, int, int], bias: float | None
-) -> None:
-    sequences, n, d, table = shape
-    long = case(3, sequences, n, 1, 3, d, table, known=table * 5, bias=bias)
-    out, mass = long.run(kernels)
-    truth = Truth.of(long)
-    assert within(out, truth.out, truth.out_bound)
-    assert within(mass, truth.mass, truth.mass_bound)
-
-
-def test_softmax_is_exact_to_float32(kernels: NativeKernels) -> None:
-    """With no products, weights are softmax(φ / √d) alone: the exponential has nothing to hide behind."""
-    phi = torch.linspace(-700, 0, 512)[torch.randperm(512, generator=torch.Generator().manual_seed(1))]
-    mass = torch.zeros(1, 512)
-    q, kv = torch.zeros(1, 1, 1, 64).bfloat16(), noise(1, 2, 1, 32, PAGE_SIZE, 64)
-    kernels.attention(q, kv, torch.arange(32)[None], torch.zeros(1, 1, 512), phi.view(1, 1, 512), mass)
-    exact = torch.softmax(phi.double() / 8, dim=-1)
-    # φ/8 and its distance from the largest are rounded to at most ROUND32 · 87.5; the rest are a few operations.
-    assert within(mass[0], exact, exact * ROUND32 * (phi.double().abs() / 8 + 16))
-
-
-def test_attention_without_knowledge(kernels: NativeKernels) -> None:
-    plain = replace(case(5, 2, 4, 3, 3, 64, 4, known=1, bias=None), known=0)
-    out, mass = plain.run(kernels)
-    truth = Truth.of(plain)
-    assert mass.shape == (2, 0)
-    assert within(out, truth.out, truth.out_bound)
-
-
-@pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("n", [1, 5, 64])
-def test_same_bits_every_time_and_with_any_number_of_threads(kernels: NativeKernels, n: int) -> None:
-    repeated = case(11, 3, n, 3, 3, 64, 30, known=300, bias=3.0)
-    results = []
-    for count in (1, 2, 1, 2, 2, 3):
-        torch.set_num_threads(count)
-        results.append(repeated.run(kernels))
-    assert all(torch.equal(out, results[0][0]) and torch.equal(mass, results[0][1]) for out, mass in results)
-
-
-def test_a_row_does_not_depend_on_its_company(kernels: NativeKernels) -> None:
-    """Rows of a prefill, one at a time and with columns cut off that they may not see: the same bits."""
-    whole = case(13, 1, 40, 2, 3, 64, 6, known=20, bias=2.0)
-    out, _ = whole.run(kernels)
-    for row in (0, 7, 39):
-        alone = replace(whole, q=whole.q[:, row : row + 1].clone(), mask=whole.mask[:, row : row + 1].clone())
-        assert torch.equal(alone.run(kernels)[0][:, 0], out[:, row])
-
-
-def test_what_is_masked_does_not_matter(kernels: NativeKernels) -> None:
-    padded = case(17, 2, 3, 2, 2, 64, 5, known=32, bias=1.0)
-    padded.mask[..., 48:] = -torch.inf  # pages 3 and 4 are padding
-    padded.mask[..., 5:9] = -torch.inf
-    order = torch.arange(10).view(2, 5)
-    padded = replace(padded, pages=order)
-    out, mass = padded.run(kernels)
-    hostile = padded.kv.clone()
-    hostile[:, :, order[:, 3:].flatten()] = 3e38
-    hostile[:, :, order[:, 0], 5:9] = -1e30
-    again, mass_again = replace(padded, kv=hostile).run(kernels)
-    assert torch.equal(out, again)
-    assert torch.equal(mass, mass_again)
-    assert (mass[:, 5:9] == 1).all()
-
-
-def test_a_row_that_sees_nothing_is_nan_as_in_torch(kernels: NativeKernels) -> None:
-    blind = case(19, 1, 2, 1, 1, 32, 2, known=4, bias=None)
-    blind.mask[0, 0] = -torch.inf
-    out, _ = blind.run(kernels)
-    assert out[0, 0].isnan().all()
-    assert out[0, 1].isfinite().all()
-
-
-@pytest.mark.parametrize("page", [-1, 11, 2**40])
-def test_refuses_pages_outside_the_cache(kernels: NativeKernels, page: int) -> None:
-    wrong = case(23, 1, 2, 1, 1, 32, 5, known=4, bias=None)
-    wrong.pages[0, 3] = page
-    with pytest.raises(IndexError, match="outside the cache"):
-        wrong.run(kernels)
-
-
-@pytest.mark.parametrize("part", ["q", "mask", "pages"])
-def test_refuses_tensors_of_another_type(kernels: NativeKernels, part: str) -> None:
-    good = case(29, 1, 2, 1, 1, 32, 5, known=4, bias=None)
-    tensor = getattr(good, part)
-    for wrong in (tensor.double(), tensor.repeat_interleave(2, dim=-1)[..., ::2], tensor[..., :-1].contiguous()):
-        with pytest.raises(ValueError, match="expected"):
-            replace(good, **{part: wrong}).run(kernels)
 
 
 # --- the other operations ---
@@ -392,7 +171,7 @@ def test_one_openmp_runtime(kernels: NativeKernels) -> None:
     )
     found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
     assert len(found) == 1
-    assert Path(found[0]).is_relative_to(Path(torch.__file__).parent)
+    assert Path(found[0]).is_relative_to(Path(torch.__file__).resolve().parent)
 
 
 def compiled(tmp_path: Path, *options: str) -> ctypes.CDLL:
@@ -436,6 +215,13 @@ def test_a_stale_library_is_refused(monkeypatch: pytest.MonkeyPatch, abi: int | 
     native.library.cache_clear()
     monkeypatch.setattr(native, "ABI", abi)
     with pytest.raises(KernelsUnavailable, match="built from other sources"):
+        native.library()
+
+
+def test_a_library_with_other_pages_is_refused(monkeypatch: pytest.MonkeyPatch, kernels: NativeKernels) -> None:
+    native.library.cache_clear()
+    monkeypatch.setattr(native, "PAGE_SIZE", 2 * PAGE_SIZE)
+    with pytest.raises(KernelsUnavailable, match="pages hold 16 tokens, not 32"):
         native.library()
 
 

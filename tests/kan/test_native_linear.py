@@ -10,7 +10,8 @@ from torch import Tensor
 
 from kan.kernels.native import NativeKernels, NativeLinear
 from kan.linear import Linear
-from tests.kan.test_native import ROUND, ROUND32, kernels, noise, threads, within
+from tests.kan.attention_case import noise
+from tests.kan.test_native import ROUND, ROUND32, kernels, threads, within
 
 __all__ = ["kernels", "threads"]
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from kan.checkpoint.directory import Checkpoint
 from kan.config import KANConfig
-from kan.kernels import cpu, reference
-from kan.kernels.operations import TorchKernels
+from kan.kernels.reference import ReferenceAttention
+from kan.kernels.torch_attention import TorchAttention
+from kan.kernels.torch_kernels import TorchKernels
 from kan.linear import Linear
 from kan.model import KANModel
 from kan.prompt import ChatMessage, PromptBuilder
@@ -129,11 +130,11 @@ def shape(request: pytest.FixtureRequest) -> KANConfig:
     return tiny_config(**SHAPES[request.param])
 
 
-@pytest.mark.parametrize("kernel", [reference.paged_attention, cpu.paged_attention], ids=["reference", "cpu"])
-def test_float64(shape: KANConfig, kernel: Any) -> None:
+@pytest.mark.parametrize("attention", [ReferenceAttention, TorchAttention])
+def test_float64(shape: KANConfig, attention: Any) -> None:
     weights, tokens = tiny_tensors(shape, dtype=torch.float64), some_tokens(shape, 37)
     truth = their_logits(exact_llama(shape, weights), tokens)
-    ours = our_logits(shape, weights, tokens, torch.float64, kernels=TorchKernels(kernel))
+    ours = our_logits(shape, weights, tokens, torch.float64, kernels=TorchKernels(attention))
     assert error(ours, truth) < ROUNDING
 
 

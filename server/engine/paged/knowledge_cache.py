@@ -13,13 +13,14 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from kan.attention import PAGE_SIZE
+from kan.attention import pages_for
+from kan.kernels.operations import Cache
 from kan.knowledge.adapter import Adapter
 from kan.knowledge.pages import PageContent
-from kan.model import KANModel, PagedCache
+from kan.model import KANModel
 from kan.page_pool import PagePool
 from kan.rope import rotate
-from server.engine.paged.sequence import Encoding, pages_for
+from server.engine.paged.sequence import Encoding
 from server.engine.pages.files import PageFiles
 from server.engine.pages.life import State
 from server.engine.protocol import FactTokens
@@ -29,7 +30,7 @@ class KnowledgeCache:
     """`adapter` updates what goes into the cache; what goes to disk is the plain model's, whatever was learned."""
 
     def __init__(
-        self, model: KANModel, cache: PagedCache, pool: PagePool, files: PageFiles, adapter: Adapter | None
+        self, model: KANModel, cache: Cache, pool: PagePool, files: PageFiles, adapter: Adapter | None
     ) -> None:
         self._model = model
         self._cache = cache
@@ -144,13 +145,10 @@ class KnowledgeCache:
             self._pool.release(pages)
 
     def _install(self, content: PageContent, pages: list[int]) -> None:
-        offsets = torch.arange(content.tokens)
-        slots = torch.tensor(pages)[offsets // PAGE_SIZE] * PAGE_SIZE + offsets % PAGE_SIZE
         if self._adapter is not None:
             content = self._adapter(content)
-        rotated = rotate(content.keys, *self._model.rotary.at(self.first_position + offsets))
-        for layer, (keys, values) in enumerate(zip(rotated, content.values, strict=True)):
-            self._cache.write(layer, slots, keys, values)
+        positions = torch.arange(self.first_position, self.first_position + content.tokens)
+        self._cache.write(pages, rotate(content.keys, *self._model.rotary.at(positions)), content.values)
 
 
 def _assemble(captured: list[list[tuple[Tensor, Tensor]]]) -> PageContent:

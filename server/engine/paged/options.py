@@ -19,7 +19,7 @@ class EngineOptions:
     kernels: KernelsName = "auto"
     """`native` refuses to start where the compiled kernels cannot be used; `auto` uses torch there."""
     pages: int = 4096
-    """KV pages of 16 tokens, shared by contexts and knowledge."""
+    """KV pages (of `PAGE_SIZE` tokens), shared by contexts and knowledge."""
     page_dir: Path | None = None
     """Where page content is kept across restarts; None keeps it in memory only."""
     disk_bytes: int = 8 << 30

@@ -16,21 +16,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 
+from kan.attention import Prefix, pages_for
 from kan.knowledge.phi import Phi
 from kan.page_pool import PagePool
 from server.engine.bias import bias_of
 from server.engine.paged.knowledge_cache import KnowledgeCache
 from server.engine.paged.options import EngineOptions
-from server.engine.paged.sequence import (
-    Encoding,
-    Generation,
-    Prefix,
-    Sequence,
-    Stage,
-    Waiter,
-    pages_for,
-    prefix_of,
-)
+from server.engine.paged.sequence import Encoding, Generation, Sequence, Stage, Waiter, prefix_of
 from server.engine.protocol import FactTokens
 
 MAX_CONSIDERED = 64

@@ -7,62 +7,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-import numpy as np
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from kan.attention import PAGE_SIZE
+from kan.attention import PAGE_SIZE, Prefix, pages_for
 from kan.page_pool import PagePool
 from server.engine.decoding.choice import Choice
 from server.engine.decoding.sampling import SampledToken
 from server.engine.protocol import FactTokens, GenerationRequest, TokenChunk
 
 
-def pages_for(tokens: int) -> int:
-    return -(-tokens // PAGE_SIZE)
-
-
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """Shared, published pages in front of a sequence's own: preamble, then facts.
-
-    spans   columns [start, end) of each part; what lies between them is padding of a last page
-    """
-
-    pages: tuple[int, ...] = ()
-    spans: tuple[tuple[int, int], ...] = ()
-    mask: Tensor = field(default_factory=lambda: torch.empty(0))
-    """[K] over the prefix's columns: 0 on tokens, -inf on padding."""
-    phi: Tensor | None = None
-    """[layers, H, K]; None for no bias."""
-
-    @property
-    def columns(self) -> int:
-        return len(self.pages) * PAGE_SIZE
-
-
 def prefix_of(parts: Iterable[tuple[list[int], int]], phi: Tensor | None = None) -> Prefix:
-    """Lay out (pages, tokens) of preamble and facts one after the other. `phi` [layers, H, facts] or None."""
-    pages: list[int] = []
-    spans: list[tuple[int, int]] = []
-    for part_pages, tokens in parts:
-        start = len(pages) * PAGE_SIZE
-        spans.append((start, start + tokens))
-        pages += part_pages
-    mask = torch.full((len(pages) * PAGE_SIZE,), -torch.inf)
-    for start, end in spans:
-        mask[start:end] = 0
-    return Prefix(tuple(pages), tuple(spans), mask, None if phi is None else _spread(phi, spans, len(mask)))
-
-
-def _spread(phi: Tensor, spans: list[tuple[int, int]], columns: int) -> Tensor:
-    """phi [layers, H, facts] -> [layers, H, K]: each fact's value on its columns, 0 on the preamble (span 0)."""
-    covers = np.zeros((phi.shape[-1], columns), np.float32)
-    for fact, (start, end) in enumerate(spans[1:]):
-        covers[fact, start:end] = 1
-    # One product of ones and zeros is exact, and takes a third of the time of a gather: every request waits for it.
-    spread: Tensor = phi @ torch.from_numpy(covers).to(phi.dtype)
-    return spread
+    """Of (pages, tokens) of preamble and facts. `phi` [layers, H, facts] or None."""
+    laid = list(parts)
+    pages = tuple(page for part_pages, _ in laid for page in part_pages)
+    return Prefix(pages, tuple(tokens for _, tokens in laid), None if phi is None else F.pad(phi, (1, 0)))
 
 
 @dataclass(slots=True, eq=False)
@@ -133,7 +92,7 @@ class Generation(Sequence):
         self.queue_seconds: float | None = None
         """Until it first ran."""
         self.mass: Tensor | None = None
-        """[K] attention per prefix column, summed over `attended` tokens (and layers and heads)."""
+        """[parts] attention on each part of the prefix, summed over `attended` tokens (and layers and heads)."""
         self.attended = 0
         self.mount_counted = False
 
@@ -153,17 +112,17 @@ class Generation(Sequence):
         return chunk
 
     def attend(self, mass: Tensor) -> None:
-        """Count one generated token's attention [K] on the prefix."""
+        """Count one generated token's attention [parts] on the prefix."""
         self.mass = mass if self.mass is None else self.mass + mass
         self.attended += 1
 
     def forget_attention(self) -> None:
-        """Start the count over: after preemption the facts may lie in other columns."""
+        """Start the count over, as the prefix does after preemption."""
         self.mass, self.attended = None, 0
 
     def _attention_shares(self, layers_and_heads: int) -> tuple[float, ...]:
-        """Mean share of attention on each mounted fact; the preamble is the first span and is left out."""
+        """Mean share of attention on each mounted fact; the preamble is the first part and is left out."""
         if self.mass is None or not self.attended:
             return (0.0,) * len(self.request.facts)
-        mass = self.mass / (self.attended * layers_and_heads)
-        return tuple(float(mass[start:end].sum()) for start, end in self.prefix.spans[1:])
+        shares: list[float] = (self.mass / (self.attended * layers_and_heads)).tolist()
+        return tuple(shares[1:])

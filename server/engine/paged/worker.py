@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from torch import Tensor
 
+from kan.attention import pages_for
 from kan.knowledge.phi import Phi
 from kan.model import Batch, KANModel
 from kan.page_pool import PagePool
@@ -15,7 +16,7 @@ from server.engine.paged.batching import BatchBuilder, Placed
 from server.engine.paged.knowledge_cache import KnowledgeCache
 from server.engine.paged.options import EngineOptions
 from server.engine.paged.scheduler import Chunk, Scheduler
-from server.engine.paged.sequence import Encoding, Generation, Stage, Waiter, pages_for, prefix_of
+from server.engine.paged.sequence import Encoding, Generation, Stage, Waiter, prefix_of
 from server.engine.pages.files import PageFiles
 from server.engine.protocol import EngineStats, FactTokens, TokenChunk
 
@@ -39,8 +40,7 @@ class Worker:
         self._pool = PagePool(options.pages)
         adapter = None if phi is None else phi.adapter
         self._knowledge = KnowledgeCache(model, self._cache, self._pool, files, adapter)
-        self._builder = BatchBuilder(self._pool)
-        self._edit_builder = BatchBuilder(self._pool)
+        self._builder = BatchBuilder(self._pool, self._cache)
         self._scheduler = Scheduler(self._pool, self._knowledge, phi, options)
         self._steps = self._encoded = self._prompt_tokens = self._generated = self._cancelled = 0
         self._encode_preamble(preamble)
@@ -80,7 +80,7 @@ class Worker:
         if not chunks:
             return False
         batch, placed = self._builder.build(chunks)
-        hidden = self._model.forward(batch, self._cache, between)
+        hidden = self._model.forward(batch, between)
         self._finish_encodings(batch, placed)
         self._deliver(self._sample(hidden, placed))
         self._steps += 1
@@ -93,8 +93,8 @@ class Worker:
         """
         chunks = self._scheduler.schedule_edits()
         if chunks:
-            batch, placed = self._edit_builder.build(chunks)
-            self._model.forward(batch, self._cache)
+            batch, placed = self._builder.build(chunks)
+            self._model.forward(batch)
             self._finish_encodings(batch, placed)
         return bool(chunks)
 
@@ -141,7 +141,7 @@ class Worker:
             return
         encoding = Encoding(list(tokens), pages=self._pool.allocate(pages_for(len(tokens)), "knowledge"))
         batch, _ = self._builder.build([Chunk(encoding, len(tokens))])
-        self._model.forward(batch, self._cache)
+        self._model.forward(batch)
         self._pool.publish(encoding.pages)
         self._scheduler.preamble = prefix_of([(encoding.pages, len(tokens))])
         self._scheduler.preamble_tokens = self._knowledge.first_position = len(tokens)

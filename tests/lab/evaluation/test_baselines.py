@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from kan.attention import PAGE_SIZE
+from kan.attention import PAGE_SIZE, Prefix
 from kan.checkpoint.directory import Checkpoint
-from kan.kernels.cpu import paged_attention
+from kan.kernels.torch_attention import TorchAttention
+from kan.kernels.torch_kernels import TorchKernels
 from kan.knowledge.fit import Fit
 from kan.model import KANModel
 from lab.evaluation.baselines import (
@@ -21,6 +24,7 @@ from lab.evaluation.baselines import (
     tempered_attention,
     with_temperature,
 )
+from tests.kan.attention_case import case
 
 
 @pytest.fixture(scope="module")
@@ -53,22 +57,18 @@ def test_the_oracle_hides_all_but_gold(model: KANModel) -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_tempered_attention(temperature: float) -> None:
-    """Against the ordinary kernel: with queries that are hotter on fact columns only, by hand."""
-    generator = torch.Generator().manual_seed(0)
-    sequences, n, heads, kv_heads, d, pages = 2, 3, 4, 2, 8, 3
-    q = torch.randn(sequences, n, heads, d, generator=generator)
-    kv = torch.randn(2, kv_heads, 7, PAGE_SIZE, d, generator=generator)
-    table = torch.tensor([[0, 1, 2], [3, 4, 5]])
-    mask = torch.zeros(sequences, n, pages * PAGE_SIZE)
-    mask[:, :, -5:] = -torch.inf
-    phi = torch.zeros(heads, sequences, 2 * PAGE_SIZE)
-    phi[:, :, PAGE_SIZE:] = 0.7  # the second page is a fact, the first a preamble, the third the context
-    hot = kv.clone()
-    hot[0][:, table[:, 1]] /= temperature
-    mass, expected_mass = torch.zeros(2, sequences, 2 * PAGE_SIZE)
-    out = tempered_attention(temperature)(q, kv, table, mask, phi, mass)
-    expected = paged_attention(q, hot, table, mask, phi, expected_mass)
-    torch.testing.assert_close(out, expected)
+    """Against the ordinary one: with keys of the facts' pages made hotter, by hand."""
+    plain = case(0, [([10, 12], 5, 3)], kv_heads=2, group=2, d=8)
+    (sequence,) = plain.sequences
+    phi = torch.tensor((0.0, 0.7)).expand(1, 4, 2)  # the first part is the preamble
+    prefix = Prefix((0, 1), (10, 12), phi)
+    plain = replace(plain, kv=plain.kv.double(), sequences=[replace(sequence, prefix=prefix)])
+    hot = plain.kv.clone()
+    hot[0, :, PAGE_SIZE : 2 * PAGE_SIZE] /= temperature
+    tempered = TorchKernels(partial(TorchAttention, attend=tempered_attention(temperature)))
+    found, (mass,) = plain.run(tempered, torch.float32)
+    expected, (expected_mass,) = replace(plain, kv=hot).run(TorchKernels(), torch.float32)
+    torch.testing.assert_close(found, expected)
     torch.testing.assert_close(mass, expected_mass)
 
 

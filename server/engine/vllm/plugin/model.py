@@ -1,4 +1,4 @@
-"""The Llama family with room for φ in its keys: Eq. 1 as plain attention (see `kan.attention.with_key_channel`).
+"""The Llama family with room for φ in its keys: Eq. 1 as plain attention (tests/kan/test_key_channel.py).
 
     q' = [q, one-hot, one-hot, 0]    k' = [k, φ high, φ low, 0]    v' = [v, 0]    scale 1/√d
 

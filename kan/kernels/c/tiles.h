@@ -1,0 +1,107 @@
+/* Attention's two products, a page at a time: queries with its keys, weights with its values.
+ *
+ * Both take pairs of bfloat16 numbers, neighbours along the axis that is summed over; so a page's keys are transposed
+ * into a tile, and its values interleaved, once for many rows. */
+#ifndef KG_TILES_H
+#define KG_TILES_H
+
+#include "vectors.h"
+
+#ifdef KG_AVAILABLE
+
+enum {
+    PAGE = 16, /* tokens per page: one vector of scores */
+    ROWS = 8   /* rows computed together: that many sums hide the latency of a multiplication */
+};
+
+/* Transposes 16 x 16 pairs: out[i][t] = in[t][i]. */
+INLINE void transpose(const bf16 *in, int64_t stride, pair *out)
+{
+    __m512i r[16], t[16];
+    for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(in + i * stride);
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) { /* lane l of r[i + k] becomes column 4 l + k of rows i to i + 3 */
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int k = 0; k < 4; k++) { /* lanes 0 and 2, then 1 and 3, of all four */
+        __m512i even[2] = {_mm512_shuffle_i32x4(r[k], r[4 + k], 0x88), _mm512_shuffle_i32x4(r[8 + k], r[12 + k], 0x88)};
+        __m512i odd[2] = {_mm512_shuffle_i32x4(r[k], r[4 + k], 0xdd), _mm512_shuffle_i32x4(r[8 + k], r[12 + k], 0xdd)};
+        _mm512_storeu_si512(out + 16 * k, _mm512_shuffle_i32x4(even[0], even[1], 0x88));
+        _mm512_storeu_si512(out + 16 * (4 + k), _mm512_shuffle_i32x4(odd[0], odd[1], 0x88));
+        _mm512_storeu_si512(out + 16 * (8 + k), _mm512_shuffle_i32x4(even[0], even[1], 0xdd));
+        _mm512_storeu_si512(out + 16 * (12 + k), _mm512_shuffle_i32x4(odd[0], odd[1], 0xdd));
+    }
+}
+
+/* Interleaves two tokens' values: out[i] = (a[i], b[i]). */
+INLINE void interleave(const bf16 *a, const bf16 *b, int64_t d, pair *out)
+{
+    for (int64_t i = 0; i < d; i += LANES) {
+        __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(a + i)));
+        __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(b + i)));
+        _mm512_storeu_si512(out + i, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    }
+}
+
+/* Products of `count` rows with one page's keys. */
+INLINE void score(const int count, const pair *queries, const pair *keys, int64_t d, float *scores, int64_t stride)
+{
+    __m512 sum[ROWS];
+    for (int r = 0; r < count; r++) sum[r] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < d / 2; i++) {
+        __m512i key = _mm512_loadu_si512(keys + PAGE * i);
+        for (int r = 0; r < count; r++) sum[r] = multiply_add(sum[r], key, queries[ROWS * i + r]);
+    }
+    for (int r = 0; r < count; r++) _mm512_storeu_ps(scores + r * stride, sum[r]);
+}
+
+/* sums += weights of `count` rows on one page times its values; weights lie `stride` pairs apart. */
+INLINE void weigh(const int count, const pair *weights, const pair *values, int64_t d, float *sums, int64_t stride)
+{
+    for (int64_t i = 0; i < d; i += 2 * LANES) {
+        __m512 low[ROWS], high[ROWS];
+        for (int r = 0; r < count; r++) {
+            low[r] = _mm512_loadu_ps(sums + r * d + i);
+            high[r] = _mm512_loadu_ps(sums + r * d + i + LANES);
+        }
+        for (int p = 0; p < PAGE / 2; p++) {
+            __m512i first = _mm512_loadu_si512(values + p * d + i);
+            __m512i second = _mm512_loadu_si512(values + p * d + i + LANES);
+            for (int r = 0; r < count; r++) {
+                low[r] = multiply_add(low[r], first, weights[r * stride + p]);
+                high[r] = multiply_add(high[r], second, weights[r * stride + p]);
+            }
+        }
+        for (int r = 0; r < count; r++) {
+            _mm512_storeu_ps(sums + r * d + i, low[r]);
+            _mm512_storeu_ps(sums + r * d + i + LANES, high[r]);
+        }
+    }
+}
+
+/* A function per number of rows, so that their sums stay in registers. */
+#define FOR_ROWS(name)                                                                                            \
+    AVX512 static void name##_rows(int64_t count, const pair *a, const pair *b, int64_t d, float *out, int64_t s) \
+    {                                                                                                             \
+        switch (count) {                                                                                          \
+        case 1: name(1, a, b, d, out, s); break;                                                                  \
+        case 2: name(2, a, b, d, out, s); break;                                                                  \
+        case 3: name(3, a, b, d, out, s); break;                                                                  \
+        case 4: name(4, a, b, d, out, s); break;                                                                  \
+        case 5: name(5, a, b, d, out, s); break;                                                                  \
+        case 6: name(6, a, b, d, out, s); break;                                                                  \
+        case 7: name(7, a, b, d, out, s); break;                                                                  \
+        default: name(ROWS, a, b, d, out, s);                                                                     \
+        }                                                                                                         \
+    }
+FOR_ROWS(score)
+FOR_ROWS(weigh)
+
+#endif
+#endif

@@ -1,0 +1,71 @@
+"""What the compiled attention is told of a step, made once for all layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kan.attention import PAGE_SIZE, Pattern, SequenceRows, causal, phi_of
+from kan.kernels.paged_cache import slots_of
+
+
+class Compiled(Protocol):
+    """The functions of `NativeKernels` that are needed here."""
+
+    def attention(
+        self, q: Tensor, kv: Tensor, sequences: Tensor, table: Tensor, phi: Tensor | None, mass: Tensor
+    ) -> Tensor: ...
+
+    def rotate_and_store(self, qkv: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, kv: Tensor) -> Tensor: ...
+
+
+class NativeAttention:
+    """`PagedAttention` of the compiled library, which knows the causal pattern only."""
+
+    def __init__(
+        self, compiled: Compiled, layers: Sequence[Tensor], pattern: Pattern, sequences: Sequence[SequenceRows]
+    ) -> None:
+        assert pattern is causal, "the library computes no other pattern"
+        self._compiled = compiled
+        self._layers = layers
+        self._slots = slots_of(sequences)
+        parts = list(accumulate((len(one.prefix.lengths) for one in sequences), initial=0))
+        self._sequences, self._table = _tables(sequences, parts)
+        self._phi = phi_of(sequences)
+        self._mass = torch.zeros(parts[-1])
+        self.masses = [self._mass[first:end] for first, end in pairwise(parts)]
+
+    def __call__(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        kv = self._layers[layer]
+        queries = self._compiled.rotate_and_store(qkv, cos, sin, self._slots, kv)
+        phi = None if self._phi is None else self._phi[layer]
+        return self._compiled.attention(queries, kv, self._sequences, self._table, phi, self._mass).flatten(1)
+
+
+def _tables(sequences: Sequence[SequenceRows], parts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """`Sequence` [S, 6] and `Page` [P, 3] of c/attention.c. `parts`: the number of each sequence's first part."""
+    described, pages = [], []
+    first_query = first_page = 0
+    for one, first_part in zip(sequences, parts, strict=False):
+        mounted, count = len(one.prefix.pages), len(one.prefix.pages) + len(one.context)
+        described.append((first_query, one.count, first_page, count, mounted, one.computed))
+        pages.append(_pages(one, first_part))
+        first_query += one.count
+        first_page += count
+    return torch.tensor(described, dtype=torch.int64), torch.from_numpy(np.concatenate(pages))
+
+
+def _pages(one: SequenceRows, first_part: int) -> NDArray[np.int64]:
+    """[P, 3] for one sequence."""
+    mounted = len(one.prefix.pages)
+    pages = np.full((mounted + len(one.context), 3), (0, PAGE_SIZE, -1))
+    pages[:mounted] = one.prefix.table
+    pages[:mounted, 2] += first_part
+    pages[mounted:, 0] = one.context
+    return pages

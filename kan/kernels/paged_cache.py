@@ -1,0 +1,66 @@
+"""The cache in the memory of a CPU, as torch tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kan.attention import PAGE_SIZE, PATTERNS, Pattern, SequenceRows
+from kan.config import KANConfig
+from kan.kernels.operations import PagedAttention
+from kan.rope import rotate
+
+MakeAttention = Callable[[Sequence[Tensor], Pattern, Sequence[SequenceRows]], PagedAttention]
+"""From the cache's layers, who sees whom, and the rows of a step."""
+
+
+class PagedCache:
+    """`Cache` of layers [2, H_kv, pages, PAGE_SIZE, d].
+
+    Memory is taken when a page is first written. It comes from NumPy, which asks the system for huge pages: gathering
+    scattered pages then misses the TLB much less often.
+    """
+
+    def __init__(self, config: KANConfig, pages: int, dtype: torch.dtype, make_attention: MakeAttention) -> None:
+        shape = (2, config.num_kv_heads, pages, PAGE_SIZE, config.head_dim)
+        # Zeroed: a masked column has weight 0, and 0 · NaN from stale memory would still be NaN.
+        bytes_per_layer = math.prod(shape) * dtype.itemsize
+        self._layers = [
+            torch.from_numpy(np.zeros(bytes_per_layer, np.uint8)).view(dtype).view(shape)
+            for _ in range(config.num_layers)
+        ]
+        self._pattern = PATTERNS[config.attention]
+        self._make_attention = make_attention
+
+    def write(self, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
+        offsets = torch.arange(keys.shape[1])
+        slots = torch.tensor(pages)[offsets // PAGE_SIZE] * PAGE_SIZE + offsets % PAGE_SIZE
+        for kv, layer_keys, layer_values in zip(self._layers, keys, values, strict=True):
+            _store(kv, slots, layer_keys, layer_values)
+
+    def attention(self, sequences: Sequence[SequenceRows]) -> PagedAttention:
+        return self._make_attention(self._layers, self._pattern, sequences)
+
+
+def slots_of(sequences: Sequence[SequenceRows]) -> Tensor:
+    """[R] int64: where the rows of a step go."""
+    return torch.tensor([slot for one in sequences for slot in one.slots], dtype=torch.int64)
+
+
+def rotate_and_store(qkv: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, kv: Tensor) -> Tensor:
+    """qkv [R, H + 2·H_kv, d] -> rotated queries [R, H, d]; rotated keys and plain values go to kv at slots [R]."""
+    kv_heads = kv.shape[1]
+    rotated = rotate(qkv[:, :-kv_heads], cos, sin)
+    _store(kv, slots, rotated[:, -kv_heads:], qkv[:, -kv_heads:])
+    return rotated[:, :-kv_heads]
+
+
+def _store(kv: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+    """Write rotated keys and values, both [R, H_kv, d], into one layer's cache at slots [R]."""
+    flat = kv.flatten(2, 3)
+    flat[0].index_copy_(1, slots, keys.transpose(0, 1))
+    flat[1].index_copy_(1, slots, values.transpose(0, 1))
