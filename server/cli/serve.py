@@ -10,6 +10,7 @@ import typer
 
 from server.cli.console import USAGE, CommandError, fail, messages
 from server.cli.demo_hint import demo_hint
+from server.threads import wait_briefly
 
 if TYPE_CHECKING:
     from server.settings import Settings
@@ -53,6 +54,8 @@ def _run(given: dict[str, Any]) -> None:
     except ValidationError as error:
         problems = [_problem(p["loc"], p["msg"]) for p in error.errors()]
         fail(CommandError("; ".join(problems), USAGE))
+    if settings.engine == "embedded":
+        wait_briefly()
     from server.serve import run
 
     run(settings, partial(_greet, settings))

@@ -21,6 +21,7 @@ from kb.store import Store
 from server.loading import StartupError, load
 from server.serve import bind
 from server.settings import Settings
+from server.threads import SPIN_COUNT
 from tests.server.live import process, start
 from tests.server.support import FACTS, chat_body, events
 
@@ -153,3 +154,10 @@ def test_a_damaged_store_is_named(environment: dict[str, str], tmp_path: Path, e
         path.write_bytes(path.read_bytes().replace(b"Mara", b"Sara"))
     with pytest.raises(StartupError, match=re.escape(held[0].name)):
         load(Settings(data_dir=tmp_path, model="tiny"), Console(quiet=True))
+
+
+def test_waiting_threads_do_not_spin_for_long(environment: dict[str, str], tmp_path: Path) -> None:
+    """libgomp is told before it reads its environment, which it does once."""
+    log = tmp_path / "log"
+    with process({**environment, "OMP_DISPLAY_ENV": "VERBOSE"}, log):
+        assert set(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", log.read_text())) == {str(SPIN_COUNT)}

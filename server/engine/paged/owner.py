@@ -16,7 +16,7 @@ from server.engine.paged.jobs import JobQueue
 from server.engine.paged.outbox import Outbox
 from server.engine.paged.worker import Worker
 from server.engine.protocol import EngineUnavailable
-from server.threads import compute_with_all_cores
+from server.threads import AllCores
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +96,10 @@ class Owner:
 
     def _run(self) -> None:
         failures = 0
-        compute_with_all_cores()
+        cores = AllCores()
         with torch.inference_mode():
             while self._obey():
+                cores.follow()
                 try:
                     moved = self._step()
                     failures = 0 if moved else failures
