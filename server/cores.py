@@ -30,7 +30,7 @@ def quota(root: Path = ROOT) -> float:
 def _groups(root: Path) -> Iterator[Path]:
     """Directories of the process's groups and of those above, in version 2's hierarchy and in version 1's of `cpu`."""
     mount = root / "sys/fs/cgroup"
-    for line in _words(root / "proc/self/cgroup", "\n"):
+    for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
             yield from _upwards(mount, path)
@@ -47,18 +47,16 @@ def _upwards(mount: Path, path: str) -> Iterator[Path]:
 
 
 def _quota_of(group: Path) -> float:
-    limit = _words(group / "cpu.max") or [
-        *_words(group / "cpu.cfs_quota_us"),
-        *_words(group / "cpu.cfs_period_us"),
-    ]
-    if len(limit) != 2 or limit[0] in ("max", "-1"):
-        return math.inf
-    return int(limit[0]) / int(limit[1])
+    limit = _text(group / "cpu.max") or f"{_text(group / 'cpu.cfs_quota_us')} {_text(group / 'cpu.cfs_period_us')}"
+    match limit.split():
+        case [time, period] if time not in ("max", "-1"):
+            return int(time) / int(period)
+    return math.inf
 
 
-def _words(file: Path, separator: str | None = None) -> list[str]:
-    """Nothing if there is no such file, as outside Linux or for a group that has just been removed."""
+def _text(file: Path) -> str:
+    """Empty if there is no such file, as outside Linux or for a group that has just been removed."""
     try:
-        return file.read_text().strip().split(separator)
+        return file.read_text()
     except OSError:
-        return []
+        return ""

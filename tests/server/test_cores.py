@@ -35,7 +35,7 @@ def tree(root: Path, membership: str, **files: str) -> Path:
 
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text + "\n")
+    file.write_text(f"{text}\n" if text else "")
 
 
 def test_version_2_takes_the_tightest_group_on_the_way_up(tmp_path: Path) -> None:
@@ -71,6 +71,11 @@ def test_a_container_finds_its_quota_where_its_own_path_is_not_visible(tmp_path:
 def test_without_control_groups_there_is_no_quota(tmp_path: Path) -> None:
     assert quota(tmp_path) == math.inf
     assert effective_cores(tmp_path) == len(os.sched_getaffinity(0))
+
+
+def test_a_process_in_no_group_has_no_quota(tmp_path: Path) -> None:
+    _write(tmp_path / "proc/self/cgroup", "")
+    assert quota(tmp_path) == math.inf
 
 
 def test_the_real_tree_is_read() -> None:
