@@ -1,4 +1,5 @@
-"""Opening: the log is replayed and checked, then every fact's vector is found and indexed."""
+"""Opening: what the log holds after the saved state is replayed and checked, then every fact's vector is found and
+indexed."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from kb.log.batch import GENESIS, Batch
 from kb.log.fact_log import FactLog
 from kb.log.location import Location
 from kb.log.marker import Head, HeadMarker
+from kb.log.state import State
 from kb.replay import replay
 from kb.snapshot import Snapshot
 
@@ -42,14 +44,11 @@ def open_marker(location: Location) -> HeadMarker:
     return marker
 
 
-def check_head(head: Head, marker: HeadMarker | None, log: FactLog, location: Location, trust_log: bool) -> None:
+def check_head(head: Head, marker: HeadMarker | None, log: FactLog, location: Location) -> None:
     """Whether the log ends where the marker says, which is then brought up to it. Raises like `open_marker`."""
     if marker is None or location.database is None:
         return
     try:
-        if trust_log:
-            marker.restore(head)
-            return
         acknowledged = marker.head
         there = None if acknowledged is None else log.chain_at(acknowledged.version)
         marker.check(head, there, location.database)
@@ -59,20 +58,23 @@ def check_head(head: Head, marker: HeadMarker | None, log: FactLog, location: Lo
 
 
 class Loader:
-    """Reads a log once. `progress(done, total)` counts log entries first, then facts."""
+    """Reads a log on from `state`, once. `progress(done, total)` counts log entries first, then facts."""
 
-    def __init__(self, log: FactLog, cache: EmbeddingCache, dimension: int, progress: Progress | None) -> None:
+    def __init__(
+        self, log: FactLog, state: State, cache: EmbeddingCache, dimension: int, progress: Progress | None
+    ) -> None:
         self._log = log
         self._cache = cache
         self._dimension = dimension
         self._progress = progress
         self._done = 0
-        self._total = log.entry_count()
-        self.head = Head(0, GENESIS)
+        self._facts = dict(state.facts)
+        self.head = state.head
+        self.replayed = self._total = log.entry_count(after=state.head.version)
 
     def load(self, check: Callable[[Head], None]) -> Snapshot:
         """The snapshot at the log's head; `check(head)` is called when the log has proved sound in itself."""
-        facts = replay(self._log.scan(self.head), self._on_batch)
+        facts = replay(self._log.scan(self.head), self._facts, self._on_batch)
         check(self.head)
         self._total += len(facts)
         return Snapshot(self.head.version, immutables.Map(facts), self._indexes(facts.values()))

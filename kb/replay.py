@@ -17,9 +17,10 @@ from kb.metadata import encode_metadata
 from kb.snapshot import Snapshot
 
 
-def replay(batches: Iterable[Batch], on_batch: Callable[[Batch], None] | None = None) -> dict[Key, Fact]:
-    """The facts that hold after the given batches, which must start with the first."""
-    facts: dict[Key, Fact] = {}
+def replay(
+    batches: Iterable[Batch], facts: dict[Key, Fact], on_batch: Callable[[Batch], None] | None = None
+) -> dict[Key, Fact]:
+    """The facts that hold after the given batches, which start where `facts` held. Changes `facts` to them."""
     for batch in batches:
         for key, fact in outcome(batch, facts.get).items():
             if fact is None:

@@ -33,8 +33,10 @@ from kb.log.fact_log import FactLog
 from kb.log.history import FactVersion, History, LogEntry
 from kb.log.location import Location, StoreLock
 from kb.log.marker import Head, HeadMarker
+from kb.log.state import state_of, state_path
 from kb.publishing import Published, Subscriber, Subscribers
 from kb.replay import TextCounts, Transition, changes_towards, replay, successor
+from kb.saving import StateSaver
 from kb.snapshot import Snapshot
 from kb.validation import validate_batch
 
@@ -72,13 +74,11 @@ class Store:
         *,
         limits: Limits | None = None,
         progress: Progress | None = None,
-        trust_log: bool = False,
     ) -> Store:
-        """Opens a store directory (made when missing) or a database URL, checking everything it holds.
+        """Opens a store directory (made when missing) or a database URL, checking everything that it reads: what
+        holds now. Older history is checked when it is read, and by `kb.verification.verify`.
 
-        `progress(done, total)` is called while the log is replayed and facts are indexed. `trust_log` accepts
-        a sound log whose head marker is lost or of another copy; acknowledged edits may then be missing
-        unnoticed.
+        `progress(done, total)` is called while the log is replayed and facts are indexed.
 
         Raises StoreLocked, StoreUnavailable, StoreCorrupt (naming the damaged file).
         """
@@ -92,9 +92,11 @@ class Store:
             log = FactLog(location)
             cleanup.callback(log.close)
             cache = EmbeddingCache(log.engine, encoder)
-            loader = Loader(log, cache, encoder.dimension, progress)
-            snapshot = loader.load(lambda head: check_head(head, marker, log, location, trust_log))
-            return cls(snapshot, loader.head, log, marker, cache, limits or Limits(), cleanup.pop_all())
+            loader = Loader(log, state_of(location, log), cache, encoder.dimension, progress)
+            snapshot = loader.load(lambda head: check_head(head, marker, log, location))
+            store = cls(snapshot, loader.head, log, marker, cache, limits or Limits(), cleanup.pop_all())
+            store._save_states(state_path(location), loader.replayed)
+            return store
 
     def __init__(
         self,
@@ -112,7 +114,7 @@ class Store:
         self._log = log
         self._marker = marker
         self._cache = cache
-        self._history = History(log.engine)
+        self._history = History(log)
         self._texts = TextCounts(snapshot.by_key.values())
         self._subscribers = Subscribers()
         self._resources = resources
@@ -172,7 +174,7 @@ class Store:
         newest = self.snapshot.version
         if not 0 <= version <= newest:
             raise UnknownVersion(version, newest)
-        target = replay(self._log.scan(Head(0, GENESIS), upto=version))
+        target = replay(self._log.scan(Head(0, GENESIS), upto=version), {})
         vectors = self._cache.vectors(_texts(changes_towards(target, self.snapshot.by_key)))
         with self._writer:
             changes = changes_towards(target, self.snapshot.by_key)
@@ -237,10 +239,8 @@ class Store:
         self._unsettled = False
         gone = self._texts.follow(transition)
         self._compactor.notify()
-        deleted = sum(entry.op == "delete" for entry in batch.entries)
-        upserted = len(batch.entries) - deleted
-        self._subscribers.tell(Published(transition.snapshot, batch.kind, upserted, deleted, gone))
-        return Commit(batch.version, upserted, deleted)
+        self._subscribers.tell(Published(transition.snapshot, batch.kind, batch.upserted, batch.deleted, gone))
+        return Commit(batch.version, batch.upserted, batch.deleted)
 
     def _settle(self) -> None:
         """After a failed write: cleans the log, and publishes what it holds after all."""
@@ -261,6 +261,14 @@ class Store:
             edited = index.replaced(plan, merged) if index is not None else None
             if edited is not None:
                 self.snapshot = replace(self.snapshot, indexes=indexes.set(namespace, edited))
+
+    def _save_states(self, path: Path | None, replayed: int) -> None:
+        if path is None:
+            return
+        saver = StateSaver(path, self._log)
+        self._resources.callback(saver.close)
+        self.subscribe(saver.follow)
+        saver.count(replayed, self.snapshot)
 
     def _require_open(self) -> None:
         if self._closed:

@@ -69,6 +69,16 @@ class Batch:
     chain: bytes
     """sha256 over the previous batch's chain and this batch's content."""
 
+    @property
+    def deleted(self) -> int:
+        """How many facts it deletes."""
+        return sum(entry.op == "delete" for entry in self.entries)
+
+    @property
+    def upserted(self) -> int:
+        """How many facts it inserts or replaces."""
+        return len(self.entries) - self.deleted
+
     @classmethod
     def following(cls, previous: bytes, version: int, created_at: float, kind: str, entries: Sequence[Entry]) -> Batch:
         """The batch that follows the one whose chain is `previous`."""

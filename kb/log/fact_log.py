@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -18,16 +20,20 @@ from kb.log.location import Location
 from kb.log.marker import Head
 from kb.log.schema import batches, entries
 
+CHECK_SECONDS = 5.0
+"""How long a start may check the structure of the database: some millions of facts."""
 _ROWS = 1000
 _DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error)
 _PRAGMAS = ("synchronous=FULL", "busy_timeout=5000", "cell_size_check=ON", "trusted_schema=OFF")
+
+_logger = logging.getLogger(__name__)
 
 
 class FactLog:
     """Reads are thread-safe; `append` and `recover` belong to the store's one writer."""
 
-    def __init__(self, location: Location) -> None:
-        """Connects, checks the database's own structure and makes missing tables.
+    def __init__(self, location: Location, *, check_seconds: float = CHECK_SECONDS) -> None:
+        """Connects, checks the database's own structure (for so long at most) and makes missing tables.
 
         Raises StoreCorrupt, or StoreUnavailable when there is no such database or driver.
         """
@@ -44,15 +50,33 @@ class FactLog:
                 # Held open for good: while a connection lives, SQLite keeps its view of the write-ahead log,
                 # in which a commit that failed half-way does not exist.
                 self._writer = self.engine.connect()
-                self._prepare_database()
+                self._prepare_database(check_seconds)
         except BaseException:
             self.engine.dispose()
             raise
 
-    def entry_count(self) -> int:
-        """Entries in all batches."""
+    def entry_count(self, after: int = 0) -> int:
+        """Entries in the batches after version `after`."""
+        counted = select(func.count()).select_from(entries).where(entries.c.version > after)
         with self._reading(), self.engine.connect() as connection:
-            return connection.execute(select(func.count()).select_from(entries)).scalar_one()
+            return connection.execute(counted).scalar_one()
+
+    def newest_version(self, before: int | None) -> int:
+        """The newest version in the log, or the newest one below `before`; 0 when there is none."""
+        newest = select(func.max(batches.c.version))
+        if before is not None:
+            newest = newest.where(batches.c.version < before)
+        with self._reading(), self.engine.connect() as connection:
+            return connection.execute(newest).scalar_one() or 0
+
+    def versions_of(self, namespace: str, fact_id: str, limit: int, before: int | None) -> list[int]:
+        """The versions below `before` that touched a fact, newest first."""
+        e = entries.c
+        found = select(e.version).where(e.namespace == namespace, e.id == fact_id)
+        if before is not None:
+            found = found.where(e.version < before)
+        with self._reading(), self.engine.connect() as connection:
+            return list(connection.execute(found.order_by(e.version.desc()).limit(limit)).scalars())
 
     def chain_at(self, version: int) -> bytes | None:
         """The recorded hash chain at `version`; None when the log does not hold it."""
@@ -82,6 +106,17 @@ class FactLog:
                 .order_by(entries.c.version, entries.c.seq)
             )
             yield from self._verified(after, heads, rows)
+
+    def between(self, first: int, last: int) -> Iterator[Batch]:
+        """The batches from version `first` to `last`, checked from the chain recorded before. Raises like `scan`."""
+        chain, reached = self.chain_at(first - 1), first - 1
+        if chain is None:
+            raise StoreCorrupt(self._name, f"the log is damaged at version {reached}")
+        for batch in self.scan(Head(reached, chain), last):
+            yield batch
+            reached = batch.version
+        if reached < last:
+            raise StoreCorrupt(self._name, f"the log is damaged at version {reached + 1}")
 
     def _verified(self, after: Head, heads: Any, rows: Any) -> Iterator[Batch]:
         groups = groupby(rows, key=lambda row: row[0])
@@ -174,16 +209,16 @@ class FactLog:
         except _DATABASE_ERRORS as error:
             raise WriteFailed(f"{self._name}: {_reason(error)}") from error
 
-    def _prepare_database(self) -> None:
+    def _prepare_database(self, check_seconds: float) -> None:
         if self._sqlite:
-            self._check_sqlite()
+            self._check_sqlite(check_seconds)
         with self._writer.begin():
             schema.metadata.create_all(self._writer)
         # Damage to a table's definition may show only when something is written.
         if self._sqlite and schema.shape(self._writer) != schema.expected_shape():
             raise StoreCorrupt(self._name, f"its tables are not those of format {schema.FORMAT}")
 
-    def _check_sqlite(self) -> None:
+    def _check_sqlite(self, check_seconds: float) -> None:
         driver = _driver(self._writer)
         if driver.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):
             raise StoreUnavailable(f"{self._name}: SQLite cannot keep a write-ahead log here")
@@ -192,9 +227,9 @@ class FactLog:
         driver.execute("BEGIN IMMEDIATE")
         driver.execute("PRAGMA user_version=0")
         driver.execute("ROLLBACK")
-        result = driver.execute("PRAGMA integrity_check(1)").fetchone()
-        if result != ("ok",):
-            raise StoreCorrupt(self._name, f"SQLite finds it damaged: {result[0]}")
+        damage = _damage(driver, check_seconds)
+        if damage:
+            raise StoreCorrupt(self._name, f"SQLite finds it damaged: {damage}")
         (version,) = driver.execute("PRAGMA user_version").fetchone()
         (tables,) = driver.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables == 0 and version == 0:
@@ -222,6 +257,23 @@ def _configure_sqlite(engine: Engine) -> None:
 def _driver(connection: Connection) -> Any:
     # PRAGMAs that must run outside a transaction, which SQLAlchemy would begin.
     return connection.connection.driver_connection
+
+
+def _damage(driver: sqlite3.Connection, seconds: float) -> str | None:
+    """The first damage to the database's structure that is found in this time, if any."""
+    alarm = threading.Timer(min(seconds, threading.TIMEOUT_MAX), driver.interrupt)
+    alarm.start()
+    try:
+        (found,) = driver.execute("PRAGMA integrity_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        _logger.warning("the database was not checked to its end: kalmagrove kb verify does that")
+        return None
+    finally:
+        alarm.cancel()
+        alarm.join()
+    return None if found == "ok" else str(found)
 
 
 def _reason(error: Exception) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, case, func, select
-from sqlalchemy.exc import SQLAlchemyError
-
-from kb.errors import StoreUnavailable
-from kb.facts import JSON
-from kb.log.schema import batches, entries
+from kb.facts import JSON, Key
+from kb.log.batch import Batch
+from kb.log.fact_log import FactLog
 from kb.metadata import decode_metadata
 
 
@@ -43,69 +39,35 @@ class LogEntry:
 
 
 class History:
-    """Thread-safe."""
+    """Thread-safe. What it reads is checked against the hash chain: a start may not have read it."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, log: FactLog) -> None:
+        self._log = log
 
     def of_fact(self, namespace: str, fact_id: str, limit: int, before: int | None) -> list[FactVersion]:
-        """Versions below `before` that touched the fact, newest first."""
-        e = entries.c
-        statement = (
-            select(
-                e.version,
-                batches.c.created_at,
-                batches.c.kind,
-                e.op,
-                e.text,
-                e.metadata.label("data"),
-                e.expires_at,
-            )
-            .join(batches, batches.c.version == e.version)
-            .where(e.namespace == namespace, e.id == fact_id)
-            .order_by(e.version.desc())
-            .limit(limit)
-        )
-        if before is not None:
-            statement = statement.where(e.version < before)
-        with self._reading(), self._engine.connect() as connection:
-            return [
-                FactVersion(
-                    version=row.version,
-                    created_at=row.created_at,
-                    kind=row.kind,
-                    op=row.op,
-                    text=row.text,
-                    metadata=None if row.data is None else decode_metadata(row.data),
-                    expires_at=row.expires_at,
-                )
-                for row in connection.execute(statement)
-            ]
+        """Versions below `before` that touched the fact, newest first. Raises StoreCorrupt, StoreUnavailable."""
+        versions = self._log.versions_of(namespace, fact_id, limit, before)
+        return [_fact_version(batch, (namespace, fact_id)) for v in versions for batch in self._log.between(v, v)]
 
     def of_store(self, limit: int, before: int | None) -> list[LogEntry]:
-        """Versions below `before`, newest first."""
-        chosen = select(batches).order_by(batches.c.version.desc()).limit(limit)
-        if before is not None:
-            chosen = chosen.where(batches.c.version < before)
-        b, e = chosen.subquery().c, entries.c
-        statement = (
-            select(
-                b.version,
-                b.created_at,
-                b.kind,
-                func.coalesce(func.sum(case((e.op == "upsert", 1), else_=0)), 0),
-                func.coalesce(func.sum(case((e.op == "delete", 1), else_=0)), 0),
-            )
-            .outerjoin(entries, e.version == b.version)
-            .group_by(b.version, b.created_at, b.kind)
-            .order_by(b.version.desc())
-        )
-        with self._reading(), self._engine.connect() as connection:
-            return [LogEntry(*row) for row in connection.execute(statement)]
+        """Versions below `before`, newest first. Raises StoreCorrupt, StoreUnavailable."""
+        newest = self._log.newest_version(before)
+        found = [_log_entry(batch) for batch in self._log.between(max(1, newest - limit + 1), newest)]
+        return found[::-1]
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except (SQLAlchemyError, ValueError) as error:
-            raise StoreUnavailable(f"the log cannot be read: {getattr(error, 'orig', None) or error}") from error
+
+def _fact_version(batch: Batch, key: Key) -> FactVersion:
+    entry = next(entry for entry in batch.entries if entry.key == key)
+    return FactVersion(
+        version=batch.version,
+        created_at=batch.created_at,
+        kind=batch.kind,
+        op=entry.op,
+        text=entry.text,
+        metadata=None if entry.metadata is None else decode_metadata(entry.metadata),
+        expires_at=entry.expires_at,
+    )
+
+
+def _log_entry(batch: Batch) -> LogEntry:
+    return LogEntry(batch.version, batch.created_at, batch.kind, batch.upserted, batch.deleted)

@@ -20,6 +20,7 @@ from server.cli.options import DEFAULT_SERVER, Server
 from server.cli.targets import NewFact, Written
 
 if TYPE_CHECKING:
+    from server.cli.local import Check
     from server.cli.targets import KnowledgeTarget
 
 app = typer.Typer(
@@ -169,7 +170,7 @@ def rollback(
 
 
 @app.command("accept-log")
-def accept_log(
+def accept(
     store: Annotated[Path, typer.Argument(help="A store directory that no server has open.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
@@ -179,14 +180,17 @@ def accept_log(
     """
     if not yes:
         typer.confirm("Acknowledged edits may be missing from the log. Accept it as it is?", abort=True)
-    from server.cli.local import open_store
+    from kb.verification import accept_log
 
-    try:
-        with open_store(store, trust_log=True) as target:
-            facts = target.count(None)
-    except CommandError as error:
-        fail(error)
-    messages().print(f"accepted, with {facts} facts")
+    _say("accepted", store, accept_log)
+
+
+@app.command("verify")
+def check(store: Annotated[Path, typer.Argument(help="A store directory that no server has open.")]) -> None:
+    """Read all that a store holds, every version in its log included, and say whether it is sound."""
+    from kb.verification import verify
+
+    _say("sound", store, verify)
 
 
 @contextmanager
@@ -278,6 +282,16 @@ def _seconds(text: str | None) -> float | None:
     if time.tzinfo is None:
         raise typer.BadParameter("needs an offset from UTC, such as Z", param_hint="--expires-at")
     return time.timestamp()
+
+
+def _say(verdict: str, store: Path, check: Check) -> None:
+    from server.cli.local import check_log
+
+    try:
+        found = check_log(store, check)
+    except CommandError as error:
+        fail(error)
+    messages().print(f"{verdict}, with {found.facts} facts at version {found.version}")
 
 
 def _show(value: object) -> None:

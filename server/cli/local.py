@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 from kb.encoder.minilm import MiniLMEncoder
 from kb.facts import Delete, Fact, FactNotFound, InvalidChange, KnowledgeError, StoreLocked, Upsert
+from kb.loading import Progress
 from kb.ndjson import export_lines, read_batches
 from kb.store import Commit, Store
+from kb.verification import Verified
 from server.cli.console import FAILED, NOT_FOUND, CommandError, progress_bar
 from server.cli.targets import FactRow, HistoryRow, HitRow, NewFact, Written
 
 DEFAULT_TOP_K = 8
+Check: TypeAlias = Callable[[Path, Progress], Verified]
 
 
 @contextmanager
-def open_store(directory: Path, *, trust_log: bool = False) -> Iterator[StoreTarget]:
-    """Raises CommandError, also for a directory that does not exist: only a server makes new stores.
-
-    `trust_log`: see Store.open.
-    """
-    if not directory.is_dir():
-        raise CommandError(f"{directory} is not a directory", NOT_FOUND)
+def open_store(directory: Path) -> Iterator[StoreTarget]:
+    """Raises CommandError, also for a directory that does not exist: only a server makes new stores."""
+    _require_directory(directory)
     with progress_bar() as bar, _told():
         task = bar.add_task("opening the store", total=None)
         encoder = MiniLMEncoder()
@@ -32,7 +32,6 @@ def open_store(directory: Path, *, trust_log: bool = False) -> Iterator[StoreTar
             directory,
             encoder,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
-            trust_log=trust_log,
         )
     with store:
         yield StoreTarget(store, encoder)
@@ -101,6 +100,19 @@ class StoreTarget:
     def rollback(self, version: int) -> Written:
         with _told():
             return _written(self._store.rollback(version))
+
+
+def check_log(directory: Path, check: Check) -> Verified:
+    """What `verify` or `accept_log` finds in a store that no server has open. Raises CommandError."""
+    _require_directory(directory)
+    with progress_bar() as bar, _told():
+        task = bar.add_task("reading the log", total=None)
+        return check(directory, lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def _require_directory(directory: Path) -> None:
+    if not directory.is_dir():
+        raise CommandError(f"{directory} is not a directory", NOT_FOUND)
 
 
 @contextmanager

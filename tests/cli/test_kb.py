@@ -229,5 +229,7 @@ def test_accept_log_opens_a_store_that_lost_its_head_marker(store: Path) -> None
     refused = run("get", "ferry", "--store", str(store))
     assert refused.exit_code == 1
     assert "accept-log" in refused.output
+    assert run("verify", str(store)).exit_code == 1
     assert "1 facts" in _done(run("accept-log", str(store), "--yes")).output
+    assert "sound, with 1 facts at version 1" in _done(run("verify", str(store))).output
     assert "nine" in _done(run("get", "ferry", "--store", str(store))).output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from kb import saving
 from kb.facts import Change, Delete, FactNotFound, Key, Upsert
 from kb.index import namespace as index
 from kb.store import Store
@@ -39,8 +41,10 @@ class StoreMachine(RuleBasedStateMachine):
     @initialize()
     def open_store(self) -> None:
         # Tiny segments, so that a few edits seal and merge many of them.
-        self.small = mock.patch.multiple(index, DELTA_ROWS=3, MOST_PARTS=4)
-        self.small.start()
+        # And the state is saved often, so that it is what most openings start from.
+        self.small = ExitStack()
+        self.small.enter_context(mock.patch.multiple(index, DELTA_ROWS=3, MOST_PARTS=4))
+        self.small.enter_context(mock.patch.object(saving, "LEAST_ENTRIES", 5))
         self.directory = Path(tempfile.mkdtemp())
         self.encoder = self.encoder_factory()
         self.store = Store.open(self.directory, self.encoder)
@@ -50,7 +54,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.store.close()
-        self.small.stop()
+        self.small.close()
         shutil.rmtree(self.directory)
 
     def _new_version(self, content: Content) -> None:

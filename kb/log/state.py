@@ -1,0 +1,86 @@
+"""The facts as of one version, in a file beside the log, so that a start replays only what came after it.
+
+The file only saves time: one that is missing, torn or of another log is not used, and the whole log is replayed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import orjson
+
+from kb.facts import Fact, Key
+from kb.log.batch import GENESIS
+from kb.log.fact_log import FactLog
+from kb.log.location import Location
+from kb.log.marker import Head
+
+_FORMAT = 1
+_DIGEST = 32
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What holds after the batches up to `head`."""
+
+    head: Head
+    facts: Mapping[Key, Fact]
+
+
+def state_path(location: Location) -> Path | None:
+    """Where the state is kept; None for a database that is no file here."""
+    return None if location.database is None else location.beside(".state")
+
+
+def state_of(location: Location, log: FactLog) -> State:
+    """The saved state if it is one of this log's, else that of version 0, when nothing held."""
+    path = state_path(location)
+    state = None if path is None else read_state(path)
+    if state is None or log.chain_at(state.head.version) != state.head.chain:
+        return State(Head(0, GENESIS), {})
+    return state
+
+
+def write_state(path: Path, state: State) -> None:
+    """Replaces the file whole; what a crash tears fails its checksum. Raises OSError."""
+    partial = path.with_name(f"{path.name}.part")
+    digest = hashlib.sha256()
+    try:
+        with partial.open("wb") as file:
+            for line in _lines(state):
+                digest.update(line)
+                file.write(line)
+            file.write(digest.digest())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_state(path: Path) -> State | None:
+    """None unless the file holds exactly what was written."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    content = data[:-_DIGEST]
+    if hashlib.sha256(content).digest() != data[-_DIGEST:]:
+        return None
+    lines = BytesIO(content)
+    written, version, chain = orjson.loads(next(lines))
+    if written != _FORMAT:
+        return None
+    facts = (Fact(*orjson.loads(line)) for line in lines)
+    return State(Head(version, bytes.fromhex(chain)), {fact.key: fact for fact in facts})
+
+
+def _lines(state: State) -> Iterator[bytes]:
+    yield orjson.dumps([_FORMAT, state.head.version, state.head.chain.hex()], option=orjson.OPT_APPEND_NEWLINE)
+    for fact in state.facts.values():
+        # In the order of Fact's fields.
+        values = (fact.id, fact.namespace, fact.text, fact.metadata)
+        times = (fact.expires_at, fact.version, fact.created_at)
+        yield orjson.dumps((*values, *times), option=orjson.OPT_APPEND_NEWLINE)
