@@ -12,7 +12,7 @@ from lab.evaluation.material import Material
 from lab.evaluation.statistics import Estimate, bootstrap, paired_difference
 from lab.evaluation.subject import Respondent, Setup, Subject
 
-QUESTIONS = 40
+QUESTIONS = 24
 DISTRACTORS = 7
 MARGIN = 0.2
 """Least difference of the shares right. Its interval must be above 0, too."""

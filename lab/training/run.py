@@ -152,7 +152,9 @@ def _trainer(
         Sampler(sources[split], prompt, config.eos_token_ids[0], seed=run.options.seed) for split in ("train", "dev")
     )
     units = Units(config.head_dim, bank.magnitude())
-    return Trainer(start, units, Objective(decoder, bank), train, dev, run.options)
+    held_out = sum(len(source.pool.questions) for source in sources["dev"])
+    options = replace(run.options, validation_size=min(run.options.validation_size, held_out))
+    return Trainer(start, units, Objective(decoder, bank), train, dev, options)
 
 
 def _device() -> torch.device:

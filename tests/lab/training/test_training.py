@@ -204,7 +204,7 @@ def test_from_the_command_line(tiny: Checkpoint, tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
     data.mkdir()
     command = ["train", "phi", "--data", str(data), "--out", str(out), "--model", str(tiny.directory)]
-    command += ["--steps", "3", "--batch-size", "2", "--questions", "20", "--dev-questions", "5"]
+    command += ["--steps", "3", "--batch-size", "2", "--questions", "5", "--dev-questions", "2"]
     refused = CliRunner().invoke(app, command)
     assert refused.exit_code == 1
     write_question_files(data)
@@ -223,7 +223,7 @@ def test_from_the_command_line(tiny: Checkpoint, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, more)
     assert done.exit_code == 0, done.output
     assert "Started from φ" in (tmp_path / "more" / "phi.md").read_text("utf-8")
-    refit = ["train", "refit", *command[2:4], "--model", str(tiny.directory), "--questions", "20"]
+    refit = ["train", "refit", *command[2:4], "--model", str(tiny.directory), "--questions", "5"]
     done = CliRunner().invoke(app, [*refit, "--start", "gap", "--out", str(tmp_path / "refit")])
     assert done.exit_code == 0, done.output
     other = load_phi(tmp_path / "refit" / "phi.safetensors", tiny.config, **fingerprints)
