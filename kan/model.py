@@ -1,6 +1,7 @@
 """The decoder: Llama family (RMSNorm, RoPE, GQA, SwiGLU), and what every row attends to comes with the batch.
 
-It knows rows. It does not know pages, facts, requests or sampling.
+It knows rows. It does not know pages, facts, requests or sampling. Serving and training run the same layers: over fast
+kernels and a paged cache (`kan/kernels/`), or over differentiable ones (`lab/training/differentiable.py`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,8 @@ from torch import Tensor
 from kan.config import KANConfig
 from kan.kernels.operations import Attention, Cache, Kernels
 from kan.kernels.torch_kernels import TorchKernels
+from kan.linear import Product
 from kan.rope import RotaryTable
-
-L = TypeVar("L")
-"""A linear layer."""
 
 
 @dataclass(slots=True)
@@ -41,15 +39,15 @@ class Batch:
     outputs: Tensor | None = None
 
 
-class Layer(Generic[L]):
+class Layer:
     """One decoder layer's weights, laid out for use: q, k and v are one product. `product` makes one of (W, b)."""
 
     def __init__(
-        self, weights: Mapping[str, Tensor], index: int, product: Callable[[Tensor, Tensor | None], L]
+        self, weights: Mapping[str, Tensor], index: int, product: Callable[[Tensor, Tensor | None], Product]
     ) -> None:
         prefix = f"model.layers.{index}."
 
-        def linear(*names: str) -> L:
+        def linear(*names: str) -> Product:
             matrices = torch.cat([weights[f"{prefix}{name}.weight"] for name in names])
             biases = [weights[f"{prefix}{name}.bias"] for name in names if f"{prefix}{name}.bias" in weights]
             return product(matrices, torch.cat(biases) if biases else None)
@@ -73,18 +71,23 @@ class KANModel:
         dtype: torch.dtype = torch.float32,
         kernels: Kernels | None = None,
         packed: bool = True,
+        device: torch.device | None = None,
     ) -> None:
-        cast = {name: tensor.to(dtype) for name, tensor in weights.items()}
+        cast = {name: tensor.to(device, dtype) for name, tensor in weights.items()}
         self.config = config
         self.dtype = dtype
         self.kernels = kernels or TorchKernels()
-        self.rotary = RotaryTable(config.head_dim, config.max_position_embeddings, config.rope_theta, dtype)
+        self.rotary = RotaryTable(config.head_dim, config.max_position_embeddings, config.rope_theta, dtype, device)
         self.embedding = cast["model.embed_tokens.weight"]
         product = partial(self.kernels.linear, packed=packed)
         self.layers = [Layer(cast, index, product) for index in range(config.num_layers)]
         self.norm = cast["model.norm.weight"]
         head = self.embedding if config.tie_word_embeddings else cast["lm_head.weight"]
         self.head = self.kernels.linear(head, packed=packed)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
 
     def new_cache(self, pages: int) -> Cache:
         return self.kernels.new_cache(self.config, pages, self.dtype)

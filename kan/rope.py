@@ -12,13 +12,15 @@ class RotaryTable:
     Both halves of a row hold the same angles; the sine's first half is negated, as `rotate` wants it.
     """
 
-    def __init__(self, head_dim: int, positions: int, theta: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self, head_dim: int, positions: int, theta: float, dtype: torch.dtype, device: torch.device | None = None
+    ) -> None:
         exact = torch.float64
         inverse = theta ** (-torch.arange(0, head_dim, 2, dtype=exact) / head_dim)
         angles = torch.arange(positions, dtype=exact)[:, None] * inverse
         compute = exact if dtype == exact else torch.float32
-        self.cos = torch.cat((angles.cos(), angles.cos()), dim=-1).to(compute)
-        self.sin = torch.cat((-angles.sin(), angles.sin()), dim=-1).to(compute)
+        self.cos = torch.cat((angles.cos(), angles.cos()), dim=-1).to(device, compute)
+        self.sin = torch.cat((-angles.sin(), angles.sin()), dim=-1).to(device, compute)
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """positions [rows] -> cos, sin [rows, 1, head_dim], ready to broadcast over heads."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,15 +20,18 @@ class TorchKernels:
 
     name = "torch"
 
-    def __init__(self, make_attention: MakeAttention = TorchAttention) -> None:
-        """Another attention than torch's may be given: the reference, or one to be measured."""
+    def __init__(
+        self, make_attention: MakeAttention = TorchAttention, make_linear: Callable[..., Product] = Linear
+    ) -> None:
+        """Others than torch's may be given: for the reference, for measurements, for training."""
         self._make_attention = make_attention
+        self._make_linear = make_linear
 
     def new_cache(self, config: KANConfig, pages: int, dtype: torch.dtype) -> Cache:
         return PagedCache(config, pages, dtype, self._make_attention)
 
     def linear(self, weight: Tensor, bias: Tensor | None = None, *, packed: bool = True) -> Product:
-        return Linear(weight, bias, packed=packed)
+        return self._make_linear(weight, bias, packed=packed)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), weight, eps)

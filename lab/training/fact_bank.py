@@ -12,8 +12,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from kan.knowledge.adapter import Adapter
 from kan.knowledge.pages import PageContent
+from kan.model import Batch, KANModel
 from kan.prompt import PromptBuilder
-from lab.training.decoder import FrozenDecoder, Knowledge, Rows
+from kan.rope import rotate
+from lab.training.differentiable import DenseAttention, Knowledge, Rows
 
 ROWS_PER_PASS = 512
 """Tokens encoded together: enough to keep the cores busy."""
@@ -22,10 +24,10 @@ ROWS_PER_PASS = 512
 class FactBank:
     """Page content by fact text, in memory: layers · 2 · H_kv · d numbers a token (23 KB for SmolLM2 in bf16)."""
 
-    def __init__(self, decoder: FrozenDecoder, prompt: PromptBuilder) -> None:
-        self._decoder = decoder
+    def __init__(self, model: KANModel, prompt: PromptBuilder) -> None:
+        self._model = model
         self._prompt = prompt
-        preamble = self._encode([list(prompt.preamble)], 0, decoder.empty_knowledge(1))[0]
+        preamble = self._encode([list(prompt.preamble)], 0, Knowledge.none(model, 1))[0]
         self._preamble = self._columns(preamble, torch.arange(preamble.tokens))
         self._facts: dict[str, PageContent] = {}
 
@@ -85,16 +87,19 @@ class FactBank:
 
     def _columns(self, content: PageContent, positions: Tensor) -> Tensor:
         """[layers, 2, tokens, H_kv, d], keys after RoPE."""
-        keys = self._decoder.rotate(content.keys, positions.to(content.keys.device))
+        keys = rotate(content.keys, *self._model.rotary.at(positions.to(content.keys.device)))
         return torch.stack((keys, content.values), dim=1)
 
     @torch.no_grad()
     def _encode(self, tokens: list[list[int]], first_position: int, prefix: Knowledge) -> list[PageContent]:
-        rows = Rows.of(tokens, [first_position] * len(tokens)).to(self._decoder.device)
-        captured: list[Tensor] = []
-        self._decoder.hidden(rows, prefix, None, captured)
-        parts = torch.split(torch.stack(captured), [len(one) for one in tokens], dim=2)
-        return [PageContent(*part.transpose(0, 1).contiguous()) for part in parts]
+        rows = Rows.of(tokens, [first_position] * len(tokens)).to(self._model.device)
+        captured: list[tuple[Tensor, Tensor]] = []
+        nothing = torch.empty(0, dtype=torch.int64, device=self._model.device)
+        attention = DenseAttention(rows, prefix, None)
+        self._model.forward(Batch(rows.tokens, rows.positions, attention, captured, outputs=nothing))
+        lengths = [len(one) for one in tokens]
+        keys, values = (torch.split(torch.stack(kind), lengths, dim=1) for kind in zip(*captured, strict=True))
+        return [PageContent(k.contiguous(), v.contiguous()) for k, v in zip(keys, values, strict=True)]
 
 
 def _owners(parts: Sequence[Tensor]) -> Tensor:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kan.knowledge.phi import Phi
-from lab.training.decoder import FrozenDecoder, Rows
+from kan.model import Batch, KANModel
+from lab.training.differentiable import DenseAttention, Rows
 from lab.training.examples import Example
 from lab.training.fact_bank import FactBank
 
@@ -34,8 +35,8 @@ class Objective:
     those it has with no facts at all.
     """
 
-    def __init__(self, decoder: FrozenDecoder, bank: FactBank) -> None:
-        self._decoder = decoder
+    def __init__(self, model: KANModel, bank: FactBank) -> None:
+        self._model = model
         self._bank = bank
 
     def __call__(self, examples: Sequence[Example], phi: Phi | None) -> Outcome:
@@ -74,7 +75,7 @@ class Objective:
             places += range(start + len(one.prompt) - 1, start + len(sequence))
             start += len(sequence)
         targets = torch.tensor([token for one in examples for token in one.reply])
-        return Rows.of(tokens, starts).to(self._decoder.device), torch.tensor(places), targets
+        return Rows.of(tokens, starts).to(self._model.device), torch.tensor(places), targets
 
     def _longest(self, example: Example) -> int:
         return max((self._bank.length(text) for text in example.facts), default=0)
@@ -83,9 +84,10 @@ class Objective:
         """[reply tokens, vocabulary] on the CPU, where they are compared."""
         adapter = None if phi is None else phi.adapter
         knowledge = self._bank.knowledge([one.facts for one in examples], adapter)
-        bias = None if phi is None else _bias(phi, examples).to(self._decoder.device)
-        hidden = self._decoder.hidden(rows, knowledge, bias, None)
-        return self._decoder.logits(hidden[places.to(hidden.device)]).cpu()
+        bias = None if phi is None else _bias(phi, examples).to(self._model.device)
+        attention = DenseAttention(rows, knowledge, bias)
+        batch = Batch(rows.tokens, rows.positions, attention, outputs=places.to(self._model.device))
+        return self._model.logits(self._model.forward(batch)).cpu()
 
 
 def _mean(values: Tensor) -> float:

@@ -20,7 +20,7 @@ from lab.questions.question import Split
 from lab.questions.sources import load_pool
 from lab.training.card import ModelCard, write_card
 from lab.training.curve import plot_curve
-from lab.training.decoder import FrozenDecoder
+from lab.training.differentiable import frozen_model
 from lab.training.examples import Sampler, Source, mounted_at_random
 from lab.training.fact_bank import FactBank
 from lab.training.objective import Objective
@@ -143,8 +143,8 @@ def _trainer(
     # A GPU multiplies plain matrices in bf16 as well as a CPU that can; nothing else differs.
     device = _device()
     dtype = torch.bfloat16 if device.type == "cuda" else choose_dtype("auto")
-    decoder = FrozenDecoder(config, run.checkpoint.tensors(), dtype, device)
-    bank = FactBank(decoder, prompt)
+    model = frozen_model(config, run.checkpoint.tensors(), dtype, device)
+    bank = FactBank(model, prompt)
     texts = {fact.text for split in sources.values() for source in split for fact in source.pool.facts}
     task = progress.add_task("encoding facts", total=len(texts))
     bank.add(texts, lambda facts: progress.advance(task, facts))
@@ -154,7 +154,7 @@ def _trainer(
     units = Units(config.head_dim, bank.magnitude())
     held_out = sum(len(source.pool.questions) for source in sources["dev"])
     options = replace(run.options, validation_size=min(run.options.validation_size, held_out))
-    return Trainer(start, units, Objective(decoder, bank), train, dev, options)
+    return Trainer(start, units, Objective(model, bank), train, dev, options)
 
 
 def _device() -> torch.device:

@@ -15,9 +15,9 @@ from kan.checkpoint.directory import Checkpoint
 from kan.knowledge.adapter import NAMES, Adapter, load_adapter, new_adapter, save_adapter
 from kan.knowledge.pages import PageContent
 from kan.knowledge.phi import Phi, PhiError, load_phi, save_phi, zero_phi
-from kan.model import KANModel
+from kan.model import Batch, KANModel
 from kan.prompt import PromptBuilder
-from lab.training.decoder import FrozenDecoder, Rows
+from lab.training.differentiable import DenseAttention, Knowledge, Rows, frozen_model
 from lab.training.fact_bank import FactBank
 from tests.kan.layout import Layout
 from tests.tiny import tiny_checkpoint, tiny_config
@@ -104,7 +104,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 def test_training_sees_what_serving_mounts(tiny: Checkpoint) -> None:
-    """Facts' pages updated in a cache laid out by hand, against the differentiable decoder, in float64."""
+    """Facts' pages updated in a cache laid out by hand, against training's attention, in float64."""
     weights, adapter = tiny.tensors(), random_adapter()
     model, prompt = KANModel(tiny.config, weights, dtype=torch.float64), PromptBuilder.from_checkpoint(tiny)
     question = prompt.tokenizer.encode("Who runs Zorvex?")
@@ -115,11 +115,15 @@ def test_training_sees_what_serving_mounts(tiny: Checkpoint) -> None:
     first = start + max(part.tokens for part in parts)
     _, wanted, _ = layout.run(question, first, [preamble, *parts])
 
-    decoder = FrozenDecoder(tiny.config, weights, torch.float64)
-    bank = FactBank(decoder, prompt)
+    frozen = frozen_model(tiny.config, weights, torch.float64)
+    bank = FactBank(frozen, prompt)
     bank.add(FACTS)
-    knowledge = bank.knowledge([FACTS], adapter)
-    found = decoder.logits(decoder.hidden(Rows.of([question], [first]), knowledge, None, None))
+    rows = Rows.of([question], [first])
+
+    def logits(knowledge: Knowledge) -> torch.Tensor:
+        batch = Batch(rows.tokens, rows.positions, DenseAttention(rows, knowledge, None))
+        return frozen.logits(frozen.forward(batch))
+
+    found, plain_logits = logits(bank.knowledge([FACTS], adapter)), logits(bank.knowledge([FACTS]))
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
-    plain = decoder.logits(decoder.hidden(Rows.of([question], [first]), bank.knowledge([FACTS]), None, None))
-    assert float((plain - found).abs().max()) > 0.01
+    assert float((plain_logits - found).abs().max()) > 0.01

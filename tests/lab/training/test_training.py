@@ -1,4 +1,4 @@
-"""Training φ: the differentiable decoder is the served one, and what is learned is learned reproducibly."""
+"""Training φ: the differentiable attention is the served one, and what is learned is learned reproducibly."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from kan.checkpoint.directory import Checkpoint
 from kan.knowledge.adapter import Adapter
 from kan.knowledge.fit import Fit
 from kan.knowledge.phi import FEATURES, Phi, load_phi, zero_phi
-from kan.model import KANModel
+from kan.model import Batch, KANModel
 from kan.prompt import PromptBuilder
 from kb.encoder.minilm import MiniLMEncoder
-from lab.training.decoder import FrozenDecoder, Rows
+from lab.training.differentiable import DenseAttention, Rows, frozen_model
 from lab.training.examples import Example
 from lab.training.fact_bank import FactBank
 from lab.training.objective import Objective
@@ -31,20 +31,20 @@ FACTS = ["Mara Lindqvist runs Zorvex.", "Kelmar is in Oslo, by the sea.", "The f
 
 
 @pytest.fixture(scope="module")
-def exact(tiny: Checkpoint) -> tuple[FrozenDecoder, KANModel, PromptBuilder]:
+def exact(tiny: Checkpoint) -> tuple[KANModel, KANModel, PromptBuilder]:
     weights = tiny.tensors()
     return (
-        FrozenDecoder(tiny.config, weights, torch.float64),
+        frozen_model(tiny.config, weights, torch.float64),
         KANModel(tiny.config, weights, dtype=torch.float64),
         PromptBuilder.from_checkpoint(tiny),
     )
 
 
 @pytest.mark.parametrize("mounted", [(), (0,), (0, 1, 2), (2, 0)])
-def test_decoder_is_the_served_model(
-    exact: tuple[FrozenDecoder, KANModel, PromptBuilder], mounted: tuple[int, ...]
+def test_training_attends_as_serving_does(
+    exact: tuple[KANModel, KANModel, PromptBuilder], mounted: tuple[int, ...]
 ) -> None:
-    decoder, model, prompt = exact
+    frozen, model, prompt = exact
     question = prompt.tokenizer.encode("Who runs Zorvex?")
     phi = torch.randn(model.config.num_layers, model.config.num_heads, 1 + len(mounted), dtype=torch.float64) * 4
     phi[:, :, 0] = 0
@@ -56,7 +56,7 @@ def test_decoder_is_the_served_model(
     first = start + max((part.tokens for part in parts), default=0)
     _, wanted, _ = layout.run(question, first, [preamble, *parts], phi)
 
-    bank = FactBank(decoder, prompt)
+    bank = FactBank(frozen, prompt)
     bank.add(FACTS)
     other = [FACTS[1]]  # another sequence beside it, longer and shorter at once: padding must not be seen
     rows = Rows.of([question, question[:3]], [first, start + bank.length(FACTS[1])])
@@ -64,7 +64,8 @@ def test_decoder_is_the_served_model(
     both = torch.zeros(*phi.shape[:2], 2, width, dtype=torch.float64)
     both[:, :, 0, : phi.shape[-1]] = phi
     knowledge = bank.knowledge([[FACTS[one] for one in mounted], other])
-    found = decoder.logits(decoder.hidden(rows, knowledge, both, None))[: len(question)]
+    batch = Batch(rows.tokens, rows.positions, DenseAttention(rows, knowledge, both))
+    found = frozen.logits(frozen.forward(batch))[: len(question)]
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
 
@@ -91,11 +92,11 @@ class Facts:
 
 
 @pytest.fixture(scope="module")
-def objective(exact: tuple[FrozenDecoder, KANModel, PromptBuilder]) -> Objective:
-    decoder, _, prompt = exact
-    bank = FactBank(decoder, prompt)
+def objective(exact: tuple[KANModel, KANModel, PromptBuilder]) -> Objective:
+    frozen, _, prompt = exact
+    bank = FactBank(frozen, prompt)
     bank.add(FACTS)
-    return Objective(decoder, bank)
+    return Objective(frozen, bank)
 
 
 def trainer(objective: Objective, prompt: PromptBuilder, steps: int = 6) -> Trainer:
@@ -105,7 +106,7 @@ def trainer(objective: Objective, prompt: PromptBuilder, steps: int = 6) -> Trai
 
 
 def test_gradient_is_the_slope_of_the_loss(
-    exact: tuple[FrozenDecoder, KANModel, PromptBuilder], objective: Objective
+    exact: tuple[KANModel, KANModel, PromptBuilder], objective: Objective
 ) -> None:
     examples = Facts(exact[2]).batch(1, 2)
     shapes = ((2, 4, len(FEATURES), 17), (2, 48, 3), (2, 3, 48), (2, 1, 48))
@@ -132,7 +133,7 @@ def test_gradient_is_the_slope_of_the_loss(
 
 
 def test_with_the_gold_fact_absent_facts_are_best_ignored(
-    exact: tuple[FrozenDecoder, KANModel, PromptBuilder], objective: Objective
+    exact: tuple[KANModel, KANModel, PromptBuilder], objective: Objective
 ) -> None:
     examples = Facts(exact[2], answerable=False).batch(2, 3)
     shut = Phi(torch.full((2, 4, len(FEATURES), 17), -1e5, dtype=torch.float64))
@@ -140,7 +141,7 @@ def test_with_the_gold_fact_absent_facts_are_best_ignored(
     assert objective(examples, None).loss.item() > 1e-3
 
 
-def test_weights_count_tokens(exact: tuple[FrozenDecoder, KANModel, PromptBuilder], objective: Objective) -> None:
+def test_weights_count_tokens(exact: tuple[KANModel, KANModel, PromptBuilder], objective: Objective) -> None:
     """With all the weight on one token, the loss is that token's; the scale of the weights is nothing."""
     (example,) = Facts(exact[2]).batch(1, 1)
     count = len(example.reply)
@@ -162,7 +163,7 @@ def test_units_change_nothing() -> None:
     assert Parameters(replace(start, adapter=None), Units(12, torch.ones(2, 1, 48)), 0, 0).phi.adapter is None
 
 
-def test_training_lowers_the_loss(exact: tuple[FrozenDecoder, KANModel, PromptBuilder], objective: Objective) -> None:
+def test_training_lowers_the_loss(exact: tuple[KANModel, KANModel, PromptBuilder], objective: Objective) -> None:
     run = trainer(objective, exact[2], steps=20)
     run.run(lambda: None, lambda point: None)
     assert run.curve.validation[-1].loss < run.curve.validation[0].loss - 0.01
@@ -170,7 +171,7 @@ def test_training_lowers_the_loss(exact: tuple[FrozenDecoder, KANModel, PromptBu
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(
-    exact: tuple[FrozenDecoder, KANModel, PromptBuilder], objective: Objective, tmp_path: Path
+    exact: tuple[KANModel, KANModel, PromptBuilder], objective: Objective, tmp_path: Path
 ) -> None:
     whole = trainer(objective, exact[2])
     whole.run(lambda: None, lambda point: None)
