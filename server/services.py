@@ -58,6 +58,8 @@ class Lifecycle:
     """Whether the server still takes work. Owned by the event loop."""
 
     draining: bool = False
+    running: int = 0
+    """Requests that were let in and are not answered to the end; probes do not count."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from server.http import errors
 from server.http.auth import Authenticate
 from server.http.limits import LimitBody
-from server.http.middleware import CancelOnDisconnect, Observe, RefuseWhileDraining
+from server.http.middleware import Admit, CancelOnDisconnect, Observe
 from server.http.routes import chat, completions, facts, models, operations, transfer
 from server.services import Context, Lifecycle, Services
 from server.settings import Settings
@@ -35,14 +35,9 @@ def create_app(settings: Settings, services: Services, lifecycle: Lifecycle | No
     errors.install(app)
     # The last one added is the outermost.
     app.add_middleware(CancelOnDisconnect)
-    app.add_middleware(
-        LimitBody,
-        max_bytes=settings.max_body_bytes,
-        max_import_bytes=settings.max_import_bytes,
-        idle_timeout_s=settings.body_idle_timeout_s,
-    )
+    app.add_middleware(LimitBody, settings=settings)
     app.add_middleware(Authenticate, keys=services.keys)
-    app.add_middleware(RefuseWhileDraining, lifecycle=context.lifecycle)
+    app.add_middleware(Admit, lifecycle=context.lifecycle)
     app.add_middleware(Observe, metrics=context.metrics)
     for module in (operations, models, chat, completions, facts, transfer):
         app.include_router(module.router)
