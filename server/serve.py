@@ -35,6 +35,7 @@ def run(settings: Settings, on_ready: OnReady | None = None) -> None:
     )
     for chatty in ("httpx", "sentence_transformers", "transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there are keys that it could ask to read anew
     try:
         listener = bind(settings)
         with listener:
@@ -52,6 +53,8 @@ def run(settings: Settings, on_ready: OnReady | None = None) -> None:
 
 
 async def _serve(server: DrainingServer, context: Context, console: Console, listener: socket.socket) -> None:
+    keys = context.services.keys
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, partial(keys.refresh, even_unchanged=True))
     try:
         await import_demo(context, console)
         await warm_up(context)

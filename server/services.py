@@ -17,8 +17,8 @@ from kan.prompt import PromptBuilder
 from kb.encoder.protocol import Encoder
 from kb.store import Store
 from server.engine.protocol import Engine
-from server.http.auth import Keys
 from server.http.errors import not_found
+from server.http.keys import Keys
 from server.http.limits import Gate
 from server.metrics import Metrics
 from server.service.admission import Admission, Bounds

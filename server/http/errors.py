@@ -260,7 +260,7 @@ def _from_http(error: HTTPException) -> ApiError:
 
 
 def _from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The first field's problem. Of the branches of a union the one that got furthest is what the client meant."""
+    """The first field's problem. Of the branches of a union the one that came nearest is what the client meant."""
     field = errors[0]["loc"][:2]
     branches: dict[object, Mapping[str, Any]] = {}
     for error in errors:
@@ -279,10 +279,10 @@ def _from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     return invalid(f"{param}: {message}" if param else message, param, code)
 
 
-def _reach(error: Mapping[str, Any]) -> tuple[int, list[int]]:
-    """How far validation got before this error: how deep, and past how many list items."""
+def _reach(error: Mapping[str, Any]) -> tuple[bool, int, list[int]]:
+    """How far validation got before this error: past the type; then how deep, and past how many list items."""
     location = error["loc"]
-    return len(location), [part for part in location if isinstance(part, int)]
+    return not error["type"].endswith("_type"), len(location), [part for part in location if isinstance(part, int)]
 
 
 def path_of(location: Sequence[str | int]) -> str | None:

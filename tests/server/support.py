@@ -20,7 +20,7 @@ from kb.store import Store
 from server.engine.paged.embedded import EmbeddedEngine
 from server.engine.paged.options import EngineOptions
 from server.http.app import create_app
-from server.http.auth import Keys
+from server.http.keys import Keys
 from server.service.embedding import PackagedTokenizer
 from server.services import Context, Services
 from server.settings import Settings
