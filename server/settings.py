@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     """An import may be waited for as much longer as it would take at this rate."""
     send_timeout_s: float = Field(60.0, gt=0)
     """How long a client may leave a stream unread."""
+    stream_keep_alive_s: float = Field(5.0, gt=0)
+    """Longest silence of a stream of events: a comment breaks it."""
     max_header_bytes: int = Field(64 * 2**10, ge=1024)
     """Request line and headers; more get 431."""
     header_timeout_s: float = Field(15.0, gt=0)

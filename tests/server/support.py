@@ -97,8 +97,8 @@ def events(response: httpx.Response) -> list[Any]:
     assert response.headers["content-type"].startswith("text/event-stream"), response.text
     lines = response.text.split("\n\n")
     assert lines.pop() == ""
-    assert all(line.startswith("data: ") for line in lines)
-    payloads = [line.removeprefix("data: ") for line in lines]
+    assert all(line.startswith(("data: ", ": ")) for line in lines)
+    payloads = [line.removeprefix("data: ") for line in lines if not line.startswith(":")]
     if payloads[-1] == "[DONE]":
         return [json.loads(payload) for payload in payloads[:-1]]
     last = json.loads(payloads[-1])
