@@ -12,8 +12,9 @@ from openai import OpenAI
 
 from kan.checkpoint.directory import Checkpoint
 from kb.encoder.minilm import MiniLMEncoder
-from server.engine.protocol import EngineOverloaded, GenerationRequest, SamplingParams
+from server.engine.protocol import GenerationRequest, SamplingParams
 from server.http.streaming import DONE, PATIENCE_S, EventStream
+from server.service.errors import Overloaded
 from tests.server.live import Live, listening
 from tests.server.support import MODEL, build_services, chat_body
 
@@ -53,12 +54,12 @@ async def test_headers_and_comments_come_before_a_late_first_part() -> None:
 
 async def test_an_early_error_is_an_ordinary_response_and_a_late_one_an_event() -> None:
     async def refused() -> AsyncGenerator[bytes, None]:
-        raise EngineOverloaded("full", 1.0)
+        raise Overloaded("full")
         yield b""
 
-    with pytest.raises(EngineOverloaded):
+    with pytest.raises(Overloaded):
         await EventStream.start(refused(), 60, KEEP_ALIVE_S)
-    body = await sent(await EventStream.start(late(error=EngineOverloaded("full", 1.0)), 60, KEEP_ALIVE_S))
+    body = await sent(await EventStream.start(late(error=Overloaded("full")), 60, KEEP_ALIVE_S))
     assert body.startswith(EventStream.comment)
     assert b"server_overloaded" in body.split(b"\n\n")[-2]
     assert DONE not in body
