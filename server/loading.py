@@ -25,7 +25,7 @@ from server.engine.paged.embedded import EmbeddedEngine
 from server.engine.paged.options import EngineOptions
 from server.engine.protocol import Engine
 from server.engine.vllm.arguments import VllmOptions
-from server.http.auth import KeyFileError, Keys
+from server.http.keys import KeyFileError, Keys
 from server.service.embedding import PackagedTokenizer
 from server.services import Services
 from server.settings import Settings

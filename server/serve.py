@@ -12,20 +12,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
-import uvicorn
 import uvloop
 from rich.console import Console
 from rich.markup import escape
 
 from server.http.app import create_app
+from server.http.listening import DrainingServer, configuration
 from server.loading import StartupError, load
 from server.services import Context
 from server.settings import Settings
 from server.warmup import import_demo, warm_up
 
-POLL_SECONDS = 0.05
-PARTING_SECONDS = 2.0
-"""For streams that were cut off to tell their clients so."""
 OnReady = Callable[[str], None]
 """Called with the server's URL once it listens."""
 
@@ -38,13 +35,14 @@ def run(settings: Settings, on_ready: OnReady | None = None) -> None:
     )
     for chatty in ("httpx", "sentence_transformers", "transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there are keys that it could ask to read anew
     try:
         listener = bind(settings)
         with listener:
             app = create_app(settings, load(settings, console))
             context: Context = app.state.context
             server = DrainingServer(
-                _config(app, settings), context, partial(_announce, console, context, listener, on_ready)
+                configuration(app, settings), context, partial(_announce, console, context, listener, on_ready)
             )
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(_serve(server, context, console, listener))
@@ -54,41 +52,9 @@ def run(settings: Settings, on_ready: OnReady | None = None) -> None:
         raise SystemExit(130) from None
 
 
-class DrainingServer(uvicorn.Server):
-    """Uvicorn, with a longer goodbye: running requests may end, new ones are told to go elsewhere."""
-
-    def __init__(self, config: uvicorn.Config, context: Context, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._context = context
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._on_ready()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting; wait for running requests; cut those that take too long, with an error they can see."""
-        self._context.lifecycle.draining = True
-        for server in self.servers:
-            server.close()
-        if not await self._idle_within(self._context.settings.drain_timeout_s):
-            await self._context.services.engine.aclose()
-            await self._idle_within(PARTING_SECONDS)
-        await super().shutdown(sockets)
-
-    async def _idle_within(self, seconds: float) -> bool:
-        """True once no request is running; False if that takes longer, or somebody insists on the end."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        while self.server_state.tasks and not self.force_exit:
-            if loop.time() >= deadline:
-                return False
-            await asyncio.sleep(POLL_SECONDS)
-        return not self.server_state.tasks
-
-
 async def _serve(server: DrainingServer, context: Context, console: Console, listener: socket.socket) -> None:
+    keys = context.services.keys
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, partial(keys.refresh, even_unchanged=True))
     try:
         await import_demo(context, console)
         await warm_up(context)
@@ -102,20 +68,6 @@ async def _serve(server: DrainingServer, context: Context, console: Console, lis
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     await server.serve([listener])
-
-
-def _config(app: object, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        limit_concurrency=settings.max_connections,
-        timeout_graceful_shutdown=5,
-    )
 
 
 def bind(settings: Settings) -> socket.socket:

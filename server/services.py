@@ -17,8 +17,8 @@ from kan.prompt import PromptBuilder
 from kb.encoder.protocol import Encoder
 from kb.store import Store
 from server.engine.protocol import Engine
-from server.http.auth import Keys
 from server.http.errors import not_found
+from server.http.keys import Keys
 from server.http.limits import Gate
 from server.metrics import Metrics
 from server.service.admission import Admission, Bounds
@@ -58,6 +58,8 @@ class Lifecycle:
     """Whether the server still takes work. Owned by the event loop."""
 
     draining: bool = False
+    running: int = 0
+    """Requests that were let in and are not answered to the end; probes do not count."""
 
 
 @dataclass(frozen=True, slots=True)

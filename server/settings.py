@@ -67,9 +67,20 @@ class Settings(BaseSettings):
     """Longest line of an import."""
     body_idle_timeout_s: float = Field(30.0, gt=0)
     """Longest silence while a body is being sent."""
+    body_timeout_s: float = Field(60.0, gt=0)
+    """Longest wait for a whole body."""
+    min_import_bytes_per_s: int = Field(1024, ge=1)
+    """An import may be waited for as much longer as it would take at this rate."""
     send_timeout_s: float = Field(60.0, gt=0)
     """How long a client may leave a stream unread."""
+    stream_keep_alive_s: float = Field(5.0, gt=0)
+    """Longest silence of a stream of events: a comment breaks it."""
+    max_header_bytes: int = Field(64 * 2**10, ge=1024)
+    """Request line and headers; more get 431."""
+    header_timeout_s: float = Field(15.0, gt=0)
+    """From a connection's beginning, or its last answer, to a request's complete headers."""
     max_connections: int = Field(2048, ge=1)
+    """Busy with a request. Idle ones are closed, the longest idle first, when connections run short."""
     max_fact_tokens: int = Field(256, ge=1)
     max_facts_per_request: int = Field(64, ge=0)
     """Upper bound of knowledge.top_k."""

@@ -9,10 +9,9 @@ from typing import Annotated
 import typer
 
 from server.cli.console import messages
+from server.http.keys import KEY_NAME, hash_key
 
 app = typer.Typer(help="Make API keys.", no_args_is_help=True)
-
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @app.callback()
@@ -28,9 +27,7 @@ def create(
 
     The key is kept nowhere and goes to stderr; the line goes to stdout: `kalmagrove key create me >> keys`.
     """
-    from server.http.auth import hash_key
-
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(KEY_NAME, name):
         raise typer.BadParameter(f"{name!r} is not 1 to 64 letters, digits, dots, dashes or underscores")
     secret = f"kg-{secrets.token_urlsafe(32)}"
     messages().print(f"key, shown this once: [bold]{secret}[/]", highlight=False, soft_wrap=True)

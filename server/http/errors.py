@@ -111,10 +111,29 @@ def not_found(message: str, param: str | None = None, code: str = "not_found") -
     return invalid(message, param, code, status=404)
 
 
-def too_large(message: str, param: str | None = None) -> ApiError:
-    """The body is over its bound; the connection is closed because the rest of it is not read."""
-    headers = {"Connection": "close"}
-    return ApiError(413, message, type="invalid_request_error", code="body_too_large", param=param, headers=headers)
+def body_too_large(limit: int) -> ApiError:
+    """The connection is closed because the rest of the body is not read."""
+    return _closing(413, f"The body is over {limit} bytes.", "body_too_large")
+
+
+def body_late() -> ApiError:
+    """The body stopped coming, or comes too slowly."""
+    return _closing(408, "The body came too slowly.", "body_timeout")
+
+
+def head_too_large(limit: int) -> ApiError:
+    """Request line and headers are over their bound."""
+    return _closing(431, f"The request's head is over {limit} bytes.", "headers_too_large")
+
+
+def head_late(seconds: float) -> ApiError:
+    """Request line and headers stopped coming, or come too slowly."""
+    return _closing(408, f"The request's head did not come within {seconds:g} s.", "headers_timeout")
+
+
+def not_http() -> ApiError:
+    """What came cannot be read as a request."""
+    return _closing(400, "This is not HTTP/1.1.", "invalid_http")
 
 
 def overloaded(message: str, retry_after: float = 1.0) -> ApiError:
@@ -165,6 +184,10 @@ def install(app: FastAPI) -> None:
 
     for kind in (HTTPException, RequestValidationError, ServiceError, EngineError, KnowledgeError):
         app.add_exception_handler(kind, answer)
+
+
+def _closing(status: int, message: str, code: str) -> ApiError:
+    return ApiError(status, message, type="invalid_request_error", code=code, headers={"Connection": "close"})
 
 
 def _retry_after(seconds: float) -> dict[str, str]:
@@ -237,7 +260,7 @@ def _from_http(error: HTTPException) -> ApiError:
 
 
 def _from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The first field's problem. Of the branches of a union the one that got furthest is what the client meant."""
+    """The first field's problem. Of the branches of a union the one that came nearest is what the client meant."""
     field = errors[0]["loc"][:2]
     branches: dict[object, Mapping[str, Any]] = {}
     for error in errors:
@@ -256,10 +279,10 @@ def _from_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     return invalid(f"{param}: {message}" if param else message, param, code)
 
 
-def _reach(error: Mapping[str, Any]) -> tuple[int, list[int]]:
-    """How far validation got before this error: how deep, and past how many list items."""
+def _reach(error: Mapping[str, Any]) -> tuple[bool, int, list[int]]:
+    """How far validation got before this error: past the type; then how deep, and past how many list items."""
     location = error["loc"]
-    return len(location), [part for part in location if isinstance(part, int)]
+    return not error["type"].endswith("_type"), len(location), [part for part in location if isinstance(part, int)]
 
 
 def path_of(location: Sequence[str | int]) -> str | None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.http.errors import ApiError, overloaded, too_large
+from server.http.errors import body_late, body_too_large, overloaded
+from server.settings import Settings
 
 IMPORT_PATH = "/admin/kb/import"
 
@@ -33,48 +37,73 @@ class Gate:
             self.held -= weight
 
 
-class LimitBody:
-    """ASGI middleware: bodies over their bound get 413, bodies that stop coming get 408."""
+@dataclass(frozen=True, slots=True)
+class BodyBounds:
+    """What one body may take."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, max_import_bytes: int, idle_timeout_s: float) -> None:
+    bytes: int
+    idle_s: float
+    """Longest silence."""
+    total_s: float
+    """Longest wait for all of it; the time in which the server itself does not read does not count."""
+    bytes_per_s: float
+    """Every byte that came allows so much longer; infinite: none does."""
+
+
+class LimitBody:
+    """ASGI middleware: bodies over their bound get 413, those that stop coming or come too slowly get 408."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        self._max_bytes = max_bytes
-        self._max_import_bytes = max_import_bytes
-        self._idle_timeout_s = idle_timeout_s
+        idle_s, total_s = settings.body_idle_timeout_s, settings.body_timeout_s
+        self._ordinary = BodyBounds(settings.max_body_bytes, idle_s, total_s, math.inf)
+        self._import = BodyBounds(settings.max_import_bytes, idle_s, total_s, settings.min_import_bytes_per_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self._max_import_bytes if scope["path"] == IMPORT_PATH else self._max_bytes
+        bounds = self._import if scope["path"] == IMPORT_PATH else self._ordinary
         declared = _content_length(scope)
-        if declared is not None and declared > limit:
-            error = _over(limit)
+        if declared is not None and declared > bounds.bytes:
+            error = body_too_large(bounds.bytes)
             scope["kalmagrove.refusal"] = error.code
             await error.response()(scope, receive, send)
             return
-        await self.app(scope, self._counted(receive, limit), send)
+        await self.app(scope, _Body(receive, bounds).receive, send)
 
-    def _counted(self, receive: Receive, limit: int) -> Receive:
-        seen = 0
-        complete = False
 
-        async def counted() -> Message:
-            nonlocal seen, complete
-            if complete:  # only the disconnect is left to come, whenever that is
-                return await receive()
-            try:
-                async with asyncio.timeout(self._idle_timeout_s):
-                    message = await receive()
-            except TimeoutError:
-                raise _stalled(self._idle_timeout_s) from None
-            seen += len(message.get("body", b""))
-            complete = not message.get("more_body", False)
-            if seen > limit:
-                raise _over(limit)
-            return message
+class _Body:
+    """Hands on the parts of one body, as long as they keep to the bounds."""
 
-        return counted
+    def __init__(self, receive: Receive, bounds: BodyBounds) -> None:
+        self._receive = receive
+        self._bounds = bounds
+        self._seen = 0
+        self._waited = 0.0
+        self._complete = False
+
+    async def receive(self) -> Message:
+        """ASGI's receive. Raises ApiError."""
+        if self._complete:  # only the disconnect is left to come, whenever that is
+            return await self._receive()
+        message = await self._next()
+        self._seen += len(message.get("body", b""))
+        self._complete = not message.get("more_body", False)
+        if self._seen > self._bounds.bytes:
+            raise body_too_large(self._bounds.bytes)
+        return message
+
+    async def _next(self) -> Message:
+        began = time.monotonic()
+        left = self._bounds.total_s + self._seen / self._bounds.bytes_per_s - self._waited
+        try:
+            async with asyncio.timeout(min(self._bounds.idle_s, left)):
+                return await self._receive()
+        except TimeoutError:
+            raise body_late() from None
+        finally:
+            self._waited += time.monotonic() - began
 
 
 def _content_length(scope: Scope) -> int | None:
@@ -82,17 +111,3 @@ def _content_length(scope: Scope) -> int | None:
         if name == b"content-length" and value.isdigit():
             return int(value[:20])
     return None
-
-
-def _over(limit: int) -> ApiError:
-    return too_large(f"The body is over {limit} bytes.")
-
-
-def _stalled(seconds: float) -> ApiError:
-    return ApiError(
-        408,
-        f"No part of the body came for {seconds:g} s.",
-        type="invalid_request_error",
-        code="body_timeout",
-        headers={"Connection": "close"},
-    )

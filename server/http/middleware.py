@@ -12,12 +12,12 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.http.errors import internal, unavailable
+from server.http.errors import ApiError, internal, unavailable
 from server.metrics import Metrics
 from server.services import Lifecycle
 
 PROBES = frozenset({"/health", "/ready", "/metrics"})
-"""Answered while the server drains."""
+"""Answered while the server drains or is full."""
 CLIENT_LEFT = 499
 """Logged and counted in place of a status where no response was begun."""
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -89,21 +89,36 @@ class Observe:
         )
 
 
-class RefuseWhileDraining:
-    """After SIGTERM, new requests on open connections get 503; running ones go on."""
+class Admit:
+    """503 while the server drains, or more connections are busy than may be; running requests go on, probes pass."""
 
     def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
         self.app = app
         self._lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._lifecycle.draining and scope["path"] not in PROBES:
-            error = unavailable("The server is shutting down.", "server_draining", 5.0)
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            await self.app(scope, receive, send)
+        elif (error := self._refusal(scope)) is not None:
             error.headers = {**(error.headers or {}), "Connection": "close"}
             scope["kalmagrove.refusal"] = error.code
             await error.response()(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
+        else:
+            await self._run(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> ApiError | None:
+        if self._lifecycle.draining:
+            return unavailable("The server is shutting down.", "server_draining", 5.0)
+        if scope.get("state", {}).get("crowded"):
+            return unavailable("Too many connections are busy.", "too_many_connections")
+        return None
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._lifecycle.running += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._lifecycle.running -= 1
 
 
 class CancelOnDisconnect:

@@ -1,14 +1,17 @@
 """Responses that are sent while they are made: server-sent events to OpenAI's letter, and NDJSON.
 
-The status line waits for the first part, so whatever goes wrong before it is an ordinary error response. What goes
-wrong later is an error event (or line), and the stream ends without its mark of success.
+The status line waits for the first part, so whatever goes wrong before it is an ordinary error response. A stream of
+events waits no longer than a second: then it begins with its headers, and comments, which clients skip, until there is
+something to say. What goes wrong later is an error event (or line), and the stream ends without its mark of success.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -18,6 +21,8 @@ from starlette.types import Receive, Scope, Send
 from server.http.errors import from_exception
 
 DONE = b"data: [DONE]\n\n"
+PATIENCE_S = 1.0
+"""How long a stream of events waits for its first part before it begins without."""
 logger = logging.getLogger("kalmagrove.streaming")
 
 
@@ -34,17 +39,40 @@ def line(payload: Mapping[str, Any]) -> bytes:
 class Stream(Response):
     """Sends what a generator yields, and closes the generator whatever happens."""
 
-    def __init__(self, first: bytes, parts: AsyncGenerator[bytes, None], send_timeout_s: float) -> None:
+    patience_s: float | None = None
+    """How long the status line waits for the first part; None: as long as it takes."""
+    comment = b""
+    """What breaks a silence and means nothing."""
+
+    def __init__(
+        self,
+        first: asyncio.Task[bytes],
+        parts: AsyncGenerator[bytes, None],
+        send_timeout_s: float,
+        keep_alive_s: float | None,
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._first = first
         self._parts = parts
         self._send_timeout_s = send_timeout_s
+        self._keep_alive_s = keep_alive_s
+        self._last_sent = time.monotonic()
 
     @classmethod
-    async def start(cls, parts: AsyncGenerator[bytes, None], send_timeout_s: float) -> Stream:
-        """Waits for the first part. Raises what the generator raises."""
-        return cls(await anext(parts, b""), parts, send_timeout_s)
+    async def start(
+        cls, parts: AsyncGenerator[bytes, None], send_timeout_s: float, keep_alive_s: float | None = None
+    ) -> Stream:
+        """Waits for the first part as long as patience lasts. Raises what the generator raises until then."""
+        first = asyncio.create_task(_first(parts))
+        try:
+            await asyncio.wait({first}, timeout=cls.patience_s)
+            if first.done():
+                first.result()
+        except BaseException:
+            await _drop(first, parts)
+            raise
+        return cls(first, parts, send_timeout_s, keep_alive_s)
 
     def failure(self, body: Mapping[str, Any]) -> bytes:
         """How an error object is written in mid-stream."""
@@ -53,19 +81,36 @@ class Stream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await self._write(send, self._first)
-            try:
-                async for part in self._parts:
-                    await self._write(send, part)
-            except _StalledError:
-                raise
-            except Exception as error:
-                await self._write(send, self._told(scope, error))
+            if scope["method"] != "HEAD":
+                await self._send_parts(scope, send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except _StalledError:
             logger.warning("a client left its stream unread for %g s and was dropped", self._send_timeout_s)
         finally:
-            await self._parts.aclose()
+            await _drop(self._first, self._parts)
+
+    async def _send_parts(self, scope: Scope, send: Send) -> None:
+        beating = asyncio.create_task(self._break_silence(send))
+        try:
+            await self._write(send, await self._first)
+            async for part in self._parts:
+                await self._write(send, part)
+        except _StalledError:
+            raise
+        except Exception as error:
+            await self._write(send, self._told(scope, error))
+        finally:
+            beating.cancel()
+
+    async def _break_silence(self, send: Send) -> None:
+        """Beside the parts rather than between them, so that a part costs nothing more."""
+        while self._keep_alive_s is not None:
+            left = self._last_sent + self._keep_alive_s - time.monotonic()
+            if left > 0:
+                await asyncio.sleep(left)
+                continue
+            with suppress(_StalledError):  # the next part finds out
+                await self._write(send, self.comment)
 
     async def _write(self, send: Send, data: bytes) -> None:
         try:
@@ -73,6 +118,7 @@ class Stream(Response):
                 await send({"type": "http.response.body", "body": data, "more_body": True})
         except TimeoutError:
             raise _StalledError from None
+        self._last_sent = time.monotonic()
 
     def _told(self, scope: Scope, error: Exception) -> bytes:
         translated = from_exception(error)
@@ -86,6 +132,8 @@ class EventStream(Stream):
     """Server-sent events."""
 
     media_type = "text/event-stream"
+    patience_s = PATIENCE_S
+    comment = b": keep-alive\n\n"
 
     def failure(self, body: Mapping[str, Any]) -> bytes:
         return event(body)
@@ -98,6 +146,17 @@ class LineStream(Stream):
 
     def failure(self, body: Mapping[str, Any]) -> bytes:
         return line(body)
+
+
+async def _first(parts: AsyncGenerator[bytes, None]) -> bytes:
+    return await anext(parts, b"")
+
+
+async def _drop(first: asyncio.Task[bytes], parts: AsyncGenerator[bytes, None]) -> None:
+    """End the generator, wherever it is."""
+    first.cancel()
+    await asyncio.wait({first})
+    await parts.aclose()
 
 
 class _StalledError(Exception):

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from server.cli import app
-from server.http.auth import KeyRing
+from server.http.keys import KeyRing
 
 
 def _create(name: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ import httpx
 import uvicorn
 
 from server.http.app import create_app
+from server.http.listening import configuration
 from server.services import Context, Services
 from server.settings import Settings
 
@@ -61,9 +62,9 @@ def listening(services: Services, **settings: Any) -> Iterator[Live]:
     """Serve in a thread until the block ends."""
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
-        app = create_app(Settings(**settings), services)
-        config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5)
-        server = uvicorn.Server(config)
+        configured = Settings(**settings)
+        app = create_app(configured, services)
+        server = uvicorn.Server(configuration(app, configured))
         loops: list[asyncio.AbstractEventLoop] = []
 
         async def serve() -> None:

@@ -20,7 +20,7 @@ from kb.store import Store
 from server.engine.paged.embedded import EmbeddedEngine
 from server.engine.paged.options import EngineOptions
 from server.http.app import create_app
-from server.http.auth import Keys
+from server.http.keys import Keys
 from server.service.embedding import PackagedTokenizer
 from server.services import Context, Services
 from server.settings import Settings
@@ -97,8 +97,8 @@ def events(response: httpx.Response) -> list[Any]:
     assert response.headers["content-type"].startswith("text/event-stream"), response.text
     lines = response.text.split("\n\n")
     assert lines.pop() == ""
-    assert all(line.startswith("data: ") for line in lines)
-    payloads = [line.removeprefix("data: ") for line in lines]
+    assert all(line.startswith(("data: ", ": ")) for line in lines)
+    payloads = [line.removeprefix("data: ") for line in lines if not line.startswith(":")]
     if payloads[-1] == "[DONE]":
         return [json.loads(payload) for payload in payloads[:-1]]
     last = json.loads(payloads[-1])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from pydantic import ValidationError
 
 from kan.checkpoint.directory import Checkpoint
 from kb.encoder.minilm import MiniLMEncoder
-from server.http.auth import OPEN_PATHS, KeyFileError, KeyRing, Keys, hash_key
+from server.http.auth import OPEN_PATHS
+from server.http.keys import KeyFileError, KeyRing, Keys, hash_key
 from server.settings import Settings
 from tests.server.support import Service, build_services, chat_body, error, running
 
@@ -130,6 +133,41 @@ def test_key_files_name_the_line_and_not_the_key(tmp_path: Path) -> None:
         assert CLIENT not in str(caught.value)
     with pytest.raises(KeyFileError, match="cannot be read"):
         KeyRing.read(tmp_path / "absent")
+
+
+async def until(status: int, service: Service, key: str, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while (await service.http.get("/v1/models", headers=bearer(key))).status_code != status:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+async def logged(text: str, caplog: pytest.LogCaptureFixture, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while text not in caplog.text:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+async def test_keys_follow_their_file(
+    tmp_path: Path, tiny: Checkpoint, encoder: MiniLMEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A key that is taken out of the file opens nothing; a damaged file changes nothing and is named."""
+    path = write_keys(tmp_path / "client", ann="kg-ann", bob="kg-bob")
+    async with running(build_services(tmp_path, tiny, encoder, Keys.read(path, None))) as service:
+        await until(200, service, "kg-ann")
+        write_keys(path, bob="kg-bob")
+        await until(401, service, "kg-ann")
+        path.write_text("# none\nnonsense")
+        await logged("line 2", caplog)
+        assert str(path) in caplog.text
+        await until(200, service, "kg-bob")
+        path.unlink()
+        await logged("cannot be read", caplog)
+        await until(200, service, "kg-bob")
+        write_keys(tmp_path / "new", ann="kg-ann").rename(path)
+        await until(200, service, "kg-ann")
+        await until(401, service, "kg-bob")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "example.org"])

@@ -134,7 +134,7 @@ async def test_a_client_that_does_not_read_is_dropped(informed: Service, caplog:
 
     closed = asyncio.Event()
     stream = await EventStream.start(parts(), send_timeout_s=0.05)
-    await stream({"type": "http"}, silent, blocked)
+    await stream({"type": "http", "method": "GET"}, silent, blocked)
     assert closed.is_set()
     assert "unread" in caplog.text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -18,6 +19,7 @@ from kan.checkpoint.directory import Checkpoint
 from kb.encoder.minilm import MiniLMEncoder
 from kb.facts import Upsert
 from kb.store import Store
+from server.http.keys import hash_key
 from server.loading import StartupError, load
 from server.serve import bind
 from server.settings import Settings
@@ -62,8 +64,9 @@ def test_drain(environment: dict[str, str], tmp_path: Path) -> None:
         assert ready is not None
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_draining")
         assert refused.headers["retry-after"]
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{url}/health")
+        new = httpx.get(f"{url}/v1/models")  # on a new connection: the listener stays open while the server drains
+        assert (new.status_code, new.json()["error"]["code"]) == (503, "server_draining")
+        assert new.headers["retry-after"]
         asking.join(30)
         assert sum(len(e["choices"][0]["delta"].get("content", "")) for e in events(answers[0])) > 100
         assert events(answers[0])[-1]["choices"][0]["finish_reason"] == "length"
@@ -91,6 +94,28 @@ def test_a_drain_that_takes_too_long_ends_streams_with_an_error(environment: dic
                 received += part
         assert b'"error"' in received.split(b"\n\n")[-2]
         assert b"[DONE]" not in received
+        assert child.wait(15) == 0
+
+
+def test_hangup_reads_the_keys_anew(environment: dict[str, str], tmp_path: Path) -> None:
+    """Also in the moment in which nothing of the file's looks tells that it has changed."""
+    path = tmp_path / "client.keys"
+    path.write_text(f"ann:{hash_key('kg-ann').hex()}\n")
+    before = path.stat()
+    with process({**environment, "KALMAGROVE_CLIENT_KEYS_FILE": str(path)}, tmp_path / "log") as (child, url):
+
+        def status(key: str) -> int:
+            return httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code
+
+        assert (status("kg-ann"), status("kg-bob")) == (200, 401)
+        path.write_text(f"bob:{hash_key('kg-bob').hex()}\n")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        child.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 5
+        while (status("kg-ann"), status("kg-bob")) != (401, 200):
+            assert child.poll() is None
+            assert time.monotonic() < deadline
+        child.send_signal(signal.SIGTERM)
         assert child.wait(15) == 0
 
 

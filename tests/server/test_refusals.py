@@ -198,6 +198,53 @@ async def test_a_batch_names_all_its_bad_facts(small: Service) -> None:
     assert told.endswith("; and 10 more")
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "limit"),
+    [
+        (CHAT, chat_body(stop=["a"] * 17), "at most 16 items"),
+        (CHAT, chat_body(stop="x" * 513), "at most 512 characters"),
+        (CHAT, chat_body(messages=[{"role": "user", "content": []}]), "at least 1 item"),
+        (PLAIN, {"model": MODEL, "prompt": ["x"] * 129}, "at most 128 items"),
+        (PLAIN, {"model": MODEL, "prompt": [[1]] * 129}, "at most 128 items"),
+        ("/v1/embeddings", {"model": "all-minilm-l6-v2", "input": ["x"] * 5000}, "at most"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_unions_name_the_limit_that_was_broken(small: Service, path: str, body: Any, limit: str) -> None:
+    response = await small.http.post(path, json=body)
+    assert response.status_code == 400
+    assert limit in error(response)["message"]
+
+
+def unknown_queries(service: Service) -> list[tuple[str, str]]:
+    paths = service.app.openapi()["paths"]
+    return [(method.upper(), path.replace("{id}", "a")) for path, item in paths.items() for method in item]
+
+
+async def test_unknown_query_parameters_are_refused_everywhere(small: Service) -> None:
+    """By name, before anything happens: a mistyped namespace must not be the default one."""
+    for method, path in unknown_queries(small):
+        body = {"PUT": {"facts": [{"id": "a", "text": "x"}]}}.get(method)
+        kind = "application/x-ndjson" if path.endswith("import") else "application/json"
+        content = b"" if path.endswith("import") or method == "GET" else json.dumps(body or {}).encode()
+        response = await small.http.request(
+            method, f"{path}?namspace=other", content=content, headers={"Content-Type": kind}
+        )
+        assert response.status_code == 400, (method, path, response.text)
+        assert (error(response)["code"], error(response)["param"]) == ("unknown_parameter", "namspace"), path
+
+
+async def test_query_parameters_are_given_once(small: Service) -> None:
+    response = await small.http.delete(f"{FACTS}/a?namespace=one&namespace=other")
+    assert (response.status_code, error(response)["param"]) == (400, "namespace")
+
+
+async def test_head_wherever_there_is_get(small: Service) -> None:
+    for path in ("/health", "/ready", "/metrics", "/v1/models", f"/v1/models/{MODEL}", "/admin/kb/version", FACTS):
+        assert (await small.http.head(path)).status_code == 200, path
+    assert (await small.http.head(f"{FACTS}/a")).status_code == 404
+
+
 JSON_ENDPOINTS = [
     ("POST", CHAT),
     ("POST", PLAIN),

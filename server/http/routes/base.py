@@ -17,6 +17,9 @@ from server.http.schemas.errors import ErrorResponse
 
 ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorResponse} for status in ("4XX", "5XX")}
 
+MAX_QUOTED = 64
+"""Characters of a foreign name that are repeated to who sent it."""
+
 
 class StrictRequest(Request):
     """JSON to the letter: UTF-8 only, no NaN or Infinity, no bottomless nesting."""
@@ -43,6 +46,19 @@ class StrictRoute(APIRoute):
             return await handler(StrictRequest(request.scope, request.receive))
 
         return handle
+
+
+async def refuse_unknown_query(request: Request) -> None:
+    """A dependency of every route: a mistyped parameter must not do to the default what was meant for something else.
+
+    Raises ApiError (400) for a query parameter that the route does not have, or that is given twice.
+    """
+    known = {field.alias for field in request.scope["route"].dependant.query_params}
+    for name in request.query_params:
+        if name not in known:
+            raise invalid(f"Unknown query parameter: {name}", name[:MAX_QUOTED], "unknown_parameter")
+        if len(request.query_params.getlist(name)) > 1:
+            raise invalid(f"{name}: is given twice", name, "invalid_value")
 
 
 def strict_router() -> APIRouter:

@@ -51,7 +51,8 @@ async def chat_completions(body: ChatRequest, request: Request, context: Context
         sampling=lambda room: _sampling(body, room),
     )
     if body.stream:
-        return await EventStream.start(reply.events(job), context.settings.send_timeout_s)
+        timing = context.settings.send_timeout_s, context.settings.stream_keep_alive_s
+        return await EventStream.start(reply.events(job), *timing)
     return json_response(await reply.whole(job))
 
 

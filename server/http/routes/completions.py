@@ -49,7 +49,8 @@ async def completions(body: CompletionRequest, request: Request, context: Contex
     )
     reply = CompletionReply(context, body, sources)
     if body.stream:
-        return await EventStream.start(reply.events(job), context.settings.send_timeout_s)
+        timing = context.settings.send_timeout_s, context.settings.stream_keep_alive_s
+        return await EventStream.start(reply.events(job), *timing)
     return json_response(await reply.whole(job))
 
 
