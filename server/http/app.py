@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 
-from server.http import errors
+from server.http import translation
 from server.http.auth import Authenticate
 from server.http.limits import LimitBody
 from server.http.middleware import Admit, CancelOnDisconnect, Observe
@@ -42,7 +42,7 @@ def create_app(settings: Settings, services: Services, lifecycle: Lifecycle | No
         dependencies=[Depends(refuse_unknown_query)],
     )
     app.state.context = context
-    errors.install(app)
+    translation.install(app)
     # The last one added is the outermost.
     app.add_middleware(CancelOnDisconnect)
     app.add_middleware(LimitBody, settings=settings)

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.http.errors import ApiError, forbidden, unauthenticated
 from server.http.keys import Keys
+from server.http.scope import note_refusal
 from server.settings import is_loopback
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
@@ -29,7 +30,7 @@ class Authenticate:
             try:
                 scope["kalmagrove.caller"] = self._caller(scope["path"], Headers(scope=scope))
             except ApiError as error:
-                scope["kalmagrove.refusal"] = error.code
+                note_refusal(scope, error.code)
                 await error.response()(scope, receive, send)
                 return
         await self.app(scope, receive, send)

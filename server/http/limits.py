@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.errors import body_late, body_too_large, overloaded
+from server.http.scope import note_refusal
 from server.settings import Settings
 
 IMPORT_PATH = "/admin/kb/import"
@@ -67,7 +68,7 @@ class LimitBody:
         declared = _content_length(scope)
         if declared is not None and declared > bounds.bytes:
             error = body_too_large(bounds.bytes)
-            scope["kalmagrove.refusal"] = error.code
+            note_refusal(scope, error.code)
             await error.response()(scope, receive, send)
             return
         await self.app(scope, _Body(receive, bounds).receive, send)

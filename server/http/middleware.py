@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.errors import ApiError, internal, unavailable
+from server.http.scope import note_refusal, request_id, started
 from server.metrics import Metrics
 from server.services import Lifecycle
 
@@ -23,16 +24,6 @@ CLIENT_LEFT = 499
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 access = logging.getLogger("kalmagrove.access")
 errors = logging.getLogger("kalmagrove.errors")
-
-
-def request_id(scope: Scope) -> str:
-    """The client's X-Request-Id, or one made here."""
-    return str(scope["kalmagrove.request_id"])
-
-
-def started(scope: Scope) -> float:
-    """When the request came, on time.monotonic()'s clock."""
-    return float(scope["kalmagrove.started"])
 
 
 class Observe:
@@ -65,8 +56,9 @@ class Observe:
                 errors.exception("request %s failed", request_id(scope))
                 if status:
                     raise  # too late for an answer: the connection is cut, which no client takes for success
-                scope["kalmagrove.refusal"] = "internal_error"
-                await internal().response()(scope, receive, observed)
+                error = internal()
+                note_refusal(scope, error.code)
+                await error.response()(scope, receive, observed)
             finally:
                 self._record(scope, status)
 
@@ -101,7 +93,7 @@ class Admit:
             await self.app(scope, receive, send)
         elif (error := self._refusal(scope)) is not None:
             error.headers = {**(error.headers or {}), "Connection": "close"}
-            scope["kalmagrove.refusal"] = error.code
+            note_refusal(scope, error.code)
             await error.response()(scope, receive, send)
         else:
             await self._run(scope, receive, send)

@@ -18,7 +18,7 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.http.errors import from_exception
+from server.http.translation import refuse
 
 DONE = b"data: [DONE]\n\n"
 PATIENCE_S = 1.0
@@ -98,7 +98,7 @@ class Stream(Response):
         except _StalledError:
             raise
         except Exception as error:
-            await self._write(send, self._told(scope, error))
+            await self._write(send, self.failure(refuse(scope, error).body))
         finally:
             beating.cancel()
 
@@ -119,13 +119,6 @@ class Stream(Response):
         except TimeoutError:
             raise _StalledError from None
         self._last_sent = time.monotonic()
-
-    def _told(self, scope: Scope, error: Exception) -> bytes:
-        translated = from_exception(error)
-        if translated.status_code == 500:
-            logger.error("a stream failed", exc_info=error)
-        scope["kalmagrove.refusal"] = translated.code
-        return self.failure(translated.body)
 
 
 class EventStream(Stream):

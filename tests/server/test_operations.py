@@ -12,8 +12,8 @@ import pytest
 
 from kan.checkpoint.directory import Checkpoint
 from kb.encoder.minilm import MiniLMEncoder
-from kb.errors import WriteFailed
-from server.engine.protocol import EngineUnavailable, GenerationRequest, SamplingParams, TokenChunk
+from kb.errors import KnowledgeError, WriteFailed
+from server.engine.protocol import EngineError, EngineUnavailable, GenerationRequest, SamplingParams, TokenChunk
 from server.http.streaming import EventStream
 from tests.server.support import FACTS, Service, build_services, chat_body, error, events, running
 
@@ -176,6 +176,38 @@ async def test_a_bug_is_a_500_without_details(service: Service, monkeypatch: pyt
     assert (response.status_code, error(response)["code"]) == (500, "internal_error")
     assert "secret" not in response.text
     assert response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [
+        (EngineError("secret: /srv/pages"), 500),
+        (KnowledgeError("secret: /srv/kb"), 500),
+        (EngineUnavailable("secret: /srv/pages"), 503),
+        (WriteFailed("secret: /srv/kb/facts.sqlite"), 503),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_details_are_in_the_log_and_not_in_the_answer(
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    raised: Any,
+    status: int,
+    stream: bool,
+) -> None:
+    """Under the id that the answer carries."""
+
+    def broken(self: object, request: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(type(service.engine), "generate", broken)
+    response = await service.chat(stream=stream)
+    assert response.status_code == status
+    assert "/srv" not in response.text
+    told = [record.getMessage() for record in caplog.records if record.name == "kalmagrove.errors"]
+    assert [response.headers["x-request-id"] in line and "secret" in line for line in told] == [True]
 
 
 async def test_a_failed_write_is_refused_and_serving_goes_on(

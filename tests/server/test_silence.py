@@ -20,7 +20,7 @@ from tests.server.support import MODEL, build_services, chat_body
 
 KEEP_ALIVE_S = 0.1
 LATE_S = PATIENCE_S + 3.5 * KEEP_ALIVE_S
-SCOPE = {"type": "http", "method": "POST"}
+SCOPE = {"type": "http", "method": "POST", "kalmagrove.request_id": "r-1"}
 
 
 async def late(closed: asyncio.Event | None = None, error: Exception | None = None) -> AsyncGenerator[bytes, None]:

@@ -13,7 +13,6 @@ from starlette.responses import Response
 from kan.prompt import ChatMessage
 from server.engine.protocol import SamplingParams, TokenChunk, TokenLogprob
 from server.http.logprobs import chat_logprobs
-from server.http.middleware import request_id, started
 from server.http.routes.base import json_response, streamable, strict_router
 from server.http.schemas.chat import (
     ChatChoice,
@@ -27,6 +26,7 @@ from server.http.schemas.chat import (
 )
 from server.http.schemas.knowledge import KnowledgeRequest, knowledge_report
 from server.http.schemas.usage import usage
+from server.http.scope import request_id, started
 from server.http.streaming import DONE, EventStream, event
 from server.service.prompts import Conversation
 from server.service.run import Job, Run

@@ -12,7 +12,6 @@ from starlette.responses import Response
 
 from server.engine.protocol import FinishReason, SamplingParams, TokenChunk
 from server.http.logprobs import CompletionLogprobsWriter, joined
-from server.http.middleware import request_id, started
 from server.http.routes.base import json_response, streamable, strict_router
 from server.http.schemas.completions import (
     Completion,
@@ -22,6 +21,7 @@ from server.http.schemas.completions import (
 )
 from server.http.schemas.knowledge import KnowledgeRequest, knowledge_report
 from server.http.schemas.usage import usage
+from server.http.scope import request_id, started
 from server.http.streaming import DONE, EventStream, event
 from server.service.prompts import Echo, Text
 from server.service.run import Job, Run

@@ -17,11 +17,12 @@ from kb.errors import InvalidChange, InvalidLine, KnowledgeError
 from kb.facts import DEFAULT_NAMESPACE
 from kb.ndjson import NumberedBatch, export_lines, read_batches
 from server.engine.protocol import EngineError
-from server.http.errors import ApiError, from_exception
+from server.http.errors import ApiError
 from server.http.routes.base import ERRORS
 from server.http.schemas.admin import ImportProgress
 from server.http.schemas.knowledge import Namespace
 from server.http.streaming import LineStream, line
+from server.http.translation import from_exception
 from server.service.admission import Key
 from server.service.errors import ServiceError
 from server.services import CallerDep, Context, ContextDep
