@@ -103,7 +103,8 @@ class TorchAttention:
         sequences, n, _ = group.mask.shape
         out, last = self._attend(q.reshape(sequences, n, *q.shape[1:]), kv, group, layer)
         if group.parts.numel():
-            self._mass.index_add_(0, group.parts.view(-1), last.view(-1, PAGE_SIZE).sum(-1))
+            by_page = last.view(-1, PAGE_SIZE).sum(-1)
+            self._mass.index_add_(0, group.parts.view(-1), by_page.to(self._mass.dtype))
         return out.reshape(sequences * n, -1)
 
 
