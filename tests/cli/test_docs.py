@@ -36,7 +36,7 @@ def test_every_setting_is_in_the_readme_with_its_default() -> None:
 
 @pytest.mark.parametrize("text", [README, ARCHITECTURE], ids=["README", "ARCHITECTURE"])
 def test_files_named_exist(text: str) -> None:
-    names = set(re.findall(r"\b(?:server|kb|kan|loadtests|tests)/[a-z_/]+\.(?:py|ndjson)\b", text))
+    names = set(re.findall(r"\b(?:server|kb|kan|lab|loadtests|tests)/[a-z_/]+\.(?:py|ndjson)\b", text))
     assert names
     assert [name for name in sorted(names) if not (ROOT / name).is_file()] == []
 
