@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from server.cli import kb_tables
 from server.cli.console import CommandError, fail, messages, output, progress_bar
+from server.cli.kb_files import reading, writing
 from server.cli.options import DEFAULT_SERVER, Server
 from server.cli.targets import NewFact, Written
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Look at the knowledge and edit it: in a running server, or in a store directory.", no_args_is_help=True
 )
-
-CHUNK = 64 * 1024
 
 Key = Annotated[
     str | None, typer.Option("--key", envvar="KALMAGROVE_ADMIN_KEY", help="Admin key, if the server has keys.")
@@ -111,7 +108,7 @@ def import_(
     store: StoreDir = None,
 ) -> None:
     """Add or replace the facts of an NDJSON file, streamed in batches."""
-    with _opened(server, key, store) as target, _reading(file) as chunks:
+    with _opened(server, key, store) as target, reading(file) as chunks:
         written = target.import_lines(chunks)
     messages().print(f"{written.upserted} facts imported{_deletions(written)}: version {written.version}")
 
@@ -125,7 +122,7 @@ def export(
     store: StoreDir = None,
 ) -> None:
     """Write the facts as NDJSON, one a line, from one snapshot."""
-    with _opened(server, key, store) as target, progress_bar() as bar, _writing(file) as sink:
+    with _opened(server, key, store) as target, progress_bar() as bar, writing(file) as sink:
         task = bar.add_task("facts", total=target.count(namespace))
         count = 0
         for chunk in target.export_lines(namespace):
@@ -209,50 +206,6 @@ def _opened(server: str, key: str | None, store: Path | None) -> Iterator[Knowle
                 yield remote
     except CommandError as error:
         fail(error)
-
-
-@contextmanager
-def _reading(file: Path) -> Iterator[Iterator[bytes]]:
-    """Chunks of a file, with a bar that follows them."""
-    try:
-        with progress_bar() as bar, _source(file) as source:
-            size = None if file == Path("-") else os.fstat(source.fileno()).st_size
-            task = bar.add_task("bytes", total=size)
-
-            def chunks() -> Iterator[bytes]:
-                while chunk := source.read(CHUNK):
-                    yield chunk
-                    bar.advance(task, len(chunk))
-
-            yield chunks()
-    except OSError as error:
-        raise CommandError(f"{file}: {error.strerror or error}") from error
-
-
-@contextmanager
-def _source(file: Path) -> Iterator[IO[bytes]]:
-    if file == Path("-"):
-        yield sys.stdin.buffer
-        return
-    with file.open("rb") as source:
-        yield source
-
-
-@contextmanager
-def _writing(file: Path) -> Iterator[IO[bytes]]:
-    """A file that appears complete or not at all."""
-    if file == Path("-"):
-        yield sys.stdout.buffer
-        return
-    partial = file.with_name(f"{file.name}.part")
-    try:
-        with partial.open("wb") as sink:
-            yield sink
-        partial.replace(file)
-    except OSError as error:
-        raise CommandError(f"{file}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _new_id() -> str:
