@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -117,6 +121,27 @@ def test_hangup_reads_the_keys_anew(environment: dict[str, str], tmp_path: Path)
             assert time.monotonic() < deadline
         child.send_signal(signal.SIGTERM)
         assert child.wait(15) == 0
+
+
+@contextmanager
+def few_files(number: int) -> Iterator[None]:
+    """What is started meanwhile may open so many files, until it asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_there_are_files_for_all_connections(environment: dict[str, str], tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        with few_files(200):
+            _, url = stack.enter_context(process(environment, tmp_path / "log"))
+        address = urlsplit(url)
+        for _ in range(300):
+            stack.enter_context(socket.create_connection((address.hostname, address.port)))
+        assert httpx.get(f"{url}/health").status_code == 200
 
 
 def refusal(environment: dict[str, str], log: Path) -> str:
