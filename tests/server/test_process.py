@@ -10,10 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -24,6 +21,8 @@ from kb.encoder.minilm import MiniLMEncoder
 from kb.facts import Upsert
 from kb.store import Store
 from server.http.keys import hash_key
+from server.http.listening import allow_files
+from server.http.protocol import SPARE_CONNECTIONS
 from server.loading import StartupError, load
 from server.serve import bind
 from server.settings import Settings
@@ -123,25 +122,16 @@ def test_hangup_reads_the_keys_anew(environment: dict[str, str], tmp_path: Path)
         assert child.wait(15) == 0
 
 
-@contextmanager
-def few_files(number: int) -> Iterator[None]:
-    """What is started meanwhile may open so many files, until it asks for more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+def test_there_are_files_for_all_connections() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        yield
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+        allow_files(Settings(max_connections=300))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 300 + SPARE_CONNECTIONS
+        allow_files(Settings(max_connections=1))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 300 + SPARE_CONNECTIONS
     finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_there_are_files_for_all_connections(environment: dict[str, str], tmp_path: Path) -> None:
-    with ExitStack() as stack:
-        with few_files(200):
-            _, url = stack.enter_context(process(environment, tmp_path / "log"))
-        address = urlsplit(url)
-        for _ in range(300):
-            stack.enter_context(socket.create_connection((address.hostname, address.port)))
-        assert httpx.get(f"{url}/health").status_code == 200
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def refusal(environment: dict[str, str], log: Path) -> str:
