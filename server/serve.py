@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from server.http.app import create_app
-from server.http.listening import DrainingServer, configuration
+from server.http.listening import DrainingServer, allow_files, configuration
 from server.loading import StartupError, load
 from server.services import Context
 from server.settings import Settings
@@ -36,6 +36,7 @@ def run(settings: Settings, on_ready: OnReady | None = None) -> None:
     for chatty in ("httpx", "sentence_transformers", "transformers"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there are keys that it could ask to read anew
+    allow_files(settings)
     try:
         listener = bind(settings)
         with listener:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -228,13 +227,12 @@ def _seconds(text: str | None) -> float | None:
     """ISO 8601 as unix seconds."""
     if text is None:
         return None
+    from kb.ndjson import parse_time
+
     try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
+        return parse_time(text)
+    except (ValueError, OverflowError) as error:
         raise typer.BadParameter(str(error), param_hint="--expires-at") from error
-    if time.tzinfo is None:
-        raise typer.BadParameter("needs an offset from UTC, such as Z", param_hint="--expires-at")
-    return time.timestamp()
 
 
 def _say(verdict: str, store: Path, check: Check) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
 
 import uvicorn
 
-from server.http.protocol import protocol
+from server.http.protocol import SPARE_CONNECTIONS, protocol
 from server.services import Context
 from server.settings import Settings
 
 POLL_SECONDS = 0.05
 PARTING_SECONDS = 2.0
 """For streams that were cut off to tell their clients so."""
+OTHER_FILES = 256
+"""The log, the index, pages, the event loop's own."""
+logger = logging.getLogger("kalmagrove.connections")
 
 
 def configuration(app: object, settings: Settings) -> uvicorn.Config:
@@ -29,6 +34,18 @@ def configuration(app: object, settings: Settings) -> uvicorn.Config:
         server_header=False,
         timeout_graceful_shutdown=5,
     )
+
+
+def allow_files(settings: Settings) -> None:
+    """Let the process open as many files as it may have connections: at the system's bound nobody gets in any more."""
+    wanted = settings.max_connections + SPARE_CONNECTIONS + OTHER_FILES
+    soft, hard = getrlimit(RLIMIT_NOFILE)
+    if soft == RLIM_INFINITY or soft >= wanted:
+        return
+    most = wanted if hard == RLIM_INFINITY else min(wanted, hard)
+    setrlimit(RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        logger.warning("only %d files may be open, which is too few for max_connections", most)
 
 
 class DrainingServer(uvicorn.Server):

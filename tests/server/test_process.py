@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -20,6 +21,8 @@ from kb.encoder.minilm import MiniLMEncoder
 from kb.facts import Upsert
 from kb.store import Store
 from server.http.keys import hash_key
+from server.http.listening import allow_files
+from server.http.protocol import SPARE_CONNECTIONS
 from server.loading import StartupError, load
 from server.serve import bind
 from server.settings import Settings
@@ -117,6 +120,18 @@ def test_hangup_reads_the_keys_anew(environment: dict[str, str], tmp_path: Path)
             assert time.monotonic() < deadline
         child.send_signal(signal.SIGTERM)
         assert child.wait(15) == 0
+
+
+def test_there_are_files_for_all_connections() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+        allow_files(Settings(max_connections=300))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 300 + SPARE_CONNECTIONS
+        allow_files(Settings(max_connections=1))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 300 + SPARE_CONNECTIONS
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def refusal(environment: dict[str, str], log: Path) -> str:
