@@ -42,9 +42,8 @@ def run(settings: Settings, on_ready: OnReady | None = None) -> None:
         with listener:
             app = create_app(settings, load(settings, console))
             context: Context = app.state.context
-            server = DrainingServer(
-                configuration(app, settings), context, partial(_announce, console, context, listener, on_ready)
-            )
+            announce = partial(_announce, console, context, listener, on_ready)
+            server = DrainingServer(configuration(app), context, announce)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(_serve(server, context, console, listener))
     except StartupError as error:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
 
 import uvicorn
+from fastapi import FastAPI
 
 from server.http.protocol import SPARE_CONNECTIONS, protocol
 from server.services import Context
@@ -22,11 +23,12 @@ OTHER_FILES = 256
 logger = logging.getLogger("kalmagrove.connections")
 
 
-def configuration(app: object, settings: Settings) -> uvicorn.Config:
-    """Of a server of `app`."""
+def configuration(app: FastAPI) -> uvicorn.Config:
+    """Of a server of what `create_app` made."""
+    context: Context = app.state.context
     return uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        http=protocol(settings),  # type: ignore[arg-type]  # a factory, which is all that is asked of a class
+        app,
+        http=protocol(context.settings, context.metrics.refusals),  # type: ignore[arg-type]  # a factory, which is all that is asked of a class
         ws="none",
         lifespan="on",
         access_log=False,

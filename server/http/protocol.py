@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from server.http.errors import ApiError, head_late, head_too_large, not_http
@@ -66,8 +67,9 @@ class ConnectionTable:
 class BoundedProtocol(HttpToolsProtocol):
     """One connection. A request that comes while too many are busy finds `crowded` in its scope's state."""
 
-    def __init__(self, bounds: Bounds, table: ConnectionTable, **uvicorn: Any) -> None:
+    def __init__(self, bounds: Bounds, table: ConnectionTable, refusals: Counter, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
+        self._refusals = refusals
         self._bounds = bounds
         self._table = table
         self._room = bounds.head_bytes
@@ -136,6 +138,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, error: ApiError) -> None:
         """Answer, unless an answer is under way, and close."""
         logger.info("%s: %s", self.client, error.code)
+        self._refusals.labels(error.code).inc()
         if self.cycle is None or self.cycle.response_started == self.cycle.response_complete:
             response = error.response()
             head = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
@@ -143,7 +146,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def protocol(settings: Settings) -> partial[BoundedProtocol]:
-    """Makes the connections of one server."""
+def protocol(settings: Settings, refusals: Counter) -> partial[BoundedProtocol]:
+    """Makes the connections of one server; `refusals` counts by code."""
     bounds = Bounds(settings.max_header_bytes, settings.header_timeout_s, settings.send_timeout_s)
-    return partial(BoundedProtocol, bounds, ConnectionTable(settings.max_connections))
+    return partial(BoundedProtocol, bounds, ConnectionTable(settings.max_connections), refusals)

@@ -62,9 +62,8 @@ def listening(services: Services, **settings: Any) -> Iterator[Live]:
     """Serve in a thread until the block ends."""
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
-        configured = Settings(**settings)
-        app = create_app(configured, services)
-        server = uvicorn.Server(configuration(app, configured))
+        app = create_app(Settings(**settings), services)
+        server = uvicorn.Server(configuration(app))
         loops: list[asyncio.AbstractEventLoop] = []
 
         async def serve() -> None:

@@ -161,6 +161,7 @@ def test_a_slow_head_is_told(live: Live) -> None:
         connection.sendall(b"GET /health HTT")
         status, error = answer(connection)
     assert (status, error["code"]) == (408, "headers_timeout")
+    assert 'kalmagrove_refusals_total{reason="headers_timeout"}' in httpx.get(f"{live.url}/metrics").text
 
 
 def test_silent_connections_are_closed(live: Live) -> None:
