@@ -49,9 +49,14 @@ class Place:
     number: int
     """In order of arrival, over all keys."""
     joined: float = field(default_factory=time.monotonic)
-    waited: float = 0.0
-    """Seconds, once it holds a slot."""
+    admitted_at: float | None = None
+    """None: it has no slot yet. Both on time.monotonic()'s clock."""
     _turn: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def waited(self) -> float:
+        """Seconds, until it was admitted."""
+        return 0.0 if self.admitted_at is None else self.admitted_at - self.joined
 
     async def turn(self) -> None:
         """Return once the place holds a slot."""
@@ -59,7 +64,7 @@ class Place:
 
     def admit(self) -> None:
         """It holds a slot from now on."""
-        self.waited = time.monotonic() - self.joined
+        self.admitted_at = time.monotonic()
         if not self._turn.done():  # whoever waited may have been cancelled, and has yet to leave
             self._turn.set_result(None)
 

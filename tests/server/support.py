@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +92,14 @@ async def running(services: Services, base_url: str = "http://localhost", **sett
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url=base_url) as http:
         assert isinstance(services.engine, EmbeddedEngine)
         yield Service(app, http, services.engine, services.store)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Return once it is true; AssertionError if that takes longer."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
 
 
 def events(response: httpx.Response) -> list[Any]:

@@ -1,0 +1,168 @@
+"""Nothing of one client stalls another: floods, large texts, bulk edits, and work whose client has gone."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from kan.checkpoint.directory import Checkpoint
+from kb.encoder.minilm import MiniLMEncoder
+from server.http.auth import Keys, hash_key
+from server.service.embedding import PackagedTokenizer
+from server.service.lanes import Lane
+from tests.server.support import FACTS, MODEL, QUESTION, Service, build_services, chat_body, error, running, until
+
+WORDS = ["amber", "basalt", "cedar", "delta", "ember", "flint", "grove", "harbour"]
+
+
+def bulk(tag: str, count: int = 256) -> dict[str, Any]:
+    text = " ".join(WORDS * 3)
+    return {"facts": [{"id": f"{tag}{i}", "text": f"{tag} {i} {text}"} for i in range(count)]}
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.fixture
+async def shared(tmp_path: Path, tiny: Checkpoint, encoder: MiniLMEncoder) -> AsyncIterator[Service]:
+    """With two clients."""
+    file = tmp_path / "keys"
+    file.write_text("".join(f"{name}:{hash_key(name).hex()}\n" for name in ("greedy", "modest")))
+    services = build_services(tmp_path, tiny, encoder, Keys.read(file, None))
+    async with running(services, max_running=8, max_waiting=16) as service:
+        yield service
+        await service.engine.audit()
+
+
+async def test_a_flood_of_one_key_neither_refuses_nor_delays_another(shared: Service) -> None:
+    async def ask(key: str, **fields: Any) -> httpx.Response:
+        body = chat_body(**fields)
+        return await shared.http.post("/v1/chat/completions", json=body, headers=bearer(key))
+
+    flood = [asyncio.create_task(ask("greedy", max_tokens=600)) for _ in range(40)]
+    await until(lambda: shared.context.generations.waiting > 0)
+    async with asyncio.timeout(10):
+        assert [(await ask("modest")).status_code for _ in range(3)] == [200, 200, 200]
+    assert shared.context.generations.waiting > 0
+    refused = [one for one in flood if one.done()]
+    assert {one.result().status_code for one in refused} == {429}
+    for one in flood:
+        one.cancel()
+    await asyncio.gather(*flood, return_exceptions=True)
+    assert (shared.context.generations.waiting, shared.context.generations.holding) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", chat_body("word " * 300_000), "messages"),
+        ("/v1/completions", {"model": MODEL, "prompt": "word " * 300_000}, "prompt"),
+        ("/v1/completions", {"model": MODEL, "prompt": [7] * 100_000}, "prompt"),
+        ("/tokenize", {"prompt": "word " * 300_000}, "prompt"),
+        ("/tokenize", {"messages": [{"role": "user", "content": "word " * 300_000}]}, "messages"),
+        ("/v1/embeddings", {"model": "all-minilm-l6-v2", "input": ["ok", "word " * 300_000]}, "input[1]"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+async def test_text_that_can_never_fit_is_refused_before_it_is_read(
+    informed: Service, path: str, body: dict[str, Any], param: str
+) -> None:
+    async with busy_lanes(informed):  # nobody is there to read it
+        response = await informed.http.post(path, json=body)
+    assert response.status_code == 400, response.text
+    assert (error(response)["code"], error(response)["param"]) == ("context_length_exceeded", param)
+
+
+@asynccontextmanager
+async def busy_lanes(service: Service) -> AsyncIterator[None]:
+    """Keeps every thread that reads text."""
+    lanes, free = service.context.lanes, threading.Event()
+    busy = [asyncio.create_task(lane.run(lambda: free.wait(30))) for lane in (lanes.questions, lanes.reads) * 2]
+    await asyncio.sleep(0.05)
+    try:
+        yield
+    finally:
+        free.set()
+        await asyncio.gather(*busy)
+
+
+async def test_a_long_question_is_looked_up_by_what_the_encoder_reads(
+    informed: Service, encoder: MiniLMEncoder
+) -> None:
+    questions = [f"{QUESTION} {word * 900}" for word in ("amber ", "unbelievableness ", "ü🚋 ")]
+    vectors = await informed.context.embedding.of_questions(questions)
+    np.testing.assert_allclose(vectors, encoder.embed(questions), atol=1e-6)
+
+
+def test_what_the_encoder_reads_of_a_text() -> None:
+    tokenizer = PackagedTokenizer()
+    for text in ("short", "word " * 254, "word " * 1000, "x" * 100_000):
+        read = tokenizer.readable(text)
+        assert text.startswith(read)
+        assert tokenizer.count([read]) == [min(tokenizer.max_tokens, *tokenizer.count([text]))]
+
+
+async def test_small_edits_and_bare_questions_pass_bulk_edits(informed: Service) -> None:
+    encoded = informed.engine.stats().facts_encoded
+    large = [asyncio.create_task(informed.http.put("/admin/kb/facts", json=bulk(tag))) for tag in "pq"]
+    await until(lambda: informed.engine.stats().facts_encoded > encoded + 8)
+    await informed.put(one="A single fact about the harbour.")
+    assert (await informed.http.delete("/admin/kb/facts/one")).status_code == 200
+    assert (await informed.chat(knowledge={"enabled": False})).status_code == 200
+    assert (await informed.chat()).status_code == 200
+    assert not any(one.done() for one in large)
+    assert [(await one).status_code for one in large] == [200, 200]
+
+
+async def test_a_bulk_edit_whose_client_left_stops_and_leaves_nothing(informed: Service) -> None:
+    await informed.engine.audit()
+    before, version = informed.engine.stats(), informed.version
+    large = asyncio.create_task(informed.http.put("/admin/kb/facts", json=bulk("p")))
+    await until(lambda: informed.engine.stats().facts_encoded > before.facts_encoded + 8)
+    large.cancel()
+    await asyncio.gather(large, return_exceptions=True)
+    await informed.put(one="A single fact about the harbour.")  # in the engine behind what was dropped
+    await informed.http.delete("/admin/kb/facts/one")
+    await informed.engine.audit()
+    after = informed.engine.stats()
+    assert after.facts_encoded - before.facts_encoded < 256
+    assert (after.pages_knowledge, informed.version) == (before.pages_knowledge, version + 2)
+
+
+async def test_a_job_whose_client_has_gone_is_not_run(informed: Service) -> None:
+    metrics, free = informed.context.metrics, threading.Event()
+    lane, ran = Lane("test", 1, metrics), []
+    running_job = asyncio.create_task(lane.run(lambda: free.wait(10)))
+    gone = asyncio.create_task(lane.run(lambda: ran.append("gone")))
+    stays = asyncio.create_task(lane.run(lambda: ran.append("stays")))
+    await asyncio.sleep(0.05)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    free.set()
+    await asyncio.gather(running_job, stays)
+    lane.close()
+    assert ran == ["stays"]
+    assert metrics.registry.get_sample_value("kalmagrove_jobs_dropped_total", {"lane": "test"}) == 1
+
+
+async def test_choices_are_admitted_one_by_one(tmp_path: Path, tiny: Checkpoint, encoder: MiniLMEncoder) -> None:
+    """A request with more choices than there are slots takes its turns, and gets what it would get alone."""
+    fields: dict[str, Any] = {"n": 5, "temperature": 1, "seed": 7, "max_tokens": 12}
+    texts = []
+    for slots in (2, 8):
+        directory = tmp_path / str(slots)
+        async with running(build_services(directory, tiny, encoder), max_running=slots) as service:
+            await service.put(**FACTS)
+            answer = await service.chat(**fields)
+            texts.append([choice["message"]["content"] for choice in answer.json()["choices"]])
+            await service.engine.audit()
+    assert texts[0] == texts[1]
