@@ -87,7 +87,8 @@ class Context:
     def of(cls, settings: Settings, services: Services, lifecycle: Lifecycle) -> Context:
         """Everything wired; starts threads."""
         store, engine = services.store, services.engine
-        generations = _admission("requests", settings.max_running, settings.max_waiting, settings)
+        shared = not services.keys.open()
+        generations = _admission("requests", settings.max_running, settings.max_waiting, settings, shared)
         metrics = Metrics(engine, store, lambda: generations.waiting)
         lanes, versions = Lanes(metrics), Versions(store, settings.max_waiting)
         pages = FactPages(store, engine, services.prompt)
@@ -104,12 +105,12 @@ class Context:
             retrieval=retrieval,
             versions=versions,
             prompts=prompts,
-            edits=Edits(store, engine, pages, lanes, metrics, settings),
+            edits=Edits(store, engine, pages, lanes, metrics, settings, shared=shared),
             completions=Completions(
                 engine, generations, versions, prompts, retrieval, metrics, settings, services.grounding
             ),
             generations=generations,
-            reads=_admission("reads", READS_AT_ONCE, MAX_WAITING_READS, settings),
+            reads=_admission("reads", READS_AT_ONCE, MAX_WAITING_READS, settings, shared),
             imports=Gate(1, "imports"),
             lifecycle=lifecycle,
             started_at=int(time.time()),
@@ -135,8 +136,10 @@ class Context:
             closing.push_async_callback(self.services.engine.aclose)
 
 
-def _admission(what: str, slots: int, waiting: int, settings: Settings) -> Admission:
-    bounds = Bounds(slots=slots, waiting=waiting, per_caller=slots + math.ceil(waiting * settings.key_share))
+def _admission(what: str, slots: int, waiting: int, settings: Settings, shared: bool) -> Admission:
+    """`shared`: several callers are told apart; one alone may have it all."""
+    share = settings.key_share if shared else 1.0
+    bounds = Bounds(slots=slots, waiting=waiting, per_caller=slots + math.ceil(waiting * share), shared=shared)
     return Admission(what, bounds, settings.key_weights)
 
 

@@ -50,10 +50,10 @@ class Settings(BaseSettings):
     """Free disk that encoded facts leave to the log: below it they give way."""
     max_waiting: int = Field(64, ge=1)
     """Requests that may queue for the engine; more are refused with 429."""
-    max_running: int = Field(18, ge=1)
-    """Sequences that are decoded together. One place in eight is kept for callers that have none."""
+    max_running: int = Field(16, ge=1)
+    """Sequences that are decoded together. With keys, one place in eight is kept for callers that have none."""
     key_share: float = Field(0.75, gt=0, le=1)
-    """Of each queue, how much one caller may fill."""
+    """Of each queue, how much one key may fill."""
     key_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Shares of callers, by the name of their key, where they wait for each other; 1 if not named."""
     step_tokens: int = Field(256, ge=16)

@@ -39,6 +39,8 @@ class Bounds:
     waiting: int
     per_caller: int
     """Slots and places to wait in together, of one caller."""
+    shared: bool = True
+    """Whether there is anybody else to keep a slot for."""
 
 
 @dataclass(slots=True, eq=False)
@@ -77,7 +79,7 @@ class Admission:
         self.what = what
         self._bounds = bounds
         self._weights = weights
-        self._spare = bounds.slots // SPARE
+        self._spare = bounds.slots // SPARE if bounds.shared else 0
         self._numbers = itertools.count()
         self._waiting: dict[Key, deque[Place]] = {}
         self._holding: dict[Key, set[Place]] = {}

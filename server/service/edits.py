@@ -78,8 +78,17 @@ class Edits:
     """Belongs to one event loop. Methods raise KnowledgeError, EngineError and ServiceError."""
 
     def __init__(
-        self, store: Store, engine: Engine, pages: FactPages, lanes: Lanes, metrics: Metrics, settings: Settings
+        self,
+        store: Store,
+        engine: Engine,
+        pages: FactPages,
+        lanes: Lanes,
+        metrics: Metrics,
+        settings: Settings,
+        *,
+        shared: bool,
     ) -> None:
+        """`shared`: several callers are told apart, and none may fill the queue alone."""
         self._store = store
         self._engine = engine
         self._pages = pages
@@ -87,8 +96,8 @@ class Edits:
         self._metrics = metrics
         self._settings = settings
         most, weights = settings.max_pending_edits, settings.key_weights
-        of_one = math.ceil(most * settings.key_share)
-        self._pending = Admission("edits", Bounds(slots=most, waiting=0, per_caller=of_one), weights)
+        of_one = math.ceil(most * settings.key_share) if shared else most
+        self._pending = Admission("edits", Bounds(slots=most, waiting=0, per_caller=of_one, shared=shared), weights)
         self._small = Admission("edits", Bounds(slots=SMALL_AT_ONCE, waiting=most, per_caller=most), weights)
         self._slices = Admission("edits", Bounds(slots=SLICES_AT_ONCE, waiting=most, per_caller=most), weights)
         self._commits: set[asyncio.Task[Commit]] = set()
