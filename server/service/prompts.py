@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 from kan.prompt import ChatMessage, PromptBuilder
 from server.engine.protocol import EngineInfo, MountedFact
+from server.service.embedding import SHORT_CHARACTERS
 from server.service.errors import ContextTooLong, InvalidRequest
 from server.service.lanes import Lane, Lanes
 from server.service.options import KnowledgeOptions
@@ -192,10 +193,9 @@ class Prompts:
 
     async def _ask(self, lane: Lane, sources: Sequence[Source], wanted: KnowledgeOptions) -> Questions:
         criteria = Criteria.of(wanted, self._settings)
-        return await self._retrieval.ask(criteria, await lane.run(partial(self._texts, sources)))
-
-    def _texts(self, sources: Sequence[Source]) -> list[str]:
-        return [source.question(self._builder) for source in sources]
+        texts = partial(_questions, sources, self._builder)
+        short = sum(source.length for source in sources) <= SHORT_CHARACTERS
+        return await self._retrieval.ask(criteria, texts() if short else await lane.run(texts))
 
     def _prompt(self, source: Source, questions: Questions | None, place: int) -> Prompt:
         """Blocks."""
@@ -213,6 +213,10 @@ class Prompts:
 
     def _too_long(self, what: str, param: str) -> ContextTooLong:
         return ContextTooLong(f"The model's context window has {self._info.context_length} tokens; {what}.", param)
+
+
+def _questions(sources: Sequence[Source], builder: PromptBuilder) -> list[str]:
+    return [source.question(builder) for source in sources]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pytest
 
 from kan.checkpoint.directory import Checkpoint
 from kb.encoder.minilm import MiniLMEncoder
-from server.http.auth import Keys, hash_key
+from server.http.keys import Keys, hash_key
 from server.service.embedding import PackagedTokenizer
 from server.service.lanes import Lane
 from tests.server.support import FACTS, MODEL, QUESTION, Service, build_services, chat_body, error, running, until
