@@ -117,9 +117,6 @@ class ServerClient:
     async def _fact(self, fact_id: str, namespace: str) -> Any:
         return await self.json("GET", f"/admin/kb/facts/{fact_id}", params={"namespace": namespace})
 
-    async def delete_fact(self, fact_id: str, namespace: str) -> None:
-        await self.json("DELETE", f"/admin/kb/facts/{fact_id}", params={"namespace": namespace})
-
     async def count_tokens(self, text: str) -> int:
         reply = await self.json("POST", "/tokenize", body={"model": self.model, "prompt": text})
         return int(reply["count"])

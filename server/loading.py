@@ -90,7 +90,6 @@ def vllm_options(settings: Settings) -> VllmOptions:
         dtype=settings.dtype,
         arguments=settings.vllm_args,
         cache_gib=settings.cache_gib,
-        max_waiting=settings.max_waiting,
         max_running=settings.max_running,
         max_fact_tokens=settings.max_fact_tokens,
     )
@@ -109,7 +108,6 @@ def engine_options(settings: Settings, config: KANConfig) -> EngineOptions:
         page_dir=settings.page_dir and settings.page_dir / str(dtype).removeprefix("torch."),
         disk_bytes=_disk_bytes(settings),
         disk_reserve_bytes=settings.disk_reserve_mib << 20,
-        max_waiting=settings.max_waiting,
         max_running=settings.max_running,
         max_fact_tokens=settings.max_fact_tokens,
         step_tokens=settings.step_tokens,

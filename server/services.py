@@ -19,7 +19,6 @@ from kb.store import Store
 from server.engine.protocol import Engine
 from server.http.errors import not_found
 from server.http.keys import Keys
-from server.http.limits import Gate
 from server.metrics import Metrics
 from server.service.admission import Admission, Bounds
 from server.service.completions import Completions
@@ -35,6 +34,8 @@ from server.settings import Settings
 READS_AT_ONCE = 4
 MAX_WAITING_READS = 60
 """Searches, lists, exports, embeddings and token counts."""
+IMPORTS = Bounds(slots=4, waiting=0, per_caller=1, shared=False)
+"""Bodies that are streamed in, one of each caller: a slow one holds up nobody else's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Context:
     completions: Completions
     generations: Admission
     reads: Admission
-    imports: Gate
+    imports: Admission
     lifecycle: Lifecycle
     started_at: int
 
@@ -111,7 +112,7 @@ class Context:
             ),
             generations=generations,
             reads=_admission("reads", READS_AT_ONCE, MAX_WAITING_READS, settings, shared),
-            imports=Gate(1, "imports"),
+            imports=Admission("imports", IMPORTS, settings.key_weights),
             lifecycle=lifecycle,
             started_at=int(time.time()),
         )

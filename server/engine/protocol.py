@@ -127,7 +127,6 @@ class EngineInfo:
     context_length: int
     """Most tokens one sequence may have, knowledge layout included."""
     vocab_size: int
-    max_waiting: int
     max_running: int
     dtype: str
     kernels: str

@@ -5,37 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.http.errors import body_late, body_too_large, overloaded
+from server.http.errors import body_late, body_too_large
 from server.http.scope import note_refusal
 from server.settings import Settings
 
 IMPORT_PATH = "/admin/kb/import"
-
-
-class Gate:
-    """At most `capacity` holders; the next one is refused, not queued."""
-
-    def __init__(self, capacity: int, what: str) -> None:
-        self.capacity = capacity
-        self.held = 0
-        self._what = what
-
-    @contextmanager
-    def enter(self, weight: int = 1) -> Iterator[None]:
-        """Hold `weight` places. Raises ApiError (429) if they are not free."""
-        if self.held + weight > self.capacity:
-            raise overloaded(f"Too many {self._what} at once. Try again shortly.")
-        self.held += weight
-        try:
-            yield
-        finally:
-            self.held -= weight
 
 
 @dataclass(frozen=True, slots=True)

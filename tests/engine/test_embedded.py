@@ -190,7 +190,7 @@ async def test_a_malformed_fact_is_not_encoded(world: World, tokens: tuple[int, 
 
 @pytest.mark.parametrize("field", [{"temperature": -1.0}, {"top_p": 0.0}, {"stop": ("",)}, {"logit_bias": {999: 1.0}}])
 async def test_bad_sampling_is_refused_and_takes_no_place(world: World, field: dict[str, Any]) -> None:
-    async with world.engine(max_waiting=1, max_running=1) as engine:
+    async with world.engine(max_running=1) as engine:
         for _ in range(3):
             with pytest.raises(ValueError, match=next(iter(field))):
                 engine.generate(world.request("a", **field))

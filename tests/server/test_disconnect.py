@@ -25,7 +25,7 @@ from tests.server.support import FACTS, MODEL, QUESTION, build_services, chat_bo
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory, tiny: Checkpoint, encoder: MiniLMEncoder) -> Iterator[Live]:
-    services = build_services(tmp_path_factory.mktemp("live"), tiny, encoder, max_running=4, max_waiting=64)
+    services = build_services(tmp_path_factory.mktemp("live"), tiny, encoder, max_running=4)
     with listening(services, max_running=4, max_waiting=64) as live:
         facts = [{"id": id, "text": text} for id, text in FACTS.items()]
         assert httpx.put(f"{live.url}/admin/kb/facts", json={"facts": facts}).status_code == 200

@@ -21,7 +21,7 @@ KNOWLEDGE = {"ignore_eos": True, "knowledge": {"top_k": 2}}
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory, tiny: Checkpoint, encoder: MiniLMEncoder) -> Iterator[Live]:
-    services = build_services(tmp_path_factory.mktemp("openai"), tiny, encoder, max_running=1, max_waiting=1)
+    services = build_services(tmp_path_factory.mktemp("openai"), tiny, encoder, max_running=1)
     with listening(services, max_running=1, max_waiting=1) as live:
         yield live
         live.until_idle()

@@ -74,7 +74,7 @@ async def test_metrics(informed: Service) -> None:
 
 
 async def test_full_queue_is_refused_at_once(tmp_path: Path, tiny: Checkpoint, encoder: MiniLMEncoder) -> None:
-    services = build_services(tmp_path, tiny, encoder, max_running=1, max_waiting=1)
+    services = build_services(tmp_path, tiny, encoder, max_running=1)
     async with running(services, max_running=1, max_waiting=1) as service:
         busy = [asyncio.create_task(service.chat(max_tokens=300)) for _ in range(2)]
         await asyncio.sleep(0.15)

@@ -79,7 +79,7 @@ async def test_who_leaves_meanwhile_ends_the_work(seconds: float) -> None:
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory, tiny: Checkpoint, encoder: MiniLMEncoder) -> Iterator[Live]:
     """One sequence at a time, and comments as often as can be."""
-    services = build_services(tmp_path_factory.mktemp("silence"), tiny, encoder, max_running=1, max_waiting=64)
+    services = build_services(tmp_path_factory.mktemp("silence"), tiny, encoder, max_running=1)
     with listening(services, max_running=1, max_waiting=64, stream_keep_alive_s=0.02) as live:
         yield live
         live.until_idle()

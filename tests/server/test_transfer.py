@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 
+from server.service.admission import Key
 from tests.server.support import FACTS, Service, error
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -79,8 +80,10 @@ async def test_bad_lines_change_nothing(service: Service) -> None:
     await service.engine.audit()
 
 
-async def test_one_import_at_a_time(service: Service) -> None:
-    with service.context.imports.enter():
-        response = await send(service, fact_line(1))
+async def test_one_import_at_a_time_of_each_caller(service: Service) -> None:
+    async with service.context.imports.enter(Key("somebody else")):
+        assert (await send(service, fact_line(1))).status_code == 200
+    async with service.context.imports.enter(Key("local")):
+        response = await send(service, fact_line(2))
     assert response.status_code == 429
     assert response.headers["retry-after"]

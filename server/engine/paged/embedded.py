@@ -53,7 +53,6 @@ class EmbeddedEngine:
             model_fingerprint=fingerprint,
             context_length=model.config.max_position_embeddings,
             vocab_size=model.config.vocab_size,
-            max_waiting=options.max_waiting,
             max_running=options.max_running,
             dtype=str(model.dtype).removeprefix("torch."),
             kernels=model.kernels.name,

@@ -25,7 +25,6 @@ class EngineOptions:
     disk_bytes: int = 8 << 30
     disk_reserve_bytes: int = 0
     """Free disk that page content leaves alone; 0: it may take all."""
-    max_waiting: int = 256
     max_running: int = 32
     max_fact_tokens: int = 256
     """Longest fact. Pages for one such fact are kept clear of generations, so that an edit never waits for them."""

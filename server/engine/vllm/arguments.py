@@ -49,7 +49,6 @@ class VllmOptions:
     """Memory for KV blocks on a CPU; on a GPU vLLM's own `--gpu-memory-utilization` rules."""
     page_cache_bytes: int = 1 << 28
     """Page content that a worker may keep mapped."""
-    max_waiting: int = 64
     max_running: int = 16
     max_fact_tokens: int = 256
     stall_seconds: float = 30.0

@@ -65,7 +65,6 @@ class VllmEngine:
             model_fingerprint=checkpoint.fingerprint,
             context_length=config.model_config.max_model_len,
             vocab_size=checkpoint.config.vocab_size,
-            max_waiting=options.max_waiting,
             max_running=options.max_running,
             dtype=str(config.model_config.dtype).removeprefix("torch."),
             kernels="vllm",

@@ -96,7 +96,7 @@ async def _progress(
     imported = 0
     version = context.services.store.snapshot.version
     told = time.monotonic()
-    with context.imports.enter():
+    async with context.imports.enter(Key(caller)):
         try:
             async for batch in _batches(body, context, namespace):
                 try:
