@@ -195,7 +195,10 @@ class Engine(Protocol):
         ...
 
     def reconcile(self, held: Collection[str]) -> None:
-        """Forget the pages of every fact whose key is not among `held`, whoever left them. As `forget`."""
+        """Forget the pages of every fact whose key is not among `held`, whoever left them. As `forget`.
+
+        Nothing happens while another process uses the same page files: they may be of its facts.
+        """
         ...
 
     async def run(self, function: Callable[[], T]) -> T:

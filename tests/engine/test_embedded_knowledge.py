@@ -14,6 +14,7 @@ from kan.knowledge.adapter import Adapter
 from kan.knowledge.pages import PageContent, write_pages
 from kan.knowledge.phi import FEATURES, Phi, zero_phi
 from server.engine.pages import files
+from server.engine.pages.sharing import LOCK
 from server.engine.protocol import (
     FactTokens,
     GenerationRequest,
@@ -299,4 +300,4 @@ async def test_what_was_deleted_meanwhile_goes_with_its_last_reader(world: World
 
 
 def file_names(directory: Path) -> list[str]:
-    return sorted(entry.name for entry in directory.iterdir())
+    return sorted(entry.name for entry in directory.iterdir() if entry.name != LOCK)

@@ -13,13 +13,14 @@ import torch
 from kan.knowledge.pages import PageContent, page_path, write_pages
 from server.engine.pages.files import PageFiles
 from server.engine.pages.life import State
+from server.engine.pages.sharing import LOCK
 
 SHAPE = (1, 2, 1, 4)
 CONTENT = PageContent(torch.ones(SHAPE), torch.ones(SHAPE))
 
 
 def names(path: Path) -> set[str]:
-    return {entry.name.removesuffix(".pages") for entry in path.iterdir()}
+    return {entry.name.removesuffix(".pages") for entry in path.iterdir()} - {LOCK}
 
 
 def put(path: Path, *keys: str) -> None:
@@ -183,3 +184,15 @@ def test_a_closed_thread_takes_bounded_time(tmp_path: Path, monkeypatch: pytest.
     files.write("a", hanging)
     files.close()
     release.set()
+
+
+def test_who_shares_a_directory_knows(tmp_path: Path) -> None:
+    first = PageFiles([tmp_path], SIZE_LIMIT)
+    assert first.alone()
+    second = PageFiles([tmp_path], SIZE_LIMIT)
+    assert not first.alone()
+    assert not second.alone()
+    first.close()
+    assert second.alone()
+    second.close()
+    assert PageFiles([]).alone()

@@ -16,6 +16,7 @@ from kan.checkpoint.directory import Checkpoint
 from kan.knowledge.pages import SUFFIX, page_path
 from kb.encoder.minilm import MiniLMEncoder
 from server.engine.paged.embedded import EmbeddedEngine
+from server.engine.pages.sharing import LOCK
 from server.warmup import warm_up
 from tests.server.live import Live, listening
 from tests.server.support import build_services, running
@@ -24,7 +25,7 @@ TEXT = "Stop number {} has a shelter and a clock."
 
 
 def names(directory: Path) -> set[str]:
-    return {path.name for path in directory.iterdir()}
+    return {path.name for path in directory.iterdir()} - {LOCK}
 
 
 def dropped_put(live: Live, fact_id: str, text: str, seconds: float) -> None:

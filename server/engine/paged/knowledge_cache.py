@@ -113,7 +113,9 @@ class KnowledgeCache:
             self._drop(key)
 
     def reconcile(self, held: Collection[str]) -> None:
-        """Forget every fact whose key is not among `held`."""
+        """Forget every fact whose key is not among `held`, unless another process may hold it."""
+        if not self._files.alone():
+            return
         for key in self.life.forget_all_but(held):
             self._drop(key)
         self._files.reconcile(held)

@@ -27,6 +27,7 @@ from kan.knowledge.pages import (
 )
 from server.engine.pages.janitor import Janitor
 from server.engine.pages.life import PageLife, State
+from server.engine.pages.sharing import SharedDirectory
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,9 @@ class PageFiles:
         self.life = PageLife(limit_bytes, self._order_removal)
         for directory in self._directories:
             directory.mkdir(parents=True, exist_ok=True)
-            for half_written in directory.glob(f"*{TEMPORARY_SUFFIX}"):
-                half_written.unlink(missing_ok=True)
+        self._shared = [SharedDirectory(directory) for directory in self._directories]
+        if self.alone():
+            self._remove_half_written()
         self._reconcile(None)
 
     def read(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> PageContent | None:
@@ -87,6 +89,10 @@ class PageFiles:
             if not all(is_intact(path) for path in self._paths(key)):
                 self._discard(key)
 
+    def alone(self) -> bool:
+        """True if no other process uses these directories: what no fact of ours has, nobody's has."""
+        return all(shared.alone() for shared in self._shared)
+
     def reconcile(self, held: Collection[str] | None = None) -> None:
         """Make books and disk agree, on the janitor's thread. A file that is in no book is taken in if its key is among
         `held` (None: every key is), and deleted if not."""
@@ -102,6 +108,13 @@ class PageFiles:
         """Write what is ordered, for a bounded time, and stop."""
         if self._janitor is not None:
             self._janitor.close()
+        for shared in self._shared:
+            shared.close()
+
+    def _remove_half_written(self) -> None:
+        for directory in self._directories:
+            for path in directory.glob(f"*{TEMPORARY_SUFFIX}"):
+                path.unlink(missing_ok=True)
 
     def _paths(self, key: str) -> list[Path]:
         return [page_path(directory, key) for directory in self._directories]

@@ -83,7 +83,9 @@ class FactShelf:
         self._life.forget(keys)
 
     def reconcile(self, held: Collection[str]) -> None:
-        """Forget every fact whose key is not among `held`."""
+        """Forget every fact whose key is not among `held`, unless another process may hold it."""
+        if not self._files.alone():
+            return
         kept = {self._preamble.key, *held}
         self._life.forget_all_but(kept)
         self._files.reconcile(kept)
