@@ -272,6 +272,19 @@ async def test_a_small_edit_overtakes_a_bulk_one(world: World) -> None:
         await slow
 
 
+async def test_the_steps_of_a_bulk_edit_are_short(world: World) -> None:
+    """Whoever comes meanwhile waits for one of them."""
+    facts = [world.fact(f"Stop number {i} has a shelter.") for i in range(30)]
+    rows = sum(len(fact.tokens) for fact in facts)
+    steps = []
+    for bulk in (False, True):
+        async with world.engine(step_tokens=rows, busy_step_tokens=rows // 10, max_running=1) as engine:
+            await engine.encode(facts, bulk=bulk)
+            steps.append((await settled(engine)).steps)
+    assert steps[0] <= 2
+    assert steps[1] >= 10
+
+
 async def test_a_request_that_waits_for_its_facts_blocks_nobody(world: World) -> None:
     """Its facts take many steps; another request's answer comes first, and both are right."""
     bulk = [world.fact(f"Stop number {i} has a shelter.") for i in range(60)]

@@ -1,11 +1,11 @@
 """Which tokens go into the next forward pass, and who gets pages.
 
 Policy. Running generations decode in every step. What is left of the step's token budget goes to facts being encoded
-(at most half while prompts wait; those of a bulk edit last) and to prompts in order of arrival. A generation is
-admitted when all its facts are resident and its prompt fits; one that waits for its facts lets others pass, as long as
-they leave it the pages it will need. When pages run out, the youngest running generation gives up its own and starts
-over later; the oldest therefore always moves, and nothing waits for ever. Pages for one fact of the greatest length
-are never given to generations, so an edit need not wait for them.
+(at most half while prompts wait; those of a bulk edit last, and few in one step) and to prompts in order of arrival. A
+generation is admitted when all its facts are resident and its prompt fits; one that waits for its facts lets others
+pass, as long as they leave it the pages it will need. When pages run out, the youngest running generation gives up its
+own and starts over later; the oldest therefore always moves, and nothing waits for ever. Pages for one fact of the
+greatest length are never given to generations, so an edit need not wait for them.
 """
 
 from __future__ import annotations
@@ -137,10 +137,9 @@ class Scheduler:
         chunks = [chunk for chunk in chunks if _still_runs(chunk.sequence)]
         budget = (self._options.busy_step_tokens if chunks else self._options.step_tokens) - len(chunks)
         prompts = [one for one in self.running if one.pending > 1]
-        for_facts = budget // 2 if prompts else budget
-        facts = self._take(self._encodings_in_order(), for_facts, self._start)
+        facts = self._take_facts(budget // 2 if prompts else budget)
         chunks += facts
-        chunks += self._take(prompts, budget - sum(chunk.count for chunk in facts), self._grow)
+        chunks += self._take(prompts, budget - _rows(facts), self._grow)
         self._in_flight = [chunk.sequence for chunk in facts]
         return [chunk for chunk in chunks if _still_runs(chunk.sequence)]
 
@@ -270,11 +269,20 @@ class Scheduler:
         encoding.bulk &= bulk
         return encoding
 
-    def _encodings_in_order(self) -> list[Encoding]:
-        """Those of bulk edits last, unless a generation waits for them too."""
-        return sorted(
-            self.encodings.values(), key=lambda one: one.bulk and not self._knowledge.life.is_read(one.fact.key)
-        )
+    def _take_facts(self, budget: int) -> list[Chunk]:
+        """Those of bulk edits last, unless a generation waits for them too; and few, for whoever comes waits for the
+        step's end."""
+        urgent: list[Encoding] = []
+        patient: list[Encoding] = []
+        for one in self.encodings.values():
+            (patient if one.bulk and not self._knowledge.life.is_read(one.fact.key) else urgent).append(one)
+        chunks = self._take(urgent, budget, self._start)
+        left = min(budget - _rows(chunks), self._options.busy_step_tokens)
+        return chunks + self._take(patient, left, self._start)
+
+
+def _rows(chunks: Iterable[Chunk]) -> int:
+    return sum(chunk.count for chunk in chunks)
 
 
 def _still_runs(sequence: Sequence) -> bool:
