@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -343,7 +344,7 @@ async def test_a_page_file_that_cannot_be_removed_does_not_stop_the_engine(world
 async def test_a_full_disk_costs_only_the_page_cache(world: World, tmp_path: Path) -> None:
     directory = tmp_path / "pages"
     async with world.engine(page_dir=directory) as engine:
-        directory.rmdir()
+        shutil.rmtree(directory)
         directory.write_bytes(b"")  # from now on every write fails
         await engine.encode([world.fact(text) for text in FACTS])
         assert len((await answer(engine, world.request("a", *FACTS))).tokens) == 12
