@@ -44,4 +44,5 @@ async def warm_up(context: Context) -> None:
     )
     async for _ in services.engine.generate(request):
         pass
+    services.engine.forget([fact.key])  # reconciling leaves everything while another server shares the page files
     await asyncio.to_thread(context.pages.reconcile)
