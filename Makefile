@@ -13,8 +13,11 @@ VENV     := .venv
 BIN      := $(VENV)/bin
 VENV_V   := .venv-vllm
 BIN_V    := $(VENV_V)/bin
+VENV_L   := .venv-llama
+BIN_L    := $(VENV_L)/bin
 PIP      := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar on $(PIP_ARGS)
 PIP_V    := $(BIN_V)/python -m pip --disable-pip-version-check install --progress-bar on $(PIP_ARGS)
+PIP_L    := $(BIN_L)/python -m pip --disable-pip-version-check
 DATA_DIR := $(or $(KALMAGROVE_DATA_DIR),data)
 MODEL    := $(or $(KALMAGROVE_MODEL),smollm2-135m)
 SMOLLM2  := $(DATA_DIR)/models/smollm2-135m/manifest.json
@@ -41,7 +44,7 @@ install: $(VENV)/.installed $(VENV)/.models-installed ## make the virtual enviro
 
 .PHONY: test
 test: lint $(SMOLLM2) ## everything CI runs: formatting, lint, types, tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(VENV)/.test-installed $(SMOLLM2) ## the long suites that CI leaves out
@@ -50,6 +53,25 @@ test-slow: $(VENV)/.test-installed $(SMOLLM2) ## the long suites that CI leaves 
 .PHONY: test-vllm
 test-vllm: $(SMOLLM2) $(VENV_V)/.test-installed ## the vLLM engine: its own tests, and the contract suite on it
 	KALMAGROVE_TEST_ENGINE=vllm $(BIN_V)/python -m pytest -W default tests/vllm tests/contract $(ARGS)
+
+.PHONY: test-deploy
+test-deploy: $(VENV)/.test-installed $(SMOLLM2) ## deploy/ for real: Prometheus, nginx, and the Dockerfile's steps in a bare Debian (as root)
+	@for tool in prometheus promtool debootstrap docker-compose npx nginx; do \
+	  command -v $$tool >/dev/null || { echo "test-deploy needs $$tool" >&2; exit 1; }; done
+	PIP_ARGS="$(PIP_ARGS)" $(BIN)/python -m pytest -m "slow or not slow" tests/deploy $(ARGS)
+
+.PHONY: test-console
+test-console: $(VENV)/.browser-installed $(SMOLLM2) ## the console in real Chromium (PICTURES=docs draws its pictures)
+	@command -v $${CHROMIUM:-chromium} >/dev/null || { echo "test-console needs Chromium: Debian's chromium, or CHROMIUM=path" >&2; exit 1; }
+	PICTURES=$(PICTURES) $(BIN)/python -m pytest -m slow tests/console $(ARGS)
+
+.PHONY: dashboards
+dashboards: $(VENV)/.test-installed ## write deploy/grafana/dashboards from the code beside it
+	$(BIN)/python -m deploy.grafana.generate
+
+.PHONY: pictures
+pictures: $(VENV)/.test-installed $(SMOLLM2) ## draw the dashboards of a loaded server into docs
+	KALMAGROVE_PICTURES=docs $(BIN)/python -m pytest -m slow tests/deploy/test_live.py $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.test-installed ## formatting, lint and types
@@ -70,6 +92,24 @@ bench-vllm: $(SMOLLM2) $(VENV_V)/.installed ## the same on vLLM; JSON into out/b
 	set -e; for scenario in ttft edit recency throughput; do \
 	  KALMAGROVE_ENGINE=vllm $(BIN_V)/kalmagrove bench $$scenario --serve --json out/bench-vllm/$$scenario.json $(ARGS); done
 
+.PHONY: bench-long
+bench-long: $(SMOLLM2) $(VENV)/.test-installed ## overload (5 minutes), drain and soak (half an hour); JSON into out/bench
+	@mkdir -p out/bench
+	$(BIN)/kalmagrove bench overload --serve --json out/bench/overload.json $(ARGS)
+	$(BIN)/kalmagrove bench drain --json out/bench/drain.json
+	$(BIN)/kalmagrove bench soak --serve --json out/bench/soak.json $(ARGS)
+
+.PHONY: peers
+peers: $(VENV_L)/.installed $(VENV_V)/.installed ## install the servers that bench-peers measures: llama.cpp's (compiled, 20 minutes) and vLLM's
+
+.PHONY: bench-peers
+bench-peers: $(SMOLLM2) $(VENV)/.test-installed peers ## KalmaGrove beside llama.cpp's and vLLM's servers, 20 minutes; JSON and PNG into docs
+	$(BIN)/kalmagrove bench peers --json docs/peers.json --plot docs/peers.png $(ARGS)
+
+.PHONY: locust
+locust: $(SMOLLM2) $(VENV)/.test-installed ## Locust's scenarios on a server of their own; reports and plots into out/locust
+	$(BIN)/python -m loadtests.locust.run --data-dir $(DATA_DIR) --out out/locust $(ARGS)
+
 .PHONY: train
 train: TRAIN = $(BIN)/kalmagrove train phi --data $(or $(DATA),$(error DATA=directory is needed))
 train: $(VENV)/.test-installed $(SMOLLM2) ## learn φ and adapter for SmolLM2-135M into out/phi, 50 minutes, resumable (DATA=directory of the question sets)
@@ -84,9 +124,16 @@ eval: $(VENV)/.test-installed $(SMOLLM2) ## measure answers with the shipped φ;
 	$(BIN)/kalmagrove eval knowledge --data $(or $(DATA),$(error DATA=directory is needed)) \
 	  --json docs/knowledge.json --plot docs/knowledge.png $(ARGS)
 
+.PHONY: grounding
+grounding: $(VENV)/.test-installed $(SMOLLM2) ## fit `grounded` for the shipped φ, resumable: cases are kept in out (DATA=directory)
+	$(BIN)/kalmagrove eval knowledge --data $(or $(DATA),$(error DATA=directory is needed)) --parts grounding \
+	  --sets synthetic,factbook,counterfact,squad,two_fact,encyclopedia,names-10k,news \
+	  --dev-questions 120 --questions 210 \
+	  --cases out/grounded-cases.jsonl --json docs/grounded.json --grounding kan/shipped/smollm2-135m.grounding.json $(ARGS)
+
 .PHONY: clean
-clean: ## remove the virtual environment (imported models and knowledge stay)
-	rm -rf $(VENV) $(VENV_V)
+clean: ## remove the virtual environments (imported models and knowledge stay)
+	rm -rf $(VENV) $(VENV_V) $(VENV_L)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "KalmaGrove needs Python 3.11 or newer")'
@@ -106,8 +153,13 @@ $(VENV)/.installed: pyproject.toml setup.py $(wildcard kan/kernels/c/*) $(VENV)/
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.test-installed: requirements-test.lock $(VENV)/.installed $(VENV)/.models-installed
+$(VENV)/.test-installed: requirements-test.lock requirements-chart.lock $(VENV)/.installed $(VENV)/.models-installed
 	$(PIP) -r requirements-test.lock
+	$(PIP) --no-deps -r requirements-chart.lock
+	@touch $@
+
+$(VENV)/.browser-installed: requirements-browser.lock $(VENV)/.test-installed
+	$(PIP) -r requirements-browser.lock
 	@touch $@
 
 $(BIN_V)/python:
@@ -124,6 +176,27 @@ $(VENV_V)/.installed: pyproject.toml setup.py $(VENV_V)/.locked
 
 $(VENV_V)/.test-installed: requirements-vllm-test.lock $(VENV_V)/.installed
 	$(PIP_V) --no-deps -r requirements-vllm-test.lock
+	@touch $@
+
+$(BIN_L)/python:
+	$(PYTHON) -m venv $(VENV_L)
+
+# llama-cpp-python is compiled here, for this machine's processor: there is no wheel.
+$(VENV_L)/.locked: requirements-llama.lock | $(BIN_L)/python
+	$(PIP_L) install --progress-bar on $(PIP_ARGS) --no-deps -r requirements-llama.lock
+	@touch $@
+
+# llama.cpp's own server is not in that package, but its sources are in the package's.
+LLAMA_CPP = $(shell grep '^llama_cpp_python==' requirements-llama.lock)
+$(VENV_L)/.installed: $(VENV_L)/.locked
+	rm -rf $(VENV_L)/src && mkdir $(VENV_L)/src
+	$(PIP_L) download $(PIP_ARGS) --no-deps --no-binary :all: --dest $(VENV_L)/src '$(LLAMA_CPP)'
+	tar -xzf $(VENV_L)/src/*.tar.gz --strip-components 1 -C $(VENV_L)/src
+	$(BIN_L)/cmake -S $(VENV_L)/src/vendor/llama.cpp -B $(VENV_L)/src/build -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF \
+	  -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
+	$(BIN_L)/cmake --build $(VENV_L)/src/build --parallel $$(nproc) --target llama-server llama-quantize
+	cp $(VENV_L)/src/build/bin/llama-server $(VENV_L)/src/build/bin/llama-quantize $(BIN_L)
+	rm -rf $(VENV_L)/src
 	@touch $@
 
 # Order-only: a model once imported is not imported again because a package was updated.

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kan.config import KANConfig
-from kan.kernels.operations import Attention, Cache, Kernels
+from kan.kernels.operations import Attention, Cache, Kernels, Product
 from kan.kernels.torch_kernels import TorchKernels
-from kan.linear import Product
 from kan.rope import RotaryTable
 
 

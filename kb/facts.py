@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from kb.errors import (
     FactNotFound,
@@ -22,6 +22,8 @@ from kb.errors import (
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 Key: TypeAlias = tuple[str, str]
 """(namespace, id)"""
+SearchMethod: TypeAlias = Literal["dense", "lexical", "hybrid"]
+"""By meaning (sentence embeddings), by words, or by both."""
 
 DEFAULT_NAMESPACE = "default"
 NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._:@~-]*"
@@ -105,6 +107,7 @@ __all__ = [
     "Key",
     "KnowledgeError",
     "Limits",
+    "SearchMethod",
     "StoreClosed",
     "StoreCorrupt",
     "StoreLocked",

@@ -13,7 +13,9 @@ import numpy as np
 from kb.encoder.embeddings import EmbeddingCache
 from kb.errors import StoreUnavailable, WriteFailed
 from kb.facts import Fact
-from kb.index.namespace import NamespaceIndex, Part
+from kb.index.namespace import NamespaceIndex
+from kb.index.part import Part
+from kb.index.postings import Postings
 from kb.index.segment import FlatSegment, Vectors
 from kb.log.batch import GENESIS, Batch
 from kb.log.fact_log import FactLog
@@ -105,7 +107,8 @@ class Loader:
                 matrix[row] = vectors[fact.text]
             self._advance(len(some))
         expires = [math.inf if fact.expires_at is None else fact.expires_at for fact in facts]
-        return Part.of(FlatSegment([fact.id for fact in facts], matrix, np.array(expires, dtype=np.float64)))
+        ids, times = [fact.id for fact in facts], np.array(expires, dtype=np.float64)
+        return Part.of(FlatSegment(ids, matrix, times, Postings.of(fact.text for fact in facts)))
 
     def _vectors(self, texts: list[str]) -> dict[str, Vectors]:
         vectors = self._cache.stored(texts)

@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import builtins
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 import immutables
 import numpy as np
 
-from kb.facts import Fact, Key
+from kb.facts import Fact, Key, SearchMethod
 from kb.index.namespace import NamespaceIndex
+from kb.index.search import relevance
 from kb.index.segment import Vectors
+from kb.index.terms import question_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hit:
-    """A fact found by a search, its inner product with the query, and its vector."""
+    """A fact found by a search."""
 
     fact: Fact
     score: float
+    """Inner product with the query."""
+    lexical: float
+    """The share of the question's words that the fact has, weighed by how much they tell: in [0, 1]."""
+    rank_score: float
+    """What the search ranked by."""
     vector: Vectors
+
+
+def leading(hits: Sequence[Hit], max_gap: float) -> tuple[Hit, ...]:
+    """Those of `hits`, the best first, that rank no further than `max_gap` behind the best.
+
+    Where one leads clearly, the others only distract.
+    """
+    return tuple(hit for hit in hits if hit.rank_score >= hits[0].rank_score - max_gap)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +75,11 @@ class Snapshot:
         """Rows of deleted or replaced facts that index segments still hold until they are merged."""
         return sum(index.tombstones for index in self.indexes.values())
 
+    @property
+    def segments(self) -> int:
+        """Index segments that a search of every namespace would read."""
+        return sum(len(index.parts) for index in self.indexes.values())
+
     def find(self, namespace: str, fact_id: str) -> Fact | None:
         """The fact, whether or not its time is over."""
         return self.by_key.get((namespace, fact_id))
@@ -81,11 +101,22 @@ class Snapshot:
             yield from self._living(name, "", now)
 
     def search(
-        self, namespace: str, vector: Vectors, k: int, min_score: float, now: float, min_best_score: float = -math.inf
+        self,
+        namespace: str,
+        vector: Vectors,
+        k: int,
+        min_score: float,
+        now: float,
+        min_best_score: float = -math.inf,
+        *,
+        text: str = "",
+        method: SearchMethod = "hybrid",
     ) -> builtins.list[Hit]:
-        """The (up to) k facts with the greatest inner products ≥ `min_score`, best first, ties by id.
+        """The (up to) k best facts for a question, best first, ties by id: by inner product with `vector`, by the words
+        of `text`, or by both.
 
-        None at all if the best is below `min_best_score`: facts about something else are worse than none.
+        Those whose relevance (`kb.index.search.relevance`) is below `min_score` are left out. None at all if no
+        relevance reaches `min_best_score`: facts about something else are worse than none.
         `vector` is float32 [dim] and should have unit length. Exact. ValueError when it has another shape.
         """
         if k < 1:
@@ -93,13 +124,14 @@ class Snapshot:
         query = np.ascontiguousarray(vector, dtype=np.float32)
         if query.ndim != 1:
             raise ValueError(f"the query must be one vector, has shape {query.shape}")
-        found = self._index(namespace).search(query, k, now)
-        if found and found[0][1] < min_best_score:
+        found = self._index(namespace).search(query, k, now, question_of(text), method)
+        relevances = [relevance(one.score, one.lexical, method) for one in found]
+        if max(relevances, default=-math.inf) < min_best_score:
             return []
         return [
-            Hit(self.by_key[namespace, fact_id], score, vector)
-            for fact_id, score, vector in found
-            if score >= min_score
+            Hit(self.by_key[namespace, one.id], one.score, one.lexical, one.rank_score(method), one.vector)
+            for one, relevant in zip(found, relevances, strict=True)
+            if relevant >= min_score
         ]
 
     def texts(self) -> Iterator[str]:

@@ -25,10 +25,11 @@ from kb.errors import (
 )
 from kb.facts import Change, Delete, Limits, Upsert
 from kb.index.compaction import Compactor
-from kb.index.namespace import Part
+from kb.index.part import Part
 from kb.index.segment import Vectors
 from kb.loading import Loader, Progress, check_head, open_marker
 from kb.log.batch import GENESIS, Batch, Entry
+from kb.log.difference import Differences, differences
 from kb.log.fact_log import FactLog
 from kb.log.history import FactVersion, History, LogEntry
 from kb.log.location import Location, StoreLock
@@ -110,6 +111,8 @@ class Store:
     ) -> None:
         self.snapshot = snapshot
         self.limits = limits
+        self.merges = 0
+        """Background merges of index segments that took effect."""
         self._head = head
         self._log = log
         self._marker = marker
@@ -198,6 +201,18 @@ class Store:
         self._require_open()
         return self._history.of_store(limit, before)
 
+    def differences(
+        self, before: int, after: int, limit: int = 100, start: tuple[str, str] | None = None
+    ) -> Differences:
+        """How version `after` differs from version `before`, which may be the newer one; `start`: (namespace, id) to
+        continue after. Raises UnknownVersion."""
+        self._require_open()
+        newest = self.snapshot.version
+        for version in (before, after):
+            if not 0 <= version <= newest:
+                raise UnknownVersion(version, newest)
+        return differences(self._log, before, after, limit, start)
+
     def _commit(self, kind: str, changes: Sequence[Change], vectors: Mapping[str, Vectors]) -> Commit:
         self._require_open()
         self._settle()
@@ -261,6 +276,7 @@ class Store:
             edited = index.replaced(plan, merged) if index is not None else None
             if edited is not None:
                 self.snapshot = replace(self.snapshot, indexes=indexes.set(namespace, edited))
+                self.merges += 1
 
     def _save_states(self, path: Path | None, replayed: int) -> None:
         if path is None:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -14,10 +14,21 @@ import httpx
 
 IMPORT_BATCH = 64
 """Facts per PUT when a scenario loads its knowledge."""
+KEEPALIVE_S = 2.0
+"""How long a connection is kept for the next request."""
 
 
 class RequestError(Exception):
     """The server refused a request, broke off a stream or answered with something that is no answer."""
+
+
+class Refused(RequestError):
+    """429: the server is full."""
+
+    def __init__(self, message: str, retry_after: str | None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """The header of this name, as it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +66,14 @@ class Answer:
     text: str
     content_times: tuple[float, ...]
     completion_tokens: int
+    """As the server counts them; the pieces of content, where it does not tell."""
     prompt_tokens: int
+    """0 where the server does not tell."""
     knowledge_version: int | None
     retrieval_ms: float | None
     facts: tuple[MountedReport, ...]
+    ended: float = 0.0
+    """When the stream did: tokens without text, as a turn's end, bring no content."""
 
     @property
     def ttft(self) -> float:
@@ -77,6 +92,14 @@ class Target:
     url: str
     client_key: str | None = None
     admin_key: str | None = None
+    admin_url: str | None = None
+    """Where /admin is; None: there as well."""
+    pid: int | None = None
+    """The server's process, where it is one of this machine and known."""
+    extra: Mapping[str, object] = field(default_factory=dict)
+    """Fields of every completion."""
+    endless: Mapping[str, object] = field(default_factory=lambda: {"ignore_eos": True})
+    """What in a request makes the model go on to max_tokens, whatever it says."""
 
 
 class ServerClient:
@@ -90,14 +113,24 @@ class ServerClient:
     async def json(
         self, method: str, path: str, *, body: object = None, params: Mapping[str, str] | None = None
     ) -> Any:
-        key = self._target.admin_key if path.startswith("/admin") else self._target.client_key
+        return (await self._request(method, path, body, params)).json()
+
+    async def metrics(self) -> str:
+        """The exposition text."""
+        return (await self._request("GET", "/metrics", None, None)).text
+
+    async def _request(self, method: str, path: str, body: object, params: Mapping[str, str] | None) -> httpx.Response:
+        admin, target = path.startswith("/admin"), self._target
+        apart = target.admin_url if admin or path == "/metrics" else None
+        key = target.admin_key if admin or (path == "/metrics" and target.admin_key) else target.client_key
+        url = f"{apart.rstrip('/')}{path}" if apart else path
         try:
-            response = await self._http.request(method, path, json=body, params=params, headers=_bearer(key))
+            response = await self._http.request(method, url, json=body, params=params, headers=_bearer(key))
         except httpx.HTTPError as error:
             raise RequestError(f"{method} {path}: {type(error).__name__} {error}") from error
         if response.is_error:
-            raise RequestError(f"{method} {path}: {response.status_code} {_reason(response.text)}")
-        return response.json()
+            raise _refusal(f"{method} {path}", response)
+        return response
 
     async def put_facts(self, facts: Sequence[FactRecord], namespace: str, expires_at: float) -> Edit:
         """One batch, all or nothing. `expires_at` (unix seconds) cleans up behind a load test."""
@@ -117,6 +150,11 @@ class ServerClient:
     async def _fact(self, fact_id: str, namespace: str) -> Any:
         return await self.json("GET", f"/admin/kb/facts/{fact_id}", params={"namespace": namespace})
 
+    async def search(self, question: str, knowledge: Mapping[str, object]) -> list[str]:
+        """Ids of the facts that the request field would mount for the question, best first."""
+        reply = await self.json("POST", "/admin/kb/search", body={"query": question, **knowledge})
+        return [str(hit["fact"]["id"]) for hit in reply["hits"]]
+
     async def count_tokens(self, text: str) -> int:
         reply = await self.json("POST", "/tokenize", body={"model": self.model, "prompt": text})
         return int(reply["count"])
@@ -124,7 +162,7 @@ class ServerClient:
     async def ask(
         self,
         messages: Sequence[Mapping[str, str]],
-        knowledge: Mapping[str, object],
+        knowledge: Mapping[str, object] | None,
         max_tokens: int,
         *,
         to_the_end: bool = False,
@@ -132,17 +170,13 @@ class ServerClient:
     ) -> Answer:
         """Stream one chat completion, greedily. `to_the_end`: exactly max_tokens, whatever the model says.
 
-        `on_content` is called at every piece of content.
+        `knowledge` is None for a server that knows no such field. `on_content` is called at every piece of content.
         """
         body = {
-            "model": self.model,
-            "messages": list(messages),
-            "knowledge": dict(knowledge),
-            "max_tokens": max_tokens,
-            "temperature": 0,
+            **self._question(messages, knowledge, max_tokens),
             "stream": True,
             "stream_options": {"include_usage": True},
-            **({"ignore_eos": True} if to_the_end else {}),
+            **(self._target.endless if to_the_end else {}),
         }
         collector = _Collector(time.perf_counter(), on_content)
         try:
@@ -150,13 +184,49 @@ class ServerClient:
                 "POST", "/v1/chat/completions", json=body, headers=_bearer(self._target.client_key)
             ) as response:
                 if response.is_error:
-                    text = (await response.aread()).decode("utf-8", "replace")
-                    raise RequestError(f"chat: {response.status_code} {_reason(text)}")
+                    await response.aread()
+                    raise _refusal("chat", response)
                 async for line in response.aiter_lines():
                     collector.take(line)
         except httpx.HTTPError as error:
             raise RequestError(f"chat: {type(error).__name__} {error}") from error
         return collector.answer()
+
+    async def ask_whole(
+        self, messages: Sequence[Mapping[str, str]], knowledge: Mapping[str, object], max_tokens: int
+    ) -> None:
+        """One chat completion that is not streamed."""
+        await self.json("POST", "/v1/chat/completions", body=self._question(messages, knowledge, max_tokens))
+
+    async def ask_and_leave(
+        self, messages: Sequence[Mapping[str, str]], knowledge: Mapping[str, object], max_tokens: int, pieces: int
+    ) -> None:
+        """Close the connection after so many events of a stream; 0: as soon as the answer begins."""
+        body = {**self._question(messages, knowledge, max_tokens), "stream": True, "ignore_eos": True}
+        headers = {**_bearer(self._target.client_key), "Connection": "close"}
+        try:
+            async with self._http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
+                if response.is_error:
+                    await response.aread()
+                    raise _refusal("chat", response)
+                async for line in response.aiter_lines():
+                    pieces -= line.startswith("data:")
+                    if pieces <= 0:
+                        return
+        except httpx.HTTPError as error:
+            raise RequestError(f"chat: {type(error).__name__} {error}") from error
+
+    def _question(
+        self, messages: Sequence[Mapping[str, str]], knowledge: Mapping[str, object] | None, max_tokens: int
+    ) -> dict[str, object]:
+        return {
+            "model": self.model,
+            "messages": list(messages),
+            **({} if knowledge is None else {"knowledge": dict(knowledge)}),
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            **self._target.extra,
+        }
 
 
 class _Collector:
@@ -169,7 +239,7 @@ class _Collector:
         self._times: list[float] = []
         self._usage: dict[str, Any] = {}
         self._knowledge: dict[str, Any] = {}
-        self._done = False
+        self._ended: float | None = None
 
     def take(self, line: str) -> None:
         if not line.startswith("data:"):
@@ -177,7 +247,7 @@ class _Collector:
         now = time.perf_counter() - self._started
         payload = line[len("data:") :].strip()
         if payload == "[DONE]":
-            self._done = True
+            self._ended = now
             return
         event = json.loads(payload)
         if "error" in event:
@@ -193,7 +263,7 @@ class _Collector:
                     self._on_content()
 
     def answer(self) -> Answer:
-        if not self._done:
+        if self._ended is None:
             raise RequestError("chat: the stream ended without [DONE]")
         if not self._times:
             raise RequestError("chat: the answer has no content")
@@ -202,16 +272,25 @@ class _Collector:
         return Answer(
             "".join(self._text),
             tuple(self._times),
-            int(self._usage["completion_tokens"]),
-            int(self._usage["prompt_tokens"]),
+            int(self._usage.get("completion_tokens", len(self._times))),
+            int(self._usage.get("prompt_tokens", 0)),
             knowledge.get("version"),
             knowledge.get("retrieval_ms"),
             tuple(facts),
+            self._ended,
         )
 
 
 def _bearer(key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _refusal(what: str, response: httpx.Response) -> RequestError:
+    """Of an error response that has been read."""
+    message = f"{what}: {response.status_code} {_reason(response.text)}"
+    if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        return Refused(message, response.headers.get("retry-after"))
+    return RequestError(message)
 
 
 def _reason(text: str) -> str:
@@ -225,8 +304,17 @@ def _reason(text: str) -> str:
 @asynccontextmanager
 async def connect(target: Target, *, connections: int = 1, timeout_s: float = 60.0) -> AsyncIterator[ServerClient]:
     """A client with its own connections; asks the server which model it serves. Raises RequestError."""
-    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-    async with httpx.AsyncClient(base_url=target.url, limits=limits, timeout=timeout_s, trust_env=False) as http:
+    # Servers close idle connections after 5 s, some of them; at that very moment a request would be lost.
+    limits = httpx.Limits(
+        max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEPALIVE_S
+    )
+    async with httpx.AsyncClient(
+        base_url=target.url,
+        limits=limits,
+        timeout=timeout_s,
+        verify=httpx.create_ssl_context(),
+        trust_env=False,
+    ) as http:
         client = ServerClient(http, target, "")
         models = await client.json("GET", "/v1/models")
         client.model = str(models["data"][0]["id"])

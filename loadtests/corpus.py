@@ -79,6 +79,8 @@ class Item:
 
     fact: FactRecord
     question: str
+    answer: str
+    """What a right reply contains."""
 
 
 def make_corpus(count: int, seed: int) -> list[Item]:
@@ -100,7 +102,8 @@ def _item(number: int, draw: random.Random) -> Item:
         "year": str(draw.randrange(1900, 2000)),
     }
     template = _RELATIONS[relation]
-    return Item(FactRecord(f"load-{number:05d}", template.fact.format(**words)), template.question.format(**words))
+    fact = FactRecord(f"load-{number:05d}", template.fact.format(**words))
+    return Item(fact, template.question.format(**words), words["person"])
 
 
 def person(draw: random.Random) -> str:

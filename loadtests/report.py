@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loadtests.stats import Summary
+from loadtests.stats import Estimate, Summary
 
 
 @dataclass(slots=True)
@@ -25,6 +25,12 @@ class Report:
     """Name with unit -> summary."""
     figures: dict[str, float] = field(default_factory=dict)
     """Name with unit -> one number (ratios, counts)."""
+    estimates: dict[str, Estimate] = field(default_factory=dict)
+    """Name with unit -> one number with its interval."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """What was measured, in words. In the JSON only."""
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    """Name with unit -> values in the order of time. In the JSON only."""
     failures: list[str] = field(default_factory=list)
 
     def add_series(self, name: str, values: Sequence[float], wanted: int = 1) -> None:
@@ -61,11 +67,17 @@ def print_report(report: Report, console: Console) -> None:
         for name, s in report.series.items():
             table.add_row(name, str(s.n), *(f"{v:.1f}" for v in (s.median, s.p99, s.minimum, s.maximum)))
         console.print(table)
-    if report.figures:
+    figures = {name: _number(value) for name, value in report.figures.items()}
+    figures |= {name: str(estimate) for name, estimate in report.estimates.items()}
+    if figures:
         table = Table("figure", "value", title=None if report.series else title)
         table.columns[1].justify = "right"
-        for name, value in report.figures.items():
-            table.add_row(name, _number(value))
+        for name, told in figures.items():
+            table.add_row(name, escape(told))
         console.print(table)
+    print_failures(report, console)
+
+
+def print_failures(report: Report, console: Console) -> None:
     for failure in report.failures:
         console.print(f"[bold red]failed:[/] {escape(failure)}")

@@ -27,13 +27,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How much to measure: `count` bounds the measurements of a series, `max_seconds` the time of the run."""
+    """How much to measure: `count` bounds the measurements of a series, `max_seconds` the time of the run.
+
+    Overload and soak go by the time alone: `max_seconds` is how long the load lasts.
+    """
 
     target: Target
     count: int
     facts: int = 1000
     seed: int = 1
     max_seconds: float = 900.0
+    pause: float = 0.0
+    """Seconds that each client of soak waits before its next request."""
 
 
 @dataclass(slots=True)
@@ -51,7 +56,7 @@ class Bench:
     @property
     def knowledge(self) -> dict[str, object]:
         """The request field that mounts 8 facts, however little they have to do with the question."""
-        return {"namespace": self.namespace, "top_k": 8, "min_score": -1.0}
+        return {"namespace": self.namespace, "top_k": 8, "min_score": -1.0, "max_gap": 4.0}
 
     def in_time(self, what: str, items: Sequence[T]) -> Iterator[T]:
         """The items one by one, as long as there is time; reports progress."""

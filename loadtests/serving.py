@@ -1,4 +1,4 @@
-"""A server of the load test's own: on a free loopback port, with an empty store, stopped at the end."""
+"""Servers of the load test's own: on a free loopback port, with an empty store at first, stopped at the end."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,12 +21,28 @@ from loadtests.client import Target
 
 READY_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 40.0
-_OWN = ("HOST", "PORT", "DATA_DIR", "KNOWLEDGE_URL", "DEMO", "CLIENT_KEYS_FILE", "ADMIN_KEYS_FILE")
+_OWN = (
+    *("HOST", "PORT", "ADMIN_HOST", "ADMIN_PORT", "SSL_CERTFILE", "SSL_KEYFILE", "SSL_KEYFILE_PASSWORD"),
+    *("DATA_DIR", "KNOWLEDGE_URL", "DEMO", "CLIENT_KEYS_FILE", "ADMIN_KEYS_FILE"),
+)
 """Settings that the load test decides; all others are taken from the environment."""
 
 
 class ServerStartError(Exception):
     """The server did not become ready; the message holds the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One that is ready, and its process."""
+
+    target: Target
+    process: subprocess.Popen[bytes]
+
+    def terminate(self) -> None:
+        """SIGTERM; it may already be gone."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
 
 
 @contextmanager
@@ -34,24 +51,54 @@ def temporary_server(data_dir: Path, settings: Mapping[str, str] = MappingProxyT
 
     settings    environment variables that differ from our own
     """
+    with temporary_home(data_dir) as home, serving(home, settings) as server:
+        yield server.target
+
+
+@contextmanager
+def temporary_home(data_dir: Path) -> Iterator[Path]:
+    """A data directory with the models of `data_dir` and no knowledge."""
     with tempfile.TemporaryDirectory(prefix="kalmagrove-bench-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         (directory / "models").symlink_to((data_dir / "models").resolve(), target_is_directory=True)
-        port = _free_port()
-        log_path = directory / "server.log"
-        with log_path.open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "server.cli", "serve"],
-                env={**_environment(directory, port), **settings},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        yield directory
+
+
+@contextmanager
+def serving(home: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Server]:
+    """A server of what is in the data directory, stopped at the end. Raises ServerStartError."""
+    port = free_port()
+    command = [sys.executable, "-m", "server.cli", "serve"]
+    environment = {**_environment(home, port), **settings}
+    with running(command, environment, port, ready="/ready", log_path=home / "server.log") as server:
+        yield server
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    port: int,
+    *,
+    ready: str,
+    log_path: Path,
+    timeout_s: float = READY_TIMEOUT_S,
+) -> Iterator[Server]:
+    """Run a server that listens on this port of loopback, until the block ends. Raises ServerStartError.
+
+    ready       path that answers with success as soon as the server takes requests
+    """
+    with log_path.open("ab") as log:
         try:
-            target = Target(f"http://127.0.0.1:{port}")
-            _wait_until_ready(process, target.url, log_path)
-            yield target
-        finally:
-            _stop(process)
+            process = subprocess.Popen(command, env=dict(environment), stdout=log, stderr=subprocess.STDOUT)
+        except OSError as error:
+            raise ServerStartError(str(error)) from error
+    server = Server(Target(f"http://127.0.0.1:{port}", pid=process.pid), process)
+    try:
+        _wait_until_ready(process, f"{server.target.url}{ready}", log_path, timeout_s)
+        yield server
+    finally:
+        _stop(server)
 
 
 def _environment(directory: Path, port: int) -> Mapping[str, str]:
@@ -66,36 +113,36 @@ def _environment(directory: Path, port: int) -> Mapping[str, str]:
     }
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One of loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log_path: Path) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    with httpx.Client(base_url=url, timeout=5.0, trust_env=False) as client:
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log_path: Path, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    with httpx.Client(timeout=5.0, trust_env=False) as client:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise ServerStartError(f"the server ended with status {process.returncode}:\n{_tail(log_path)}")
             try:
-                if client.get("/ready").is_success:
+                if client.get(url).is_success:
                     return
             except httpx.TransportError:
                 pass  # not listening yet
             time.sleep(0.2)
-    raise ServerStartError(f"the server was not ready after {READY_TIMEOUT_S:.0f} s:\n{_tail(log_path)}")
+    raise ServerStartError(f"the server was not ready after {timeout_s:.0f} s:\n{_tail(log_path)}")
 
 
 def _tail(log_path: Path, size: int = 4000) -> str:
     return log_path.read_bytes()[-size:].decode("utf-8", "replace")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
+def _stop(server: Server) -> None:
+    server.terminate()
     try:
-        process.wait(STOP_TIMEOUT_S)
+        server.process.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        server.process.kill()
+        server.process.wait()

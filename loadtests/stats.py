@@ -5,6 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+RESAMPLES = 2000
+LEAST = 5
+"""Values that an interval needs: fewer leave nothing to draw from."""
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -45,3 +50,56 @@ class Summary:
     def of(cls, values: Sequence[float]) -> Summary:
         """Raises ValueError without values."""
         return cls(len(values), median(values), percentile(values, 0.99), min(values), max(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its 95 % interval, which is left out where there are too few values for one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return number(self.value)
+        return f"{number(self.value)} [{number(self.low)}, {number(self.high)}]"
+
+
+def number(value: float) -> str:
+    """Three digits, and whole ones as they are."""
+    return f"{value:.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
+
+
+def ratio_of_medians(above: Sequence[float], below: Sequence[float], seed: int = 0) -> Estimate:
+    """Of measurements taken in pairs; the interval is a percentile bootstrap over the pairs.
+
+    Raises ValueError without values, or if they are not as many.
+    """
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    if len(above) != len(below):
+        raise ValueError(f"{len(above)} values cannot be paired with {len(below)}")
+    value = median(above) / median(below)
+    if len(above) < LEAST:
+        return Estimate(value)
+
+    def ratio(a: Any, b: Any, axis: int = -1) -> Any:
+        return np.median(a, axis) / np.median(b, axis)
+
+    low, high = bootstrap(
+        (above, below), ratio, paired=True, n_resamples=RESAMPLES, method="percentile", rng=seed
+    ).confidence_interval
+    return Estimate(value, float(low), float(high))
+
+
+def percentage(outcomes: Sequence[bool]) -> Estimate:
+    """How many of the outcomes are true, in %, with Wilson's interval. Raises ValueError without outcomes."""
+    from scipy.stats import binomtest
+
+    if not outcomes:
+        raise ValueError("no values")
+    found = binomtest(sum(outcomes), len(outcomes))
+    interval = found.proportion_ci(method="wilson")
+    return Estimate(100 * found.statistic, 100 * float(interval.low), 100 * float(interval.high))

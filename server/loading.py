@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cpu.threads import compute_alone
 from kan.attention import PAGE_SIZE
 from kan.checkpoint.directory import Checkpoint, CheckpointError
 from kan.config import KANConfig
@@ -29,9 +33,13 @@ from server.http.keys import KeyFileError, Keys
 from server.service.embedding import PackagedTokenizer
 from server.services import Services
 from server.settings import Settings
-from server.threads import compute_alone
+
+if TYPE_CHECKING:
+    from server.http.tracing import Tracing
 
 GIB = 2**30
+OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+logger = logging.getLogger("kalmagrove.traces")
 
 
 class StartupError(Exception):
@@ -42,6 +50,7 @@ def load(settings: Settings, console: Console) -> Services:
     """Blocks for seconds. Raises StartupError."""
     compute_alone()
     with _explained():
+        tracing = tracing_of(settings)
         keys = Keys.read(settings.client_keys_file, settings.admin_keys_file)
         with console.status(f"Loading {settings.model} …"):
             checkpoint = _checkpoint(settings)
@@ -57,6 +66,7 @@ def load(settings: Settings, console: Console) -> Services:
             store.close()
             raise
     return Services(
+        tracing=tracing,
         engine=engine,
         store=store,
         encoder=encoder,
@@ -66,6 +76,21 @@ def load(settings: Settings, console: Console) -> Services:
         grounding=grounding,
         keys=keys,
     )
+
+
+def tracing_of(settings: Settings) -> Tracing | None:
+    """None: nobody wants traces. Raises StartupError."""
+    told_where = any(os.environ.get(name) for name in OTLP_VARIABLES)
+    if settings.otel == "off" or (settings.otel == "auto" and not told_where):
+        return None
+    try:
+        from server.http.tracing import Tracing
+    except ImportError as error:
+        if settings.otel == "on":
+            raise StartupError("otel: pip install 'kalmagrove[otel]'") from error
+        logger.warning("no traces, although OTEL_EXPORTER_OTLP_ENDPOINT is set: pip install 'kalmagrove[otel]'")
+        return None
+    return Tracing.exporting()
 
 
 def _start_engine(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -35,20 +35,26 @@ class Metrics:
         self.request_seconds = self._histogram("http_request_seconds", "HTTP request, last byte sent", "route")
         self.refusals = self._counter("refusals", "Requests refused, by error code", "reason")
         self.cancellations = self._counter("cancellations", "Requests whose client left, by stage", "stage")
-        self.queue_seconds = self._histogram("queue_seconds", "Waiting for admission, and in the engine for pages")
+        self.queue_seconds = self._histogram(
+            "queue_seconds", "Waiting for admission, and in the engine for pages", "endpoint"
+        )
         self.retrieval_seconds = self._histogram("retrieval_seconds", "Query embedding and search")
         self.first_token_seconds = self._histogram("time_to_first_token_seconds", "Request to first token", "endpoint")
-        self.inter_token_seconds = self._histogram("inter_token_seconds", "Between chunks of one choice")
+        self.inter_token_seconds = self._histogram("inter_token_seconds", "Between chunks of one choice", "endpoint")
         self.end_to_end_seconds = self._histogram(
             "end_to_end_seconds", "Request to last token, finished requests", "endpoint"
         )
-        self.edit_visible_seconds = self._histogram("edit_visible_seconds", "Edit request to durable and visible")
+        self.edit_visible_seconds = self._histogram(
+            "edit_visible_seconds", "Edit request to durable and visible; small edits never wait for large ones", "size"
+        )
         self.facts_mounted = self._counter("facts_mounted", "Facts mounted by requests")
         self.jobs_dropped = self._counter("jobs_dropped", "Jobs not begun when their client left, by lane", "lane")
         self.sweep_failures = self._counter("sweep_failures", "Removals of expired facts that failed")
         self.in_flight = Gauge("kalmagrove_http_requests_in_flight", "HTTP requests", registry=self.registry)
         self.registry.register(_Engine(engine, waiting))
         self.registry.register(_Knowledge(store))
+        # With our prefix: an engine's own exposition may bring the plain names.
+        ProcessCollector(namespace="kalmagrove", registry=self.registry)
 
     def render(self) -> bytes:
         """The exposition text."""
@@ -67,7 +73,9 @@ class _Engine(Collector):
         self._waiting = waiting
 
     def collect(self) -> Iterator[Metric]:
-        stats = self._engine.stats()
+        stats, info = self._engine.stats(), self._engine.info
+        what = {"model": info.name, "dtype": info.dtype, "kernels": info.kernels}
+        yield InfoMetricFamily("kalmagrove_engine", "What computes, and what on", value=what)
         yield _gauge("engine_healthy", "1 while the engine makes forward progress", self._engine.healthy())
         yield _gauge("requests_waiting", "Sequences waiting to be decoded", self._waiting() + stats.waiting)
         yield _gauge("requests_running", "Sequences being decoded", stats.running)
@@ -97,6 +105,8 @@ class _Knowledge(Collector):
         yield _gauge("kb_version", "Published version of the knowledge", snapshot.version)
         yield _gauge("kb_facts", "Facts held", snapshot.count())
         yield _gauge("kb_tombstones", "Deleted rows that the index still holds", snapshot.tombstones)
+        yield _gauge("kb_segments", "Immutable segments of the index", snapshot.segments)
+        yield _counter("kb_merges", "Background merges of index segments", self._store.merges)
 
 
 def _gauge(name: str, help: str, value: float) -> Metric:

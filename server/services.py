@@ -7,7 +7,7 @@ import math
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends
 from starlette.requests import Request
@@ -19,7 +19,9 @@ from kb.store import Store
 from server.engine.protocol import Engine
 from server.http.errors import not_found
 from server.http.keys import Keys
+from server.http.scope import account
 from server.metrics import Metrics
+from server.service.account import Account
 from server.service.admission import Admission, Bounds
 from server.service.completions import Completions
 from server.service.edits import Edits
@@ -31,7 +33,11 @@ from server.service.retrieval import Retrieval
 from server.service.versions import Versions
 from server.settings import Settings
 
-READS_AT_ONCE = 4
+if TYPE_CHECKING:
+    from server.http.tracing import Tracing
+
+READS_AT_ONCE = 8
+"""So many that there is one to keep for who has none."""
 MAX_WAITING_READS = 60
 """Searches, lists, exports, embeddings and token counts."""
 IMPORTS = Bounds(slots=4, waiting=0, per_caller=1, shared=False)
@@ -52,6 +58,8 @@ class Services:
     keys: Keys = field(default_factory=Keys)
     grounding: Grounding | None = None
     """None: no calibration for this model and φ."""
+    tracing: Tracing | None = None
+    """None: nobody wants traces."""
 
 
 @dataclass(slots=True)
@@ -132,6 +140,8 @@ class Context:
         """Stop the engine, let commits under way finish, and release the store, whatever fails on the way."""
         async with AsyncExitStack() as closing:
             closing.push_async_callback(asyncio.to_thread, self.services.store.close)
+            if self.services.tracing is not None:
+                closing.push_async_callback(self.services.tracing.aclose)
             closing.push_async_callback(self.lanes.close)
             closing.push_async_callback(self.edits.finish)
             closing.push_async_callback(self.services.engine.aclose)
@@ -153,6 +163,12 @@ async def _caller(request: Request) -> str:
     return str(request.scope["kalmagrove.caller"])
 
 
+async def _account(request: Request) -> Account:
+    return account(request.scope)
+
+
 ContextDep = Annotated[Context, Depends(_context)]
 CallerDep = Annotated[str, Depends(_caller)]
 """The name of the key that was shown."""
+AccountDep = Annotated[Account, Depends(_account)]
+"""What the request does, for log and traces."""

@@ -7,11 +7,20 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from kb.facts import SearchMethod
+
 PREFIX = "KALMAGROVE_"
-CLIENT_VARIABLES = frozenset({"KALMAGROVE_URL", "KALMAGROVE_API_KEY", "KALMAGROVE_ADMIN_KEY"})
+CLIENT_VARIABLES = frozenset(
+    {
+        "KALMAGROVE_URL",
+        "KALMAGROVE_ADMIN_URL",
+        "KALMAGROVE_API_KEY",
+        "KALMAGROVE_ADMIN_KEY",
+    }
+)
 """Read by the command line when it speaks to a server; no settings of the server."""
 
 
@@ -24,6 +33,15 @@ class Settings(BaseSettings):
     """Where to listen. Anything but loopback needs key files."""
     port: int = Field(8000, ge=0, le=65535)
     """0: any free port."""
+    admin_host: str | None = None
+    """Where /admin and /metrics listen if they are apart; none: as `host`."""
+    admin_port: int | None = Field(None, ge=0, le=65535)
+    """Puts /admin and /metrics on a listener of their own, and off the public one. 0: any free port."""
+    ssl_certfile: Path | None = None
+    """PEM certificates: TLS on every listener."""
+    ssl_keyfile: Path | None = None
+    """Its private key; none: it is in ssl_certfile."""
+    ssl_keyfile_password: SecretStr | None = None
     data_dir: Path = Path("data")
     """Models, knowledge and cached pages live under it."""
     model: str = "smollm2-135m"
@@ -72,13 +90,13 @@ class Settings(BaseSettings):
     min_import_bytes_per_s: int = Field(1024, ge=1)
     """An import may be waited for as much longer as it would take at this rate."""
     send_timeout_s: float = Field(60.0, gt=0)
-    """How long a client may leave a stream unread."""
+    """How long a client may leave an answer unread."""
     stream_keep_alive_s: float = Field(5.0, gt=0)
     """Longest silence of a stream of events: a comment breaks it."""
     max_header_bytes: int = Field(64 * 2**10, ge=1024)
     """Request line and headers; more get 431."""
     header_timeout_s: float = Field(15.0, gt=0)
-    """From a connection's beginning, or its last answer, to a request's complete headers."""
+    """From a connection's beginning, or its last answer, to a complete head; likewise for a TLS handshake."""
     max_connections: int = Field(2048, ge=1)
     """Busy with a request. Idle ones are closed, the longest idle first, when connections run short."""
     max_fact_tokens: int = Field(256, ge=1)
@@ -90,9 +108,13 @@ class Settings(BaseSettings):
     """Edits that may be in progress; more are refused with 429."""
     max_embedding_inputs: int = Field(256, ge=1)
     top_k: int = Field(8, ge=0)
-    """Facts mounted if a request does not say."""
+    """At most so many facts are mounted if a request does not say."""
+    retrieval: SearchMethod = "hybrid"
+    """How facts are found if a request does not say: by meaning, by words, or by both."""
     min_score: float = Field(0.2, ge=-1, le=1)
     """Least relevance of a mounted fact if a request does not say."""
+    max_gap: float = Field(0.2, ge=0, le=4)
+    """How far behind the best fact another may rank and still be mounted, if a request does not say."""
     min_best_score: float = Field(0.35, ge=-1, le=1)
     """Least relevance of the best fact: below it nothing is mounted. A request's min_score takes the place of both."""
     grounded_threshold: float = Field(0.5, ge=0, le=1)
@@ -108,6 +130,12 @@ class Settings(BaseSettings):
     """Path or database URL of the facts log; none: data_dir/kb."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """At info every request is logged."""
+    console: bool = True
+    """Serve the page at /console, where /admin is; if that is a listener of its own, so is all that the page asks."""
+    log_format: Literal["text", "json"] = "text"
+    """Of every line on stderr."""
+    otel: Literal["auto", "on", "off"] = "auto"
+    """Traces by OTLP; `auto`: if OTEL_EXPORTER_OTLP_ENDPOINT (or …_TRACES_ENDPOINT) says where to."""
     demo: bool = False
     """Fill an empty knowledge store with the demo's facts."""
 
@@ -128,11 +156,32 @@ class Settings(BaseSettings):
             raise ValueError("vllm_args: only the vllm engine takes them")
         if self.top_k > self.max_facts_per_request:
             raise ValueError("top_k is above max_facts_per_request")
-        if not self.keys_configured and not is_loopback(self.host):
-            raise ValueError(
-                f"host {self.host}: without client_keys_file and admin_keys_file the server listens on loopback only"
-            )
+        self._check_listeners()
         return self
+
+    def _check_listeners(self) -> None:
+        if self.admin_host is not None and not self.admin_apart:
+            raise ValueError("admin_host: needs admin_port, which puts /admin apart")
+        if (self.ssl_keyfile or self.ssl_keyfile_password) and self.ssl_certfile is None:
+            raise ValueError("ssl_keyfile: needs ssl_certfile")
+        admin_host, admin_port = self.admin_address
+        if self.admin_apart and admin_port and admin_port == self.port and _overlap(self.host, admin_host):
+            raise ValueError("admin_port: is the public port as well")
+        for host in (self.host, admin_host):
+            if not self.keys_configured and not is_loopback(host):
+                raise ValueError(
+                    f"host {host}: without client_keys_file and admin_keys_file the server listens on loopback only"
+                )
+
+    @property
+    def admin_apart(self) -> bool:
+        """Whether /admin and /metrics have a listener of their own."""
+        return self.admin_port is not None
+
+    @property
+    def admin_address(self) -> tuple[str, int]:
+        """Host and port of /admin and /metrics."""
+        return self.admin_host or self.host, self.port if self.admin_port is None else self.admin_port
 
     @property
     def keys_configured(self) -> bool:
@@ -159,6 +208,12 @@ class Settings(BaseSettings):
     def page_dir(self) -> Path | None:
         """Where encoded facts are cached, if anywhere."""
         return self.data_dir / "pages" if self.page_cache_disk_gib else None
+
+
+def _overlap(host: str, other: str) -> bool:
+    """Whether one port cannot serve both."""
+    hosts = {"127.0.0.1" if one == "localhost" else one for one in (host, other)}
+    return len(hosts) == 1 or bool({"", "0.0.0.0", "::"} & hosts)
 
 
 def is_loopback(host: str) -> bool:

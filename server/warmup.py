@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.resources
 
 from rich.console import Console
 from rich.progress import Progress
 
-from kb.ndjson import read_batches
+from kan.knowledge.fit import Fit
+from server.demo.facts import demo_facts
 from server.engine.protocol import GenerationRequest, MountedFact, SamplingParams
 from server.services import Context
 
@@ -21,9 +21,7 @@ async def import_demo(context: Context, console: Console) -> None:
     store = context.services.store
     if not context.settings.demo or store.snapshot.version > 0:
         return
-    lines = importlib.resources.files("server").joinpath("demo", "facts.ndjson").read_bytes()
-    batches = list(read_batches([lines], limits=store.limits))
-    changes = [change for batch in batches for change in batch.changes]
+    changes = demo_facts(store.limits)
     with Progress(console=console, transient=True) as bar:
         for start in bar.track(range(0, len(changes), BATCH_FACTS), description="Encoding the demo's facts"):
             await context.edits.apply("demo", changes[start : start + BATCH_FACTS])
@@ -39,7 +37,7 @@ async def warm_up(context: Context) -> None:
     request = GenerationRequest(
         id="warm-up",
         prompt=tuple(services.prompt.completion(WARM_UP_TEXT, with_knowledge=True)),
-        facts=(MountedFact(fact, 1.0),),
+        facts=(MountedFact(fact, Fit(1.0)),),
         sampling=SamplingParams(max_tokens=2, temperature=0, ignore_eos=True),
     )
     async for _ in services.engine.generate(request):

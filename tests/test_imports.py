@@ -1,5 +1,5 @@
-"""The layers: `kan` and `kb` know neither each other nor `server`; inside `server` data flows http → service → engine;
-`lab` has its doors. And nothing works at import."""
+"""The layers: `cpu` knows nobody; `kan` and `kb` know neither each other nor `server`; inside `server` data flows
+http → service → engine; `lab` has its doors. And nothing works at import."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {
+    "cpu": {"kan", "kb", "server", "lab", "loadtests", "sklearn", "scipy"},
     "kan": {"kb", "server", "lab", "loadtests", "sklearn", "scipy"},
     "kb": {"kan", "server", "lab", "loadtests", "sklearn", "scipy"},
     "server": {"lab", "tests", "sklearn", "scipy"},

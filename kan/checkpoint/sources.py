@@ -72,7 +72,7 @@ def _read(source: str, name: str, progress: Progress) -> ImportedModel:
 
     path = Path(source)
     if source in PACKAGED_MODELS:
-        return read_gguf(_packaged_file(PACKAGED_MODELS[source]), name, progress)
+        return read_gguf(packaged_file(PACKAGED_MODELS[source]), name, progress)
     if path.is_dir():
         return read_directory(path, name, progress)
     if path.suffix == ".gguf":
@@ -83,7 +83,8 @@ def _read(source: str, name: str, progress: Progress) -> ImportedModel:
     raise ModelImportError(f"{source!r} is no GGUF file, directory, hub id (org/name) or packaged model ({known})")
 
 
-def _packaged_file(model: PackagedModel) -> Path:
+def packaged_file(model: PackagedModel) -> Path:
+    """Raises ModelImportError if the package is not installed."""
     # find_spec finds the package without running its code, whose dependencies need not be installed.
     spec = importlib.util.find_spec(model.package)
     for location in (spec.submodule_search_locations or ()) if spec else ():

@@ -1,7 +1,7 @@
 """`Kernels` in C (the sources are in `c/`), for bfloat16 on processors with AVX-512 BF16.
 
 The library is optional: `pip install` builds it where there is a C compiler. It must share torch's OpenMP threads: a
-second team in the process would slow every step down (`server/threads.py`). It does, because it asks for the same
+second team in the process would slow every step down (`cpu/threads.py`). It does, because it asks for the same
 `libgomp.so.1` that torch, imported first, has brought along.
 """
 
@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cpu.linear import Linear
 from kan.attention import PAGE_SIZE
 from kan.config import KANConfig
 from kan.kernels.native_attention import NativeAttention
-from kan.kernels.operations import Cache
+from kan.kernels.operations import Cache, Product
 from kan.kernels.paged_cache import PagedCache
-from kan.linear import Linear, Product
 
 ABI = 3
 """KG_ABI of c/vectors.h. A library built from other sources is refused."""

@@ -10,7 +10,18 @@ from torch import Tensor
 
 from kan.attention import SequenceRows
 from kan.config import KANConfig
-from kan.linear import Product
+
+
+class Product(Protocol):
+    """A linear layer: x [rows, in] -> [rows, out]."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x Wᵀ + b"""
+        ...
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """x Wᵀ + b + residual [rows, out]"""
+        ...
 
 
 class Attention(Protocol):

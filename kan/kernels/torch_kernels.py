@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cpu.linear import Linear
 from kan.config import KANConfig
-from kan.kernels.operations import Cache
+from kan.kernels.operations import Cache, Product
 from kan.kernels.paged_cache import MakeAttention, PagedCache
 from kan.kernels.torch_attention import TorchAttention
-from kan.linear import Linear, Product
 
 
 class TorchKernels:
-    """Weights are laid out for oneDNN where it can (`kan/linear.py`)."""
+    """Weights are laid out for oneDNN where it can (`cpu/linear.py`)."""
 
     name = "torch"
 

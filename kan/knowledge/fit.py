@@ -1,7 +1,8 @@
-"""How mounted facts fit a question: what φ is told of them, from sentence embeddings alone."""
+"""How mounted facts fit a question: what φ is told of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,20 +17,28 @@ TIED = 1e-6
 
 
 class Fit(NamedTuple):
-    """Of one fact among those mounted, each in [-1, 1].
+    """Of one fact among those mounted.
 
-    relevance   ρ(question)·ρ(fact)
-    bridge      how well it fits what the best fact adds to the question
-    rest        how well it fits what the best fact leaves of the question
+    relevance   ρ(question)·ρ(fact), in [-1, 1]
+    bridge      how well it fits what the best fact adds to the question, in [-1, 1]
+    rest        how well it fits what the best fact leaves of the question, in [-1, 1]
+    lexical     the share of the question's words that it has, weighed by how much they tell, in [0, 1]
+    length      its characters
     """
 
     relevance: float
     bridge: float = 0.0
     rest: float = 0.0
+    lexical: float = 0.0
+    length: float = 0.0
 
 
-def fits(question: Vectors, facts: Vectors) -> tuple[Fit, ...]:
+def fits(
+    question: Vectors, facts: Vectors, lexical: Sequence[float] | None = None, texts: Sequence[str] | None = None
+) -> tuple[Fit, ...]:
     """The fit of each fact; the same in any order of the facts. question [dim] and facts [m, dim] are unit vectors.
+
+    Without `lexical` (one number per fact) no word is shared, without `texts` no fact has a length.
 
     bridge and rest find the second of two facts, which relevance alone plays down. "Where is the maker of X?" is
     nearest to "X is made by Y", and what that adds leads to "Y is in Z". "Who runs X, and who runs Y?" is nearest to
@@ -46,7 +55,9 @@ def fits(question: Vectors, facts: Vectors) -> tuple[Fit, ...]:
     common = float(best @ question)
     bridge = facts @ _unit(best - common * question)
     rest = facts @ _unit(question - common * best)
-    return tuple(map(Fit, relevance.tolist(), bridge.tolist(), rest.tolist()))
+    none = [0.0] * len(facts)
+    shared, lengths = none if lexical is None else lexical, none if texts is None else list(map(len, texts))
+    return tuple(map(Fit, relevance.tolist(), bridge.tolist(), rest.tolist(), shared, lengths))
 
 
 def _unit(vector: Vectors) -> Vectors:

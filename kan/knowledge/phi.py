@@ -4,13 +4,17 @@
 
 Features x_f of a fact among m mounted ones, with relevance r = ρ(question)·ρ(fact):
 
-    relevance   r
-    lead        r - max r over the other facts: minus the gap to the best one, and for the best its lead on the next
-    log_count   log m
-    bridge      how well the fact fits what the best fact adds to the question
-    rest        how well it fits what the best fact leaves of the question
+    relevance       r
+    lead            r - max r over the other facts: minus the gap to the best, and for the best its lead on the next
+    log_count       log m
+    bridge          how well the fact fits what the best fact adds to the question
+    rest            how well it fits what the best fact leaves of the question
+    lexical         the share of the question's words that the fact has
+    lexical_lead    the same as lead, of lexical
+    agreement       how high both rank it: the mean of 1 / rank by relevance and 1 / rank by lexical
+    log_length      log of its characters: a short fact or a passage
 
-relevance, bridge and rest are a fact's `Fit` (`kan.knowledge.fit`).
+relevance, bridge, rest, lexical and length are a fact's `Fit` (`kan.knowledge.fit`).
 
 A spline is piecewise linear over evenly spaced knots (a sum of hat functions) and constant beyond the ends, so an
 input outside the range seen in training cannot blow up. A fact that is alone leads without limit. All-zero
@@ -41,11 +45,21 @@ from kan.knowledge.fit import Fit
 Floats = NDArray[Any]
 """float32 or float64."""
 
-FEATURES = ("relevance", "lead", "log_count", "bridge", "rest")
-RANGES = ((-0.2, 1.0), (-0.5, 0.3), (0.0, math.log(64.0)), (-0.4, 1.2), (-0.4, 1.2))
+RANGES: dict[str, tuple[float, float]] = {
+    "relevance": (-0.2, 1.0),
+    "lead": (-0.5, 0.3),
+    "log_count": (0.0, math.log(64.0)),
+    "bridge": (-0.4, 1.2),
+    "rest": (-0.4, 1.2),
+    "lexical": (0.0, 1.0),
+    "lexical_lead": (-1.0, 1.0),
+    "agreement": (0.0, 1.0),
+    "log_length": (math.log(16.0), math.log(2048.0)),
+}
+FEATURES = tuple(RANGES)
 KNOTS = 17
-"""One of them at exactly 0 of lead, bridge and rest."""
-FORMAT = "kalmagrove-phi-1"
+"""One of them at exactly 0 of both leads, bridge and rest."""
+FORMAT = "kalmagrove-phi-2"
 GAP_SLOPE = 30.0
 GAP_FLOOR = 6.0
 
@@ -102,7 +116,7 @@ def gap_phi(num_layers: int, num_heads: int, head_dim: int, knots: int = KNOTS) 
     exp(-GAP_FLOOR): a retriever's ranking, told to the model. The same in every layer and head.
     """
     phi = zero_phi(num_layers, num_heads, knots)
-    low, high = RANGES[FEATURES.index("lead")]
+    low, high = RANGES["lead"]
     gaps = -torch.linspace(low, high, knots)
     weight = torch.clamp(GAP_SLOPE * gaps, min=0.0, max=GAP_FLOOR)
     phi.coefficients[:, :, FEATURES.index("lead")] = -math.sqrt(head_dim) * weight
@@ -111,20 +125,37 @@ def gap_phi(num_layers: int, num_heads: int, head_dim: int, knots: int = KNOTS) 
 
 def features(fits: Floats) -> Floats:
     """fits [m, fields of `Fit`] -> [m, features], each mapped to [0, 1] by its range."""
-    relevance, bridge, rest = fits.T
-    count = np.full_like(relevance, math.log(max(len(relevance), 1)))
-    raw = np.stack((relevance, _lead(relevance), count, bridge, rest), axis=-1)
-    low, high = np.array(RANGES, raw.dtype).T
-    scaled: Floats = np.clip((raw - low) / (high - low), 0, 1)
+    relevance, bridge, rest, lexical, length = fits.T
+    raw = {
+        "relevance": relevance,
+        "lead": _lead(relevance),
+        "log_count": np.full_like(relevance, math.log(max(len(relevance), 1))),
+        "bridge": bridge,
+        "rest": rest,
+        "lexical": lexical,
+        "lexical_lead": _lead(lexical),
+        "agreement": (1 / _rank(relevance) + 1 / _rank(lexical)) / 2,
+        "log_length": np.log(np.maximum(length, 1.0)),
+    }
+    columns = np.stack([raw[name] for name in FEATURES], axis=-1)
+    low, high = np.array(list(RANGES.values()), columns.dtype).T
+    scaled: Floats = np.clip((columns - low) / (high - low), 0, 1)
     return scaled
 
 
-def _lead(relevance: Floats) -> Floats:
-    if len(relevance) < 2:
-        return np.full_like(relevance, np.inf)
-    second, first = np.partition(relevance, -2)[-2:]
-    best_other = np.where(np.arange(len(relevance)) == relevance.argmax(), second, first)
-    lead: Floats = relevance - best_other
+def _rank(values: Floats) -> Floats:
+    """1 for the greatest; equals rank alike."""
+    ranks: Floats = 1.0 + (values[None, :] > values[:, None]).sum(axis=1, dtype=values.dtype)
+    return ranks
+
+
+def _lead(values: Floats) -> Floats:
+    """What each is above the greatest other."""
+    if len(values) < 2:
+        return np.full_like(values, np.inf)
+    second, first = np.partition(values, -2)[-2:]
+    best_other = np.where(np.arange(len(values)) == values.argmax(), second, first)
+    lead: Floats = values - best_other
     return lead
 
 
@@ -173,7 +204,7 @@ def load_phi(path: Path, config: KANConfig, *, model_fingerprint: str, encoder_f
 
 def _layout() -> dict[str, str]:
     """What the coefficients' axes mean: a file that says otherwise is another kind of φ."""
-    return {"format": FORMAT, "features": json.dumps(FEATURES), "ranges": json.dumps(RANGES)}
+    return {"format": FORMAT, "features": json.dumps(FEATURES), "ranges": json.dumps(list(RANGES.values()))}
 
 
 def _read(path: Path) -> tuple[Phi, dict[str, str]]:

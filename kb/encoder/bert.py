@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kb.encoder.packing import PackedLinear, packable
+from cpu.linear import Linear, can_pack
 
 
 class Bert:
@@ -36,7 +36,7 @@ class Bert:
         config = model.config
         plain = getattr(config, "position_embedding_type", "absolute") == "absolute" and not config.is_decoder
         weights = model.encoder.layer[0].output.dense.weight if type(model).__name__ == "BertModel" else None
-        return weights is not None and plain and config.hidden_act == "gelu" and packable(weights)
+        return weights is not None and plain and config.hidden_act == "gelu" and can_pack(weights)
 
     def __call__(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """tokens, mask [B, n] int64 (mask: 1 on tokens, 0 on padding) -> hidden states [B, n, width]."""
@@ -59,9 +59,9 @@ class Bert:
 
 class _Layer:
     def __init__(self, weights: Mapping[str, Tensor], prefix: str) -> None:
-        def linear(*names: str) -> PackedLinear:
+        def linear(*names: str) -> Linear:
             weight, bias = (torch.cat([weights[f"{prefix}{name}.{part}"] for name in names]) for part in _PARTS)
-            return PackedLinear(weight, bias)
+            return Linear(weight, bias)
 
         self.qkv = linear("attention.self.query", "attention.self.key", "attention.self.value")
         self.attended = linear("attention.output.dense")

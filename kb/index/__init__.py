@@ -1,1 +1,1 @@
-"""The vector index: immutable segments, and what merges them."""
+"""The index, dense and lexical: immutable segments, and what merges them."""

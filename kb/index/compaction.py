@@ -6,7 +6,8 @@ import logging
 import threading
 from collections.abc import Callable
 
-from kb.index.namespace import Part, merge
+from kb.index.namespace import merge
+from kb.index.part import Part
 from kb.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)

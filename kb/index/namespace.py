@@ -1,4 +1,5 @@
-"""The vector index of one namespace: a few immutable segments, newest last, and bitmaps of their living rows.
+"""The index of one namespace, dense and lexical: a few immutable segments, newest last, and bitmaps of their
+living rows.
 
 An edit makes a new `NamespaceIndex` that shares every segment with the old one, except the small last
 segment, which is rebuilt. Merging keeps the number of segments logarithmic; it too only makes new objects. So
@@ -9,14 +10,18 @@ from __future__ import annotations
 
 import heapq
 import math
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kb.index.segment import Bitmap, FlatSegment, Segment, Times, Vectors, row_of
+from kb.facts import SearchMethod
+from kb.index.part import Part
+from kb.index.postings import Postings, Rows, joined
+from kb.index.search import Found, search
+from kb.index.segment import FlatSegment, Segment, Times, Vectors, row_of
+from kb.index.terms import Term
 
 # Rows below which the last segment is rebuilt by an edit (copying 256 × 384 floats takes tens of
 # microseconds).
@@ -31,62 +36,8 @@ class Row:
 
     id: str
     vector: Vectors
+    text: str
     expires_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A segment and which of its rows are alive."""
-
-    segment: Segment
-    alive: Bitmap | None
-    """One bit per row, lowest first; None: all alive."""
-    live: int
-    next_expiry: float
-    """Earliest expiry among the living rows."""
-
-    @classmethod
-    def of(cls, segment: Segment) -> Part:
-        """A part whose rows are all alive."""
-        return cls(segment, None, len(segment), float(segment.expires.min(initial=math.inf)))
-
-    def row(self, fact_id: str) -> int | None:
-        """The living row of `fact_id`."""
-        row = row_of(self.segment, fact_id)
-        return row if row is not None and self.is_alive(row) else None
-
-    def is_alive(self, row: int) -> bool:
-        """Whether the row was neither deleted nor replaced."""
-        return self.alive is None or bool(self.alive[row >> 3] >> (row & 7) & 1)
-
-    def mask(self) -> NDArray[np.bool_]:
-        """bool [rows]: alive."""
-        if self.alive is None:
-            return np.ones(len(self.segment), dtype=np.bool_)
-        return np.unpackbits(self.alive, count=len(self.segment), bitorder="little").view(np.bool_)
-
-    def selected(self, now: float) -> Bitmap | None:
-        """The rows that a search at `now` may return."""
-        if self.next_expiry > now:
-            return self.alive
-        return np.packbits(self.mask() & (self.segment.expires > now), bitorder="little")
-
-    def without(self, rows: Sequence[int]) -> Part:
-        """This part with some living rows dead."""
-        mask = self.mask().copy()
-        mask[list(rows)] = False
-        next_expiry = self.next_expiry
-        if next_expiry < math.inf:
-            next_expiry = float(self.segment.expires[mask].min(initial=math.inf))
-        alive = np.packbits(mask, bitorder="little")
-        return replace(self, alive=alive, live=self.live - len(rows), next_expiry=next_expiry)
-
-    def living_ids(self, after: str) -> Iterator[str]:
-        """Ids of living rows greater than `after`, ascending."""
-        ids = self.segment.ids
-        for row in range(bisect_right(ids, after), len(ids)):
-            if self.is_alive(row):
-                yield ids[row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +54,11 @@ class NamespaceIndex:
         """Rows that segments still hold but no search returns."""
         return sum(len(part.segment) - part.live for part in self.parts)
 
-    def search(self, query: Vectors, k: int, now: float) -> list[tuple[str, float, Vectors]]:
-        """(id, inner product, vector) of the k best living rows, best first, ties by id. `query` is float32 [dim]."""
-        found: list[tuple[float, str]] = []
-        vectors: dict[str, Vectors] = {}
-        precise = query.astype(np.float64)
-        for part in self.parts:
-            rows = part.segment.search(query, k, part.selected(now))
-            # Scored again in float64, so that equal vectors tie exactly in whichever segments they lie.
-            ids = [part.segment.ids[row] for row in rows.tolist()]
-            of_rows = part.segment.vectors(rows)
-            scores = (of_rows.astype(np.float64) * precise).sum(axis=1)
-            found.extend(zip((-scores).tolist(), ids, strict=True))
-            vectors.update(zip(ids, of_rows, strict=True))
-        return [(fact_id, -score, vectors[fact_id]) for score, fact_id in heapq.nsmallest(k, found)]
+    def search(
+        self, query: Vectors, k: int, now: float, question: Sequence[Term] = (), method: SearchMethod = "hybrid"
+    ) -> list[Found]:
+        """The k best living rows at `now`, as `kb.index.search` has it."""
+        return search(self.parts, query, k, now, question, method)
 
     def ids(self, after: str = "") -> Iterator[str]:
         """Living ids greater than `after`, ascending."""
@@ -217,8 +159,8 @@ def _build(parts: Sequence[Part], added: Sequence[Row]) -> Part:
     ids: list[str] = []
     vectors: list[Vectors] = []
     expires: list[Times] = []
-    for part in parts:
-        rows = np.flatnonzero(part.mask())
+    kept = [np.flatnonzero(part.mask()) for part in parts]
+    for part, rows in zip(parts, kept, strict=True):
         ids.extend(part.segment.ids[row] for row in rows.tolist())
         vectors.append(part.segment.vectors(rows))
         expires.append(part.segment.expires[rows])
@@ -227,7 +169,28 @@ def _build(parts: Sequence[Part], added: Sequence[Row]) -> Part:
         vectors.append(np.stack([row.vector for row in added]))
         expires.append(np.array([row.expires_at for row in added], dtype=np.float64))
     if not ids:
-        return Part(FlatSegment((), np.empty((0, 1), np.float32), np.empty(0)), None, 0, math.inf)
+        return Part(FlatSegment((), np.empty((0, 1), np.float32), np.empty(0), Postings.of(())), None, 0, math.inf)
     order = sorted(range(len(ids)), key=ids.__getitem__)
-    segment = FlatSegment([ids[row] for row in order], np.concatenate(vectors)[order], np.concatenate(expires)[order])
-    return Part.of(segment)
+    postings = _postings(parts, kept, added, np.array(order))
+    in_order = [ids[row] for row in order]
+    return Part.of(FlatSegment(in_order, np.concatenate(vectors)[order], np.concatenate(expires)[order], postings))
+
+
+def _postings(
+    parts: Sequence[Part], kept: Sequence[NDArray[np.int64]], added: Sequence[Row], order: NDArray[np.int64]
+) -> Postings:
+    """Of the rows `kept` of each part, then of `added`, put in this order."""
+    if not parts:
+        return Postings.of(added[place].text for place in order.tolist())
+    places = np.empty(len(order), np.int32)
+    places[order] = np.arange(len(order), dtype=np.int32)
+    moved: list[tuple[Postings, Rows]] = []
+    start = 0
+    for part, rows in zip(parts, kept, strict=True):
+        moves = np.full(len(part.segment), -1, np.int32)
+        moves[rows] = places[start : start + len(rows)]
+        moved.append((part.segment.postings, moves))
+        start += len(rows)
+    if added:
+        moved.append((Postings.of(row.text for row in added), places[start:]))
+    return joined(moved, len(order))

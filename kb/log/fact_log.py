@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select
+from sqlalchemy import Connection, Engine, create_engine, event, func, insert, literal, select, tuple_
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from kb.errors import StoreCorrupt, StoreUnavailable, WriteFailed
+from kb.facts import Key
 from kb.log import schema
 from kb.log.batch import GENESIS, Batch, Entry
+from kb.log.damage import damage
 from kb.log.location import Location
 from kb.log.marker import Head
 from kb.log.schema import batches, entries
@@ -40,7 +41,7 @@ class FactLog:
         self._name = str(location.database or location.url.render_as_string(hide_password=True))
         self._sqlite = location.database is not None
         try:
-            self.engine = create_engine(location.url)
+            self.engine = create_engine(location.url, hide_parameters=True)
         except (ImportError, NoSuchModuleError) as error:
             raise StoreUnavailable(f"{self._name}: {error}") from error
         if self._sqlite:
@@ -77,6 +78,16 @@ class FactLog:
             found = found.where(e.version < before)
         with self._reading(), self.engine.connect() as connection:
             return list(connection.execute(found.order_by(e.version.desc()).limit(limit)).scalars())
+
+    def keys_between(self, first: int, last: int, limit: int, start: Key | None) -> list[Key]:
+        """Facts that versions `first` to `last` touched, by namespace and id, those greater than `start`."""
+        e = entries.c
+        found = select(e.namespace, e.id).where(e.version.between(first, last)).distinct()
+        if start is not None:
+            found = found.where(tuple_(e.namespace, e.id) > tuple_(*map(literal, start)))
+        with self._reading(), self.engine.connect() as connection:
+            rows = connection.execute(found.order_by(e.namespace, e.id).limit(limit))
+            return [(namespace, fact_id) for namespace, fact_id in rows]
 
     def chain_at(self, version: int) -> bytes | None:
         """The recorded hash chain at `version`; None when the log does not hold it."""
@@ -227,9 +238,9 @@ class FactLog:
         driver.execute("BEGIN IMMEDIATE")
         driver.execute("PRAGMA user_version=0")
         driver.execute("ROLLBACK")
-        damage = _damage(driver, check_seconds)
-        if damage:
-            raise StoreCorrupt(self._name, f"SQLite finds it damaged: {damage}")
+        found = damage(driver, check_seconds)
+        if found:
+            raise StoreCorrupt(self._name, f"SQLite finds it damaged: {found}")
         (version,) = driver.execute("PRAGMA user_version").fetchone()
         (tables,) = driver.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables == 0 and version == 0:
@@ -259,23 +270,7 @@ def _driver(connection: Connection) -> Any:
     return connection.connection.driver_connection
 
 
-def _damage(driver: sqlite3.Connection, seconds: float) -> str | None:
-    """The first damage to the database's structure that is found in this time, if any."""
-    alarm = threading.Timer(min(seconds, threading.TIMEOUT_MAX), driver.interrupt)
-    alarm.start()
-    try:
-        (found,) = driver.execute("PRAGMA integrity_check(1)").fetchone()
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
-            raise
-        _logger.warning("the database was not checked to its end: kalmagrove kb verify does that")
-        return None
-    finally:
-        alarm.cancel()
-        alarm.join()
-    return None if found == "ok" else str(found)
-
-
 def _reason(error: Exception) -> str:
+    """What the database says; not the details that follow, which may quote a row."""
     original = getattr(error, "orig", None)
-    return str(original or error)
+    return str(original or error).partition("\n")[0]

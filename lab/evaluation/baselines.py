@@ -78,7 +78,7 @@ def _from_feature(model: KANModel, feature: str, bias: Callable[[float], float])
     """φ of one feature, piecewise linear through `bias` at its knots; the same in all layers and heads."""
     config = model.config
     phi = zero_phi(config.num_layers, config.num_heads)
-    low, high = RANGES[FEATURES.index(feature)]
+    low, high = RANGES[feature]
     knots = torch.linspace(low, high, phi.coefficients.shape[-1]).tolist()
     biases = torch.tensor([bias(knot) for knot in knots])
     phi.coefficients[:, :, FEATURES.index(feature)] = math.sqrt(config.head_dim) * biases

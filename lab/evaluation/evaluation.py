@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lab.evaluation import calibration, counterfact, edits, gating, locality, order
+from lab.evaluation import counterfact, edits, gating, locality, order, reading, retrieval, served, turns
 from lab.evaluation.cells import Cell
 from lab.evaluation.conditions import Tuned, conditions
+from lab.evaluation.grounded.cases import Case, CaseFile
+from lab.evaluation.grounded.collecting import POOL, collect, collected_of, whole_groups
+from lab.evaluation.grounded.judging import grounding_of
 from lab.evaluation.journal import Journal
 from lab.evaluation.knowledge_base import KnowledgeBase
 from lab.evaluation.material import Material
@@ -20,10 +23,14 @@ from lab.evaluation.report import Report
 from lab.evaluation.subject import Advance, Respondent, Setup, Subject
 from lab.evaluation.table import Table
 from lab.evaluation.tuning import dev_questions, tune
+from lab.questions import names
+from lab.questions.conversations import conversations
 from lab.questions.counterfact import load_counterfact_edits
 from lab.questions.factbook import load_edits
 from lab.questions.mounting import Mounted
-from lab.questions.sources import load_pool
+from lab.questions.question import Pool, Split
+from lab.questions.sources import load_pool, splits_of
+from server.demo.facts import demo_facts
 from server.settings import Settings
 
 ORDER_QUESTIONS = 20
@@ -136,13 +143,20 @@ class _Run:
         self.report.findings += [found, gates]
 
     async def grounding(self) -> None:
+        """Cases are kept, so that fitting to them again asks nothing."""
         plan = self.plan
-        advance = self.watcher.begin("grounding", 4 * len(plan.sets) * plan.questions)
-        findings, fitted = await calibration.measure(
-            self.subject, self.material, plan.sets, self.learned, self.respondent, plan.questions, advance
-        )
-        self.report.findings.append(findings)
-        self.report.grounding = fitted
+        file = CaseFile(plan.cases, collected_of(self.subject, self.settings, plan.seed))
+        cases: dict[Split, list[Case]] = {"dev": [], "test": []}
+        for dataset in plan.sets:
+            for split in splits_of(dataset):
+                count = whole_groups(plan.questions if split == "test" else plan.dev_questions)
+                advance = self.watcher.begin(f"grounding: {dataset}, {split}", count)
+                pool = load_pool(dataset, plan.data, split, questions=POOL, seed=plan.seed)
+                given = (pool, split, count, plan.seed)
+                await collect(*given, self._base, self.learned, self.respondent, file, advance)
+                cases[split] += file.of(dataset, split, count)
+        findings, self.report.grounding = grounding_of(cases["dev"], cases["test"], self.subject)
+        self.report.findings += findings
 
     async def order(self) -> None:
         """In the arithmetic of serving, and where rounding is so small that anything else would show."""
@@ -157,6 +171,46 @@ class _Run:
         finally:
             await precise.aclose()
 
+    async def retrieval(self) -> None:
+        """The sets of the table, and many near names."""
+        advance = self.watcher.begin("retrieval", len(self._all_sets()))
+        for pool in self._pools():
+            with self._base(f"retrieval-{pool.dataset}") as base:
+                self.report.findings.append(retrieval.measure(pool, base, self.subject.encoder))
+            advance(1)
+
+    async def turns(self) -> None:
+        """Of conversations about the demo's knowledge."""
+        asked = conversations(self.plan.questions, self.plan.seed)
+        facts = {fact.id: fact.text for fact in demo_facts() if fact.id}
+        with self._base("turns") as base:
+            self.report.findings += turns.measure(asked, facts, base, self.subject.encoder)
+
+    async def served(self) -> None:
+        """The sets of the table, and many near names."""
+        plain = Setup(self.subject.model, None)
+        for pool in self._pools():
+            advance = self.watcher.begin(f"served: {pool.dataset}", served.WAYS * len(pool.questions))
+            with self._base(f"served-{pool.dataset}") as base:
+                found = await served.measure(pool, base, self.learned, plain, self.respondent, advance)
+            self.report.findings.append(found)
+            self.watcher.changed(self.report)
+
+    async def reading(self) -> None:
+        """Questions that ask for more than a value, with the right passage alone and among others."""
+        questions = self.plan.questions
+        mounted = {count: self.material.mounted("prose", "test", questions, count) for count in reading.DISTRACTORS}
+        phis = {one.name: one.setup.phi for one in conditions(self.subject, Tuned()) if one.name in reading.CONDITIONS}
+        advance = self.watcher.begin("reading", questions * (1 + len(mounted) * len(phis)))
+        self.report.findings += await reading.measure(self.subject, mounted, phis, self.directory, advance)
+
+    def _all_sets(self) -> list[str]:
+        return list(dict.fromkeys((*self.plan.sets, names.DATASET)))
+
+    def _pools(self) -> Iterator[Pool]:
+        for dataset in self._all_sets():
+            yield load_pool(dataset, self.plan.data, "test", questions=self.plan.questions, seed=self.plan.seed)
+
     def _gold(self, dataset: str) -> list[Mounted]:
         return self.material.mounted(dataset, "test", self.plan.questions, 0)
 
@@ -168,6 +222,7 @@ class _Run:
             top_k=settings.top_k,
             min_score=settings.min_score,
             min_best_score=settings.min_best_score,
+            max_gap=settings.max_gap,
         )
         return closing(base)
 

@@ -11,8 +11,8 @@ from lab.evaluation.conditions import CONDITIONS
 from lab.evaluation.plot import require_matplotlib
 from lab.questions.sources import DATASETS
 
-PARTS = ("table", "edits", "counterfact", "locality", "grounding", "order")
-NEED_DATA = ("edits", "counterfact", "locality")
+PARTS = ("table", "edits", "counterfact", "locality", "grounding", "order", "retrieval", "turns", "served", "reading")
+NEED_DATA = ("edits", "counterfact", "locality", "reading")
 MAX_DISTRACTORS = 63
 
 
@@ -30,6 +30,8 @@ class Plan:
     """Conditions of the table; empty: all."""
     seed: int = 1
     max_tokens: int = 24
+    cases: Path | None = None
+    """Where cases for `grounding` are kept and looked for; None: nowhere."""
 
     def __post_init__(self) -> None:
         _check_known(self.sets, DATASETS, "--sets")

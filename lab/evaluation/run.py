@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from cpu.threads import compute_alone
 from kan.checkpoint.directory import Checkpoint
 from kb.encoder.minilm import MiniLMEncoder
 from lab.evaluation.cells import Cell
@@ -24,7 +25,6 @@ from lab.evaluation.smoke import Smoke, smoke
 from lab.evaluation.subject import Advance, Subject
 from server.loading import load_learned
 from server.settings import Settings
-from server.threads import compute_alone
 
 PACKAGES = ("torch", "numpy", "faiss-cpu", "sentence-transformers", "tokenizers")
 

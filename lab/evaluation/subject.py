@@ -171,7 +171,7 @@ class Respondent:
     def _request(self, ask: Ask, max_tokens: int) -> GenerationRequest:
         builder = self.subject.prompt
         tokens = builder.chat([ChatMessage("user", ask.question)], with_knowledge=bool(ask.facts))
-        facts = [MountedFact(self.subject.fact(one.text), *one.fit) for one in ask.facts]
+        facts = [MountedFact(self.subject.fact(one.text), one.fit) for one in ask.facts]
         if facts and not ask.mounted:
             pasted = [token for one in facts for token in one.fact.tokens]
             tokens, facts = [*builder.preamble, *pasted, *tokens], []

@@ -1,23 +1,25 @@
-"""Facts to mount for a question: its own and the hardest wrong ones, as retrieval from a real index would find them."""
+"""Facts to mount for a question: its own and the hardest wrong ones, ranked as a server's retrieval ranks them."""
 
 from __future__ import annotations
 
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kan.knowledge.fit import Fit, fits
+from kb.index.lexical import Corpus, Living
+from kb.index.postings import Postings
+from kb.index.search import BM25_WEIGHT, COVERED_WEIGHT
+from kb.index.terms import question_of
 from lab.questions.question import Fact, Pool, Question, parts_of
 
 Vectors = NDArray[np.float32]
-_FIRST_LOOK = 64
-"""Neighbours searched for beyond the ones wanted, before all facts are ranked."""
 
 
 class Relevance(Protocol):
@@ -30,7 +32,7 @@ class Relevance(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """Facts as retrieval returns them, best score first."""
+    """Facts as retrieval returns them, best first."""
 
     question: Question
     facts: tuple[str, ...]
@@ -44,24 +46,39 @@ class Mounted:
         return tuple(fit.relevance for fit in self.fits)
 
 
+@dataclass(frozen=True, slots=True)
+class _Ranking:
+    """How texts fit a question [dim]: columns over all of them."""
+
+    question: Vectors
+    texts: Sequence[str]
+    places: Mapping[str, int]
+    vectors: Vectors
+    covered: NDArray[np.float64]
+    fused: NDArray[np.float64]
+
+    def best_first(self, places: Sequence[int]) -> list[int]:
+        """As hybrid retrieval ranks them; equals in the order given."""
+        order = np.argsort(-self.fused[list(places)], kind="stable")
+        return [places[int(index)] for index in order]
+
+
 class Distractors:
-    """The facts of a pool in a FAISS index (exact inner products), and what to mount for a question beside its own."""
+    """The facts of a pool, and what to mount for a question beside its own."""
 
     def __init__(self, pool: Pool, relevance: Relevance) -> None:
-        import faiss  # heavy, and only needed by those who mount
-
         self._relevance = relevance
         self._facts = pool.facts
-        self._vectors = _embedded(relevance, [fact.text for fact in pool.facts])
-        self._index: Any = faiss.IndexFlatIP(self._vectors.shape[1])
-        self._index.add(self._vectors)
+        self._texts = [fact.text for fact in pool.facts]
+        self._vectors = _embedded(relevance, self._texts)
+        self._postings = Postings.of(self._texts)
         self._places = {fact.text: place for place, fact in enumerate(pool.facts)}
         self._by_relation: defaultdict[str, list[int]] = defaultdict(list)
         for place, fact in enumerate(pool.facts):
             self._by_relation[fact.relation].append(place)
-        texts = list(dict.fromkeys(question.text for question in pool.questions))
-        vectors = _embedded(relevance, texts) if texts else ()
-        self._questions: dict[str, Vectors] = dict(zip(texts, vectors, strict=True))
+        asked = list(dict.fromkeys(question.text for question in pool.questions))
+        vectors = _embedded(relevance, asked) if asked else ()
+        self._questions: dict[str, Vectors] = dict(zip(asked, vectors, strict=True))
 
     def mount(
         self,
@@ -79,25 +96,37 @@ class Distractors:
         base: the others are the nearest among so many facts drawn at random, as if there were no more.
         `rng` draws, and orders facts of equal score. A question need not be of the pool, nor its gold facts.
         """
-        vector = self._question_vector(question)
+        ranking = self._ranking(question)
         candidates = (
-            self._candidates(question, vector, distractors, same_relation)
+            self._candidates(question, ranking, same_relation)
             if base is None
-            else iter(self._drawn(base, vector, rng))
+            else iter(ranking.best_first(rng.sample(range(len(self._facts)), min(base, len(self._facts)))))
         )
         chosen = self._wrong(question, candidates, distractors)
-        texts = [self._facts[place].text for place in chosen]
-        vectors = self._vectors[chosen]
         if with_gold:
-            texts += question.facts
-            vectors = np.concatenate((vectors, self._fact_vectors(question.facts)))
-        found = fits(vector, vectors)
-        order = list(range(len(texts)))
-        rng.shuffle(order)
-        order.sort(key=lambda place: -found[place].relevance)
-        facts = tuple(texts[place] for place in order)
+            chosen += [ranking.places[text] for text in question.facts]
+        rng.shuffle(chosen)
+        ordered = ranking.best_first(chosen)
+        facts = tuple(ranking.texts[place] for place in ordered)
         gold = tuple(place for place, text in enumerate(facts) if text in question.facts)
-        return Mounted(question, facts, tuple(found[place] for place in order), gold)
+        found = fits(ranking.question, ranking.vectors[ordered], ranking.covered[ordered].tolist(), facts)
+        return Mounted(question, facts, found, gold)
+
+    def _ranking(self, question: Question) -> _Ranking:
+        """Of all facts of the pool, and those of the question's that are from elsewhere behind them."""
+        others = [text for text in question.facts if text not in self._places]
+        texts, vectors = self._texts, self._vectors
+        parts = [Living(self._postings, None)]
+        if others:
+            texts, vectors = [*texts, *others], np.concatenate((vectors, _embedded(self._relevance, others)))
+            parts.append(Living(Postings.of(others), None))
+        asked = self._question_vector(question)
+        found = Corpus(parts).relevances(question_of(question.text))
+        columns = (one.of(np.arange(len(one.scores))) for one in found)
+        bm25, covered = (np.concatenate(column) for column in zip(*columns, strict=True))
+        fused = vectors @ asked + BM25_WEIGHT * bm25 + COVERED_WEIGHT * covered
+        places = self._places | {text: len(self._texts) + number for number, text in enumerate(others)}
+        return _Ranking(asked, texts, places, vectors, covered, fused)
 
     def _wrong(self, question: Question, candidates: Iterator[int], count: int) -> list[int]:
         """The first `count` places, fewer if there are no more, whose facts do not answer the question."""
@@ -108,36 +137,13 @@ class Distractors:
                 chosen[place] = None
         return list(chosen)
 
-    def _candidates(self, question: Question, vector: Vectors, count: int, same_relation: bool) -> Iterator[int]:
-        """Places of all facts, the hardest first; some come twice."""
+    def _candidates(self, question: Question, ranking: _Ranking, same_relation: bool) -> Iterator[int]:
+        """Places of all facts of the pool, the hardest first; some come twice."""
         if same_relation:
-            yield from self._nearest_of_relation(question, vector)
-        yield from self._nearest(vector, count)
-
-    def _drawn(self, count: int, vector: Vectors, rng: random.Random) -> list[int]:
-        """Places of so many facts drawn at random, the nearest first."""
-        drawn = rng.sample(range(len(self._facts)), min(count, len(self._facts)))
-        order = np.argsort(-(self._vectors[drawn] @ vector), kind="stable")
-        return [drawn[int(index)] for index in order]
-
-    def _nearest_of_relation(self, question: Question, vector: Vectors) -> Iterator[int]:
-        relations = {question.relation, *(fact.relation for fact in self._gold(question))} - {""}
-        places = sorted(place for relation in relations for place in self._by_relation.get(relation, ()))
-        if not places:
-            return iter(())
-        order = np.argsort(-(self._vectors[places] @ vector), kind="stable")
-        return (places[int(index)] for index in order)
-
-    def _nearest(self, vector: Vectors, count: int) -> Iterator[int]:
-        """Places in order of score; only the first few are looked up unless more are asked for."""
-        few = min(count + _FIRST_LOOK, len(self._facts))
-        yield from self._search(vector, few)
-        if few < len(self._facts):
-            yield from self._search(vector, len(self._facts))
-
-    def _search(self, vector: Vectors, count: int) -> list[int]:
-        _, places = self._index.search(vector[None], count)
-        return [int(place) for place in places[0] if place >= 0]
+            relations = {question.relation, *(fact.relation for fact in self._gold(question))} - {""}
+            alike = [place for relation in sorted(relations) for place in self._by_relation.get(relation, ())]
+            yield from ranking.best_first(sorted(alike))
+        yield from ranking.best_first(range(len(self._facts)))
 
     def _gold(self, question: Question) -> list[Fact]:
         places = (self._places.get(text) for text in question.facts)
@@ -149,12 +155,6 @@ class Distractors:
             return known
         vector: Vectors = _embedded(self._relevance, [question.text])[0]
         return vector
-
-    def _fact_vectors(self, texts: Sequence[str]) -> Vectors:
-        if not all(text in self._places for text in texts):
-            return _embedded(self._relevance, texts)
-        vectors: Vectors = self._vectors[[self._places[text] for text in texts]]
-        return vectors
 
 
 def _answer_check(question: Question, gold: Sequence[Fact]) -> Callable[[Fact], bool]:

@@ -13,7 +13,7 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a user might ask, the facts that answer it, and a good reply. `reply` contains `answers[0]`.
+    """What a user might ask, the facts that answer it, and a good reply, which contains `answers[0]`.
 
     An alternative in `answers` may have parts joined by " & ": a right reply contains each of them (`parts_of`).
     """
@@ -27,7 +27,7 @@ class Question:
     answers: tuple[str, ...]
     """Any of them in a reply counts as right."""
     reply: str
-    """In the style that the question asks for, if it asks for one."""
+    """In the style that the question asks for, if it asks for one; "": what a good one is, the set does not say."""
     facts: tuple[str, ...]
     """Texts of the gold facts, as they would stand in the knowledge base."""
     numeric: bool

@@ -6,19 +6,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab.errors import DataError
-from lab.questions import counterfact, factbook, squad, synthetic, two_fact
+from lab.questions import counterfact, encyclopedia, factbook, names, news, prose, squad, synthetic, two_fact
 from lab.questions.question import Pool, Split
 
 _FROM_FILES: dict[str, Callable[[Path, Split, int, int], Pool]] = {
     "factbook": factbook.load,
     "counterfact": counterfact.load,
     "squad": squad.load,
+    "encyclopedia": encyclopedia.load,
+    "news": news.load,
+    "prose": prose.load,
 }
 _GENERATED: dict[str, Callable[[Split, int, int], Pool]] = {
     "synthetic": synthetic.generate,
     "two_fact": two_fact.generate,
+    names.DATASET: names.generate,
 }
 DATASETS: tuple[str, ...] = (*_FROM_FILES, *_GENERATED)
+JUDGED_ONLY = frozenset({"news"})
+"""Sets that nothing may be learned from: they have a test split and no other."""
+
+
+def splits_of(dataset: str) -> tuple[Split, ...]:
+    """What may be fitted to, and what is judged by."""
+    return ("test",) if dataset in JUDGED_ONLY else ("dev", "test")
 
 
 def load_pool(dataset: str, directory: Path | None, split: Split, *, questions: int, seed: int) -> Pool:

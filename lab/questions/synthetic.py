@@ -56,13 +56,14 @@ def generate(split: Split, questions: int, seed: int) -> Pool:
     for kind in kinds():
         for subject in fictional.distinct(kind.entity, entities, split, rng):
             for relation in kind.relations:
-                fact, question = _ask(kind, subject, relation, split, rng)
+                fact, question = ask(kind, subject, relation, split, rng)
                 facts[fact.text] = fact
                 asked.append(question)
     return Pool("synthetic", tuple(rng.sample(asked, questions)), tuple(facts.values()))
 
 
-def _ask(kind: Kind, subject: str, relation: Relation, split: Split, rng: random.Random) -> tuple[Fact, Question]:
+def ask(kind: Kind, subject: str, relation: Relation, split: Split, rng: random.Random) -> tuple[Fact, Question]:
+    """One fact with a question about it."""
     value = fictional.make(relation.value, rng)
     name = f"{kind.name}: {relation.name}"
     fact = Fact(say(rng.choice(relation.facts), subject, value), subject, name)

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cpu.linear import Linear
 from kan.config import KANConfig
 from kan.kernels.torch_kernels import TorchKernels
-from kan.linear import Linear
 from kan.model import KANModel
 from kan.rope import rotate
 

@@ -1,11 +1,15 @@
-"""What a training step sees: questions with facts mounted as retrieval would, and the reply to be learned."""
+"""What a training step sees: questions with facts mounted as retrieval would, and the reply to be learned.
+
+The reply is the data set's. Where a set has none ("explain", "summarise"), it is the frozen model's own with the right
+facts alone, to be followed token by token: there φ is to learn where to look, and not how to talk.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kan.knowledge.fit import Fit
@@ -14,7 +18,7 @@ from lab.questions.mounting import Distractors, Mounted
 from lab.questions.question import Pool, Question, parts_of
 
 MAX_MOUNTED = 16
-MANY = 0.5
+MANY = 0.35
 """Share of questions with MANY_MOUNTED to MAX_MOUNTED facts, as servers mount them (8, unless told otherwise)."""
 MANY_MOUNTED = 6
 ABSENT = 0.1
@@ -32,9 +36,11 @@ ASIDE = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """prompt and reply as tokens; `answerable`: a gold fact is mounted, so the reply can be learned from it.
+    """prompt and reply as tokens.
 
     weights   of the reply's tokens in the loss
+    teacher   the facts with which the frozen model, without φ, is to be followed token by token: the gold ones, or none
+              where no gold fact is mounted. None: there is only the reply to be learned.
     """
 
     facts: tuple[str, ...]
@@ -42,7 +48,12 @@ class Example:
     prompt: list[int]
     reply: list[int]
     weights: list[float]
-    answerable: bool
+    teacher: tuple[str, ...] | None = None
+
+    @property
+    def answerable(self) -> bool:
+        """A gold fact is mounted."""
+        return self.teacher != ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +68,18 @@ class Source:
 class Sampler:
     """Draws examples. The batch of a step depends on seed and step alone, so a resumed run sees what it would have."""
 
-    def __init__(self, sources: Sequence[Source], prompt: PromptBuilder, end_token: int, *, seed: int) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        prompt: PromptBuilder,
+        end_token: int,
+        *,
+        seed: int,
+        taught: Mapping[Question, str] | None = None,
+    ) -> None:
+        """`taught`: replies of the frozen model, to be followed."""
         self._sources = sources
+        self._taught = taught or {}
         self._shares = [source.weight for source in sources]
         self._prompt = prompt
         self._end_token = end_token
@@ -76,14 +97,16 @@ class Sampler:
     def _example(self, mounted: Mounted) -> Example:
         question = mounted.question
         turns = [ChatMessage("user", question.text)]
-        reply = self._prompt.tokenizer.encode(question.reply)
+        taught = self._taught.get(question)
+        reply = self._prompt.tokenizer.encode(question.reply if taught is None else taught)
+        follows = question.facts if taught is not None else None
         return Example(
             facts=mounted.facts,
             fits=mounted.fits,
             prompt=self._prompt.chat(turns, with_knowledge=True),
             reply=[*reply, self._end_token],
             weights=[*self._weights_of(reply, question), ASIDE],
-            answerable=bool(mounted.gold),
+            teacher=follows if mounted.gold else (),
         )
 
     def _weights_of(self, reply: list[int], question: Question) -> list[float]:

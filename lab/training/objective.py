@@ -29,10 +29,11 @@ class Outcome:
 
 
 class Objective:
-    """Reply tokens' cross-entropy, weighted, where a gold fact is mounted.
+    """Reply tokens' cross-entropy, weighted; for an example with a teacher, the divergence of the next-token
+    distributions from the teacher's, KL(teacher ‖ student), over the whole reply.
 
-    Where none is, φ should make the model ignore what is mounted: the divergence of its next-token distributions from
-    those it has with no facts at all.
+    The teacher is the frozen model with the gold facts alone: what is mounted beside them should change nothing. Where
+    no gold fact is mounted, it is the model with no facts at all: φ should make it ignore what is mounted.
     """
 
     def __init__(self, model: KANModel, bank: FactBank) -> None:
@@ -40,21 +41,15 @@ class Objective:
         self._bank = bank
 
     def __call__(self, examples: Sequence[Example], phi: Phi | None) -> Outcome:
-        rows, replies, targets = self._rows(examples)
-        logits = self._logits(examples, rows, replies, phi)
+        logits, targets = self._logits(examples, self._starts(examples), phi)
         owner = torch.repeat_interleave(torch.tensor([len(one.reply) for one in examples]))
         answerable = torch.tensor([one.answerable for one in examples])
         losses = F.cross_entropy(logits, targets, reduction="none")
-        unanswerable = ~answerable[owner]
-        if bool(unanswerable.any()):
-            with torch.no_grad():
-                alone = self._logits([_without_facts(one) for one in examples], rows, replies, None)
-            divergence = F.kl_div(logits.log_softmax(-1), alone.log_softmax(-1), reduction="none", log_target=True).sum(
-                -1
-            )
-            losses = torch.where(unanswerable, divergence, losses)
+        taught = torch.tensor([one.teacher is not None for one in examples])[owner]
+        if bool(taught.any()):
+            losses = losses.masked_scatter(taught, self._divergence(examples, logits[taught]))
         weights = torch.tensor([weight for one in examples for weight in one.weights], dtype=losses.dtype)
-        weights = weights.where(~unanswerable, 1.0)
+        weights = weights.where(~taught, 1.0)
         total = torch.zeros(len(examples), dtype=losses.dtype)
         per_example = total.index_add(0, owner, losses * weights) / total.index_add(0, owner, weights)
         lengths = torch.bincount(owner)
@@ -65,10 +60,30 @@ class Objective:
             exact=_mean(hits[answerable].float()),
         )
 
-    def _rows(self, examples: Sequence[Example]) -> tuple[Rows, Tensor, Tensor]:
+    @torch.no_grad()
+    def divergences(self, examples: Sequence[Example], phi: Phi | None) -> list[float]:
+        """Of each example, which must have a teacher: mean over the reply's tokens of KL(teacher ‖ student), nats."""
+        logits, _ = self._logits(examples, self._starts(examples), phi)
+        lengths = [len(one.reply) for one in examples]
+        return [one.mean().item() for one in torch.split(self._divergence(examples, logits), lengths)]
+
+    def _divergence(self, examples: Sequence[Example], logits: Tensor) -> Tensor:
+        """Of each reply token of the examples that have a teacher, in nats. logits [those tokens, vocabulary]"""
+        taught = [one for one in examples if one.teacher is not None]
+        alone = [replace(one, facts=one.teacher or (), fits=()) for one in taught]
+        with torch.no_grad():  # where the longest fact is mounted is no matter of φ: both begin behind it
+            wanted, _ = self._logits(alone, self._starts(taught), None)
+        student, teacher = logits.log_softmax(-1), wanted.log_softmax(-1)
+        return F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
+
+    def _starts(self, examples: Sequence[Example]) -> list[int]:
+        """Positions of the first tokens: behind the longest fact."""
+        lengths = [max((self._bank.length(text) for text in one.facts), default=0) for one in examples]
+        return [self._bank.first_position + length for length in lengths]
+
+    def _rows(self, examples: Sequence[Example], starts: list[int]) -> tuple[Rows, Tensor, Tensor]:
         """Rows of all prompts and replies; which rows predict a reply token, and that token."""
         tokens = [[*one.prompt, *one.reply[:-1]] for one in examples]
-        starts = [self._bank.first_position + self._longest(one) for one in examples]
         places: list[int] = []
         start = 0
         for one, sequence in zip(examples, tokens, strict=True):
@@ -77,17 +92,15 @@ class Objective:
         targets = torch.tensor([token for one in examples for token in one.reply])
         return Rows.of(tokens, starts).to(self._model.device), torch.tensor(places), targets
 
-    def _longest(self, example: Example) -> int:
-        return max((self._bank.length(text) for text in example.facts), default=0)
-
-    def _logits(self, examples: Sequence[Example], rows: Rows, places: Tensor, phi: Phi | None) -> Tensor:
-        """[reply tokens, vocabulary] on the CPU, where they are compared."""
+    def _logits(self, examples: Sequence[Example], starts: list[int], phi: Phi | None) -> tuple[Tensor, Tensor]:
+        """[reply tokens, vocabulary] on the CPU, where they are compared, and the reply tokens."""
+        rows, places, targets = self._rows(examples, starts)
         adapter = None if phi is None else phi.adapter
         knowledge = self._bank.knowledge([one.facts for one in examples], adapter)
         bias = None if phi is None else _bias(phi, examples).to(self._model.device)
         attention = DenseAttention(rows, knowledge, bias)
         batch = Batch(rows.tokens, rows.positions, attention, outputs=places.to(self._model.device))
-        return self._model.logits(self._model.forward(batch)).cpu()
+        return self._model.logits(self._model.forward(batch)).cpu(), targets
 
 
 def _mean(values: Tensor) -> float:
@@ -98,7 +111,3 @@ def _bias(phi: Phi, examples: Sequence[Example]) -> Tensor:
     """[layers, H, S, 1 + most facts], the preamble's column zero."""
     width = 1 + max(len(one.facts) for one in examples)
     return torch.stack([F.pad(phi(one.fits), (1, width - 1 - len(one.facts))) for one in examples], dim=2)
-
-
-def _without_facts(example: Example) -> Example:
-    return replace(example, facts=(), fits=())

@@ -73,7 +73,7 @@ def _rows(mounting: Mounting, splines: Tensor, knots: int) -> tuple[Tensor, Tens
     basis = _basis(x, knots)
     now = basis @ splines
     lead = FEATURES.index("lead")
-    low, high = RANGES[lead]
+    low, high = RANGES["lead"]
     none = -low / (high - low)
     gold = torch.zeros(len(x), dtype=torch.bool)
     gold[list(mounting.gold)] = True

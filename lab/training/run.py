@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,10 +16,12 @@ from kan.checkpoint.directory import Checkpoint
 from kan.knowledge.phi import Phi, save_phi, zero_phi
 from kan.prompt import PromptBuilder
 from kb.encoder.minilm import MiniLMEncoder
+from lab.errors import PlanError
+from lab.evaluation.subject import Subject
 from lab.questions.mounting import Distractors
-from lab.questions.question import Split
+from lab.questions.question import Question, Split
 from lab.questions.sources import load_pool
-from lab.training.card import ModelCard, write_card
+from lab.training.card import LICENCES, ModelCard, write_card
 from lab.training.curve import plot_curve
 from lab.training.differentiable import frozen_model
 from lab.training.examples import Sampler, Source, mounted_at_random
@@ -26,6 +29,7 @@ from lab.training.fact_bank import FactBank
 from lab.training.objective import Objective
 from lab.training.parameters import Units
 from lab.training.refit import Mounting, RefitOptions, refit
+from lab.training.teacher import own_replies
 from lab.training.trainer import Point, Trainer, TrainingOptions
 from server.engine.dtype import choose_dtype
 from server.loading import load_learned
@@ -37,10 +41,11 @@ WEIGHTS: Mapping[str, float] = {
     "squad": 0.25,
     "two_fact": 0.25,
 }
-"""How often each set is drawn."""
+"""How often each set is drawn, unless a run says otherwise."""
 MOUNTINGS = 2
 """Of every question, for a refit."""
 STATE = "state.pt"
+TEACHER = "teacher.json"
 PHI = "phi.safetensors"
 CARD = "phi.md"
 CURVE = "curve.png"
@@ -58,6 +63,13 @@ class PhiRun:
     options: TrainingOptions
     start: str = "gap"
     """The φ to begin with: as in the setting KALMAGROVE_PHI."""
+    weights: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
+    """How often each set is drawn."""
+
+    def __post_init__(self) -> None:
+        if barred := sorted(set(self.weights) - set(LICENCES)):
+            known = ", ".join(LICENCES)
+            raise PlanError(f"{', '.join(barred)}: not known, or not to be trained on; there are {known}")
 
 
 def train_phi(run: PhiRun, progress: Progress) -> None:
@@ -71,7 +83,8 @@ def train_phi(run: PhiRun, progress: Progress) -> None:
         "train": _sources(run, "train", run.questions, encoder, progress),
         "dev": _sources(run, "dev", run.dev_questions, encoder, progress),
     }
-    trainer = _trainer(run, start, prompt, sources, progress)
+    taught = _taught(run, encoder, [source for split in sources.values() for source in split], progress)
+    trainer = _trainer(run, start, prompt, sources, taught, progress)
     state = run.output / STATE
     if state.exists():
         trainer.resume(state)
@@ -87,7 +100,7 @@ def train_phi(run: PhiRun, progress: Progress) -> None:
         start=run.start,
         phi=trainer.phi,
         sets={source.pool.dataset: (len(source.pool.questions), len(source.pool.facts)) for source in sources["train"]},
-        weights=WEIGHTS,
+        weights=run.weights,
         options=run.options,
         curve=trainer.curve,
         minutes=(time.monotonic() - started) / 60,
@@ -123,13 +136,22 @@ def _start(run: PhiRun, encoder: MiniLMEncoder) -> Phi:
 
 
 def _sources(run: PhiRun, split: Split, questions: int, encoder: MiniLMEncoder, progress: Progress) -> list[Source]:
-    task = progress.add_task(f"reading and embedding the {split} questions", total=len(WEIGHTS))
+    task = progress.add_task(f"reading and embedding the {split} questions", total=len(run.weights))
     sources = []
-    for name, weight in WEIGHTS.items():
+    for name, weight in run.weights.items():
         pool = load_pool(name, run.data, split, questions=questions, seed=run.options.seed)
         sources.append(Source(pool, Distractors(pool, encoder.embed), weight))
         progress.advance(task)
     return sources
+
+
+def _taught(run: PhiRun, encoder: MiniLMEncoder, sources: list[Source], progress: Progress) -> dict[Question, str]:
+    """What the frozen model replies to questions that come without a reply."""
+    questions = [question for source in sources for question in source.pool.questions if not question.reply]
+    task = progress.add_task("asking the frozen model", total=len(questions))
+    subject = Subject.load(run.checkpoint, encoder, None, "none")
+    file = run.output / TEACHER
+    return asyncio.run(own_replies(subject, questions, file, lambda asked: progress.advance(task, asked)))
 
 
 def _trainer(
@@ -137,6 +159,7 @@ def _trainer(
     start: Phi,
     prompt: PromptBuilder,
     sources: Mapping[Split, list[Source]],
+    taught: Mapping[Question, str],
     progress: Progress,
 ) -> Trainer:
     config = run.checkpoint.config
@@ -149,7 +172,8 @@ def _trainer(
     task = progress.add_task("encoding facts", total=len(texts))
     bank.add(texts, lambda facts: progress.advance(task, facts))
     train, dev = (
-        Sampler(sources[split], prompt, config.eos_token_ids[0], seed=run.options.seed) for split in ("train", "dev")
+        Sampler(sources[split], prompt, config.eos_token_ids[0], seed=run.options.seed, taught=taught)
+        for split in ("train", "dev")
     )
     units = Units(config.head_dim, bank.magnitude())
     held_out = sum(len(source.pool.questions) for source in sources["dev"])

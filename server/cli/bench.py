@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.console import FAILED, CommandError, fail, messages, output, progress_bar
-from server.cli.options import DEFAULT_SERVER, AdminKey, ClientKey, DataDir, Server
+from server.cli.measuring import measure, own_server
+from server.cli.options import DEFAULT_SERVER, AdminKey, AdminUrl, ClientKey, DataDir, Server
+from server.cli.peers import peers
 
 if TYPE_CHECKING:
-    from loadtests.client import Target
     from loadtests.report import Report
     from loadtests.scenario import Options, Progress
-
-    Scenario = Callable[[Options, Progress], Coroutine[Any, Any, Report]]
 
 app = typer.Typer(help="Measure a server as its clients see it.", no_args_is_help=True)
 
@@ -28,6 +25,9 @@ Count = Annotated[int, typer.Option(min=1, max=100_000, help="Measurements per s
 Facts = Annotated[int, typer.Option(min=16, max=5000, help="Facts to load, into a namespace of their own.")]
 Seed = Annotated[int, typer.Option(help="Seed of the facts and questions.")]
 MaxSeconds = Annotated[float, typer.Option(min=1, help="Stop measuring after this time.")]
+Seconds = Annotated[float, typer.Option(min=1, help="How long the load lasts.")]
+Pause = Annotated[float, typer.Option(min=0, help="Seconds that each client waits before its next request.")]
+Rounds = Annotated[int, typer.Option(min=1, max=1000, help="How often the server is told to end.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the report to this file.")]
 Serve = Annotated[
     bool, typer.Option("--serve", help="Start a server for this run: free port, empty store, models of --data-dir.")
@@ -46,6 +46,7 @@ _SCENARIOS = (
 def _command(scenario: str, default_count: int, default_facts: int) -> Callable[..., None]:
     def command(
         server: Server = DEFAULT_SERVER,
+        admin_server: AdminUrl = None,
         key: ClientKey = None,
         admin_key: AdminKey = None,
         serve: Serve = False,
@@ -56,17 +57,81 @@ def _command(scenario: str, default_count: int, default_facts: int) -> Callable[
         max_seconds: MaxSeconds = 900.0,
         json: Json = None,
     ) -> None:
+        from loadtests.client import Target
         from loadtests.scenario import Options
 
-        with _target(server, key, admin_key, data_dir if serve else None) as target:
-            run = import_module(f"loadtests.{scenario}").run
-            _measure(run, Options(target, count, facts, seed, max_seconds), json)
+        named = Target(server, key, admin_key, admin_server)
+        _run(scenario, Options(named, count, facts, seed, max_seconds), data_dir if serve else None, json)
 
     return command
 
 
 for _name, _count, _facts, _help in _SCENARIOS:
     app.command(_name, help=_help)(_command(_name, _count, _facts))
+
+
+@app.command()
+def overload(
+    server: Server = DEFAULT_SERVER,
+    admin_server: AdminUrl = None,
+    key: ClientKey = None,
+    admin_key: AdminKey = None,
+    serve: Serve = False,
+    data_dir: DataDir = Path("data"),
+    seconds: Seconds = 180.0,
+    facts: Facts = 64,
+    seed: Seed = 1,
+    json: Json = None,
+) -> None:
+    """Five times what the server takes: accepted answers stay in time, the rest get 429 at once."""
+    from loadtests.client import Target
+    from loadtests.scenario import Options
+
+    named = Target(server, key, admin_key, admin_server)
+    _run("overload", Options(named, 1, facts, seed, max_seconds=seconds), data_dir if serve else None, json)
+
+
+@app.command()
+def soak(
+    server: Server = DEFAULT_SERVER,
+    admin_server: AdminUrl = None,
+    key: ClientKey = None,
+    admin_key: AdminKey = None,
+    serve: Serve = False,
+    data_dir: DataDir = Path("data"),
+    seconds: Seconds = 1800.0,
+    pause: Pause = 0.0,
+    facts: Facts = 256,
+    seed: Seed = 1,
+    json: Json = None,
+) -> None:
+    """A mixed load for long: memory, pages, file handles and threads must not grow."""
+    from loadtests.client import Target
+    from loadtests.scenario import Options
+
+    named = Target(server, key, admin_key, admin_server)
+    options = Options(named, 1, facts, seed, max_seconds=seconds, pause=pause)
+    _run("soak", options, data_dir if serve else None, json)
+
+
+@app.command()
+def drain(
+    data_dir: DataDir = Path("data"),
+    rounds: Rounds = 8,
+    seconds: Annotated[float, typer.Option(min=0.1, help="About how long the load lasts before SIGTERM.")] = 4.0,
+    facts: Facts = 64,
+    seed: Seed = 1,
+    json: Json = None,
+) -> None:
+    """SIGTERM under load, to a server of its own, again and again: no accepted request and no edit may be lost."""
+    from loadtests.client import Target
+    from loadtests.drain import run
+    from loadtests.scenario import Options
+
+    def scenario(options: Options, progress: Progress) -> Coroutine[Any, Any, Report]:
+        return run(options, data_dir, progress)
+
+    measure(scenario, Options(Target(""), rounds, facts, seed, max_seconds=seconds), json)
 
 
 @app.command()
@@ -82,54 +147,19 @@ def phi(
     from loadtests.phi import run
     from loadtests.scenario import Options
 
-    with _own_server(data_dir) as target, _own_server(data_dir, {"KALMAGROVE_PHI": "none"}) as plain:
+    with own_server(data_dir) as target, own_server(data_dir, {"KALMAGROVE_PHI": "none"}) as plain:
 
         def scenario(options: Options, progress: Progress) -> Coroutine[Any, Any, Report]:
             return run(options, plain, progress)
 
-        _measure(scenario, Options(target, count, facts, seed, max_seconds), json)
+        measure(scenario, Options(target, count, facts, seed, max_seconds), json)
 
 
-@contextmanager
-def _target(server: str, key: str | None, admin_key: str | None, data_dir: Path | None) -> Iterator[Target]:
-    """The server to measure. With a data directory, one started for the purpose."""
-    from loadtests.client import Target
-
-    if data_dir is None:
-        yield Target(server, key, admin_key)
-        return
-    with _own_server(data_dir) as target:
-        yield target
+app.command()(peers)
 
 
-@contextmanager
-def _own_server(data_dir: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Target]:
-    from loadtests.serving import ServerStartError, temporary_server
-
-    messages().print("starting a server…")
-    try:
-        with temporary_server(data_dir, settings) as target:
-            yield target
-    except ServerStartError as error:
-        fail(CommandError(str(error)))
-
-
-def _measure(scenario: Scenario, options: Options, json: Path | None) -> None:
-    from loadtests.client import RequestError
-    from loadtests.report import print_report, write_json
-
-    try:
-        with progress_bar() as bar:
-            task = bar.add_task("connecting", total=None)
-
-            def progress(what: str, done: int, total: int) -> None:
-                bar.update(task, description=what, completed=done, total=total)
-
-            report = asyncio.run(scenario(options, progress))
-        if json:
-            write_json(report, json)
-    except (RequestError, OSError) as error:
-        fail(CommandError(str(error)))
-    print_report(report, output())
-    if report.failures:
-        raise typer.Exit(FAILED)
+def _run(scenario: str, options: Options, data_dir: Path | None, json: Path | None) -> None:
+    """On the server that the options name or, with a data directory, on one started for the purpose."""
+    own = nullcontext(options.target) if data_dir is None else own_server(data_dir)
+    with own as target:
+        measure(import_module(f"loadtests.{scenario}").run, replace(options, target=target), json)

@@ -12,7 +12,7 @@ _EDITED = {
 }
 
 
-def demo_hint(url: str, model: str, *, keys: bool) -> str:
+def demo_hint(url: str, admin_url: str, model: str, *, keys: bool) -> str:
     """Shell commands, ready to paste. With keys they take them from the environment."""
     ask = {
         "model": model,
@@ -29,7 +29,7 @@ def demo_hint(url: str, model: str, *, keys: bool) -> str:
             f"  curl -s {url}/v1/chat/completions{client_key} -H 'Content-Type: application/json' \\",
             f"    -d {_quoted(ask)}",
             "",
-            f"  curl -s -X PUT {url}/admin/kb/facts{admin_key} -H 'Content-Type: application/json' \\",
+            f"  curl -s -X PUT {admin_url}/admin/kb/facts{admin_key} -H 'Content-Type: application/json' \\",
             f"    -d {_quoted({'facts': [_EDITED]})}",
             "",
         ]

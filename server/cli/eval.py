@@ -32,9 +32,14 @@ def knowledge(
     distractors: Annotated[str, typer.Option(help="Wrong facts mounted beside the right one.")] = "0,3,7,15",
     questions: Annotated[int, typer.Option(min=1, max=10_000, help="Questions per cell.")] = 100,
     dev_questions: Annotated[
-        int, typer.Option(min=0, max=10_000, help="Questions that the baselines' constants are tuned on; 0: not tuned.")
+        int,
+        typer.Option(
+            min=0, max=10_000, help="Questions that baselines are tuned and `grounded` is fitted on; 0: none."
+        ),
     ] = 60,
-    parts: Annotated[str, typer.Option(help="What to evaluate.")] = "table,edits,counterfact,locality,grounding,order",
+    parts: Annotated[
+        str, typer.Option(help="What to evaluate.")
+    ] = "table,edits,counterfact,locality,grounding,order,retrieval,served",
     conditions: Annotated[str, typer.Option(help="Rows of the table, by name; default: all.")] = "",
     max_tokens: Annotated[int, typer.Option(min=1, max=256, help="Longest reply.")] = 24,
     seed: Annotated[int, typer.Option(help="Of questions, distractors and intervals.")] = 1,
@@ -44,6 +49,10 @@ def knowledge(
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the report as a PNG.")] = None,
     grounding: Annotated[
         Path | None, typer.Option("--grounding", help="Write the fitted grounding score here.")
+    ] = None,
+    cases: Annotated[
+        Path | None,
+        typer.Option("--cases", help="Keep the answered questions it is fitted to here, and go on from it."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the cells beside --json; those of another φ are measured anew.")
@@ -78,6 +87,7 @@ def knowledge(
             only=_names(conditions),
             seed=seed,
             max_tokens=max_tokens,
+            cases=cases,
         )
         files = Files(json=json, plot=plot, grounding=grounding, resume=resume)
         evaluate_knowledge(candidate, plan, files, sys.argv[1:], progress_bar(), output())

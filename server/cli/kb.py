@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kb.facts import SearchMethod
 from server.cli import kb_tables
 from server.cli.console import CommandError, fail, messages, output, progress_bar
 from server.cli.kb_files import reading, writing
-from server.cli.options import DEFAULT_SERVER, Server
+from server.cli.options import DEFAULT_SERVER, AdminServer
 from server.cli.targets import NewFact, Written
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def add(
     namespace: Namespace = "default",
     metadata: Annotated[str, typer.Option(help="A JSON object.")] = "{}",
     expires_at: Annotated[str | None, typer.Option(help="ISO 8601 with an offset: 2031-01-01T00:00:00Z.")] = None,
-    server: Server = DEFAULT_SERVER,
+    server: AdminServer = DEFAULT_SERVER,
     key: Key = None,
     store: StoreDir = None,
 ) -> None:
@@ -58,7 +59,7 @@ def get(
     id: Annotated[str, typer.Argument()],
     namespace: Namespace = "default",
     as_json: Json = False,
-    server: Server = DEFAULT_SERVER,
+    server: AdminServer = DEFAULT_SERVER,
     key: Key = None,
     store: StoreDir = None,
 ) -> None:
@@ -72,7 +73,7 @@ def get(
 def delete(
     id: Annotated[str, typer.Argument()],
     namespace: Namespace = "default",
-    server: Server = DEFAULT_SERVER,
+    server: AdminServer = DEFAULT_SERVER,
     key: Key = None,
     store: StoreDir = None,
 ) -> None:
@@ -87,22 +88,25 @@ def search(
     query: Annotated[str, typer.Argument()],
     namespace: Namespace = "default",
     top_k: Annotated[int | None, typer.Option(min=1, help="Most facts to show; default: 8, or the server's.")] = None,
-    min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Least score.")] = None,
+    min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Least relevance.")] = None,
+    retrieval: Annotated[
+        SearchMethod | None, typer.Option(help="By meaning, by words or by both; default: both, or as the server does.")
+    ] = None,
     as_json: Json = False,
-    server: Server = DEFAULT_SERVER,
+    server: AdminServer = DEFAULT_SERVER,
     key: Key = None,
     store: StoreDir = None,
 ) -> None:
-    """Show the facts that a question would mount, best first."""
+    """Show the facts that are found for a question, best first."""
     with _opened(server, key, store) as target:
-        hits = target.search(namespace, query, top_k, min_score)
+        hits = target.search(namespace, query, top_k, min_score, retrieval)
     _show([asdict(hit) for hit in hits]) if as_json else output().print(kb_tables.hit_table(hits))
 
 
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="NDJSON, one fact a line; - is stdin.")],
-    server: Server = DEFAULT_SERVER,
+    server: AdminServer = DEFAULT_SERVER,
     key: Key = None,
     store: StoreDir = None,
 ) -> None:
@@ -116,7 +120,7 @@ def import_(
 def export(
     file: Annotated[Path, typer.Argument(help="Where to write NDJSON; - is stdout.")],
     namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Only this namespace.")] = None,
-    server: Server = DEFAULT_SERVER,
+    server: AdminServer = DEFAULT_SERVER,
     key: Key = None,
     store: StoreDir = None,
 ) -> None:
@@ -138,7 +142,7 @@ def history(
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
     before: Annotated[int | None, typer.Option(min=1, help="Only versions below this one.")] = None,
     as_json: Json = False,
-    server: Server = DEFAULT_SERVER,
+    server: AdminServer = DEFAULT_SERVER,
     key: Key = None,
     store: StoreDir = None,
 ) -> None:
@@ -152,7 +156,7 @@ def history(
 def rollback(
     version: Annotated[int, typer.Argument(min=0)],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    server: Server = DEFAULT_SERVER,
+    server: AdminServer = DEFAULT_SERVER,
     key: Key = None,
     store: StoreDir = None,
 ) -> None:

@@ -26,10 +26,10 @@ def fact_table(fact: FactRow) -> Table:
 
 
 def hit_table(hits: Sequence[HitRow]) -> Table:
-    table = Table("score", "id", "text", "version")
+    table = Table("score", "lexical", "id", "text", "version")
     for hit in hits:
-        row = (f"{hit.score:.3f}", Text(hit.fact.id), Text(hit.fact.text), str(hit.fact.version))
-        table.add_row(*row)
+        scores = (f"{hit.score:.3f}", f"{hit.lexical:.3f}")
+        table.add_row(*scores, Text(hit.fact.id), Text(hit.fact.text), str(hit.fact.version))
     return table
 
 

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import TypeAlias
 
 from kb.encoder.minilm import MiniLMEncoder
-from kb.facts import Delete, Fact, FactNotFound, InvalidChange, KnowledgeError, StoreLocked, Upsert
+from kb.facts import (
+    Delete,
+    Fact,
+    FactNotFound,
+    InvalidChange,
+    KnowledgeError,
+    SearchMethod,
+    StoreLocked,
+    Upsert,
+)
 from kb.loading import Progress
 from kb.ndjson import export_lines, read_batches
 from kb.store import Commit, Store
@@ -59,12 +68,20 @@ class StoreTarget:
         with _told():
             return _written(self._store.apply([Delete(fact_id, namespace)]))
 
-    def search(self, namespace: str, query: str, top_k: int | None, min_score: float | None) -> list[HitRow]:
+    def search(
+        self,
+        namespace: str,
+        query: str,
+        top_k: int | None,
+        min_score: float | None,
+        retrieval: SearchMethod | None,
+    ) -> list[HitRow]:
         vector = self._encoder.embed([query])[0]
         k = DEFAULT_TOP_K if top_k is None else top_k
         least = -1.0 if min_score is None else min_score
-        hits = self._store.snapshot.search(namespace, vector, k, least, time.time())
-        return [HitRow(hit.score, _row(hit.fact)) for hit in hits]
+        method = retrieval or "hybrid"
+        hits = self._store.snapshot.search(namespace, vector, k, least, time.time(), text=query, method=method)
+        return [HitRow(hit.score, hit.lexical, _row(hit.fact)) for hit in hits]
 
     def import_lines(self, chunks: Iterable[bytes]) -> Written:
         written = Written(self._store.snapshot.version)

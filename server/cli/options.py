@@ -10,6 +10,18 @@ import typer
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 Server = Annotated[str, typer.Option("--server", envvar="KALMAGROVE_URL", help="Address of a running server.")]
+AdminServer = Annotated[
+    str,
+    typer.Option(
+        "--server",
+        envvar=["KALMAGROVE_ADMIN_URL", "KALMAGROVE_URL"],
+        help="Address of a running server; of its admin listener, if it has one.",
+    ),
+]
+AdminUrl = Annotated[
+    str | None,
+    typer.Option("--admin-server", envvar="KALMAGROVE_ADMIN_URL", help="Address of /admin, if it is apart."),
+]
 ClientKey = Annotated[
     str | None,
     typer.Option("--key", envvar="KALMAGROVE_API_KEY", show_envvar=True, help="Key for /v1, if the server has keys."),

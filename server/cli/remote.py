@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
+from kb.facts import SearchMethod
 from server.cli.console import FAILED, NOT_FOUND, UNREACHABLE, CommandError
 from server.cli.targets import FactRow, HistoryRow, HitRow, NewFact, Written
 
@@ -21,11 +22,17 @@ IMPORT_SILENCE_S = 600.0
 
 @contextmanager
 def connect(server: str, key: str | None) -> Iterator[ServerTarget]:
-    """Nothing is sent yet. Raises CommandError for an address that is none."""
+    """Nothing is sent yet. Raises CommandError for an address that is none.
+
+    SSL_CERT_FILE names the authorities to trust instead of the usual ones. Proxies that the environment names are
+    not used.
+    """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        client = httpx.Client(base_url=server, headers=headers, timeout=TIMEOUT_S, trust_env=False)
-    except (httpx.InvalidURL, ValueError) as error:
+        client = httpx.Client(
+            base_url=server, headers=headers, timeout=TIMEOUT_S, verify=httpx.create_ssl_context(), trust_env=False
+        )
+    except (httpx.InvalidURL, ValueError, OSError) as error:
         raise CommandError(f"{server}: {error}", UNREACHABLE) from error
     with client:
         yield ServerTarget(client)
@@ -53,10 +60,23 @@ class ServerTarget:
     def delete(self, namespace: str, fact_id: str) -> Written:
         return _written(self._call("DELETE", _fact_path(fact_id), params={"namespace": namespace}))
 
-    def search(self, namespace: str, query: str, top_k: int | None, min_score: float | None) -> list[HitRow]:
-        body = {"query": query, "namespace": namespace, "top_k": top_k, "min_score": min_score}
+    def search(
+        self,
+        namespace: str,
+        query: str,
+        top_k: int | None,
+        min_score: float | None,
+        retrieval: SearchMethod | None,
+    ) -> list[HitRow]:
+        body = {
+            "query": query,
+            "namespace": namespace,
+            "top_k": top_k,
+            "min_score": min_score,
+            "retrieval": retrieval,
+        }
         reply = self._call("POST", "/admin/kb/search", body=body)
-        return [HitRow(hit["score"], _row(hit["fact"])) for hit in reply["hits"]]
+        return [HitRow(hit["score"], hit["lexical"], _row(hit["fact"])) for hit in reply["hits"]]
 
     def import_lines(self, chunks: Iterable[bytes]) -> Written:
         last: dict[str, Any] = {}

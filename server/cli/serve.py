@@ -8,17 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.console import USAGE, CommandError, fail, messages
+from cpu.threads import wait_briefly
+from server.cli.console import USAGE, CommandError, fail
 from server.cli.demo_hint import demo_hint
-from server.threads import wait_briefly
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from server.serve import Addresses
     from server.settings import Settings
 
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Where to listen; anything but loopback needs keys.")] = None,
     port: Annotated[int | None, typer.Option(help="0: any free port.")] = None,
+    admin_host: Annotated[str | None, typer.Option(help="Where /admin and /metrics listen if they are apart.")] = None,
+    admin_port: Annotated[
+        int | None, typer.Option(help="Puts /admin and /metrics on a listener of their own; 0: any free port.")
+    ] = None,
+    ssl_certfile: Annotated[Path | None, typer.Option(help="TLS, with these certificates (PEM).")] = None,
+    ssl_keyfile: Annotated[Path | None, typer.Option(help="Their private key, if it is in another file.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Models, knowledge and cached pages.")] = None,
     model: Annotated[str | None, typer.Option(help="A name under the models directory, or a path.")] = None,
     phi: Annotated[str | None, typer.Option(help="auto, gap, none, or a safetensors file of φ.")] = None,
@@ -61,10 +70,10 @@ def _run(given: dict[str, Any]) -> None:
     run(settings, partial(_greet, settings))
 
 
-def _greet(settings: Settings, url: str) -> None:
+def _greet(settings: Settings, console: Console, addresses: Addresses) -> None:
     if settings.demo:
-        hint = demo_hint(url, settings.model_dir.name, keys=settings.keys_configured)
-        messages().print(hint, markup=False, highlight=False, soft_wrap=True)
+        hint = demo_hint(addresses.public, addresses.admin, settings.model_dir.name, keys=settings.keys_configured)
+        console.print(hint, markup=False, highlight=False, soft_wrap=True)
 
 
 def _problem(location: tuple[int | str, ...], message: str) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from kb.facts import SearchMethod
+
 
 @dataclass(frozen=True, slots=True)
 class FactRow:
@@ -22,9 +24,10 @@ class FactRow:
 
 @dataclass(frozen=True, slots=True)
 class HitRow:
-    """A fact that a search found, and its score."""
+    """A fact that a search found, and its scores: by meaning, and by words."""
 
     score: float
+    lexical: float
     fact: FactRow
 
 
@@ -67,7 +70,14 @@ class KnowledgeTarget(Protocol):
 
     def delete(self, namespace: str, fact_id: str) -> Written: ...
 
-    def search(self, namespace: str, query: str, top_k: int | None, min_score: float | None) -> list[HitRow]: ...
+    def search(
+        self,
+        namespace: str,
+        query: str,
+        top_k: int | None,
+        min_score: float | None,
+        retrieval: SearchMethod | None,
+    ) -> list[HitRow]: ...
 
     def import_lines(self, chunks: Iterable[bytes]) -> Written:
         """NDJSON, broken anywhere. What was written before a bad line stays written, and the error says so."""

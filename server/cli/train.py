@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,10 @@ app = typer.Typer(help="Train what the model lacks to use knowledge well.", no_a
 @app.command()
 def phi(
     data: Annotated[
-        Path, typer.Option(help="Directory with factbook_facts_2026, counterfact and squad_train_subset (.jsonl.gz).")
+        Path,
+        typer.Option(
+            help="Directory with factbook_facts_2026, counterfact, squad_train_subset and wiki_passages (.jsonl.gz)."
+        ),
     ],
     output: Annotated[Path, typer.Option("--out", help="Directory of the run; one that exists is resumed.")],
     model: Annotated[str, typer.Option(help="A name under the models directory, or a path.")] = "smollm2-135m",
@@ -29,14 +33,18 @@ def phi(
     questions: Annotated[int, typer.Option(min=1, help="Training questions per set.")] = 1500,
     dev_questions: Annotated[int, typer.Option(min=1, help="Held-out questions per set.")] = 60,
     start: Annotated[str, typer.Option(help="φ to begin with: gap, none, auto (the shipped one) or a file.")] = "gap",
+    sets: Annotated[
+        str, typer.Option(help="Sets of questions and how often each is drawn: squad=3,prose=1. Default: as shipped.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Of the questions, the batches and what is mounted.")] = 0,
     data_dir: DataDir = Path("data"),
 ) -> None:
     """Train φ on a frozen model: phi.safetensors, its model card and the learning curve."""
     from kan.checkpoint.directory import Checkpoint
-    from lab.training.run import PhiRun, train_phi
+    from lab.training.run import WEIGHTS, PhiRun, train_phi
     from lab.training.trainer import TrainingOptions
 
+    weights = _shares(sets) or WEIGHTS
     options = TrainingOptions(
         steps=steps,
         batch_size=batch_size,
@@ -47,7 +55,7 @@ def phi(
     )
     with failures_told(), progress_bar() as bar:
         checkpoint = Checkpoint.open(model_directory(data_dir, model))
-        train_phi(PhiRun(data, output, checkpoint, questions, dev_questions, options, start), bar)
+        train_phi(PhiRun(data, output, checkpoint, questions, dev_questions, options, start, weights), bar)
     messages().print(f"wrote {output}", highlight=False)
 
 
@@ -72,3 +80,16 @@ def refit(
         run = PhiRun(data, output, checkpoint, questions, 0, TrainingOptions(seed=seed), start)
         refit_phi(run, RefitOptions(), bar)
     messages().print(f"wrote {output}", highlight=False)
+
+
+def _shares(sets: str) -> dict[str, float]:
+    """What `--sets` says. Raises typer.BadParameter."""
+    parts = [one.split("=") for one in sets.split(",") if one]
+    try:
+        shares = {name.strip(): float(share) for name, share in parts}
+    except ValueError:
+        raise typer.BadParameter("name=share, separated by commas", param_hint="--sets") from None
+    if not all(0 < share < math.inf for share in shares.values()):
+        raise typer.BadParameter("shares are numbers above 0", param_hint="--sets")
+    total = sum(shares.values())
+    return {name: share / total for name, share in shares.items()}

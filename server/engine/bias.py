@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from kan.knowledge.fit import Fit
 from kan.knowledge.phi import Phi
 from server.engine.protocol import MountedFact
 
 
 def bias_of(phi: Phi | None, mounted: Sequence[MountedFact]) -> Tensor | None:
     """φ [layers, heads, mounted] in q·k units (before the 1/√d of Eq. 1); None means no bias."""
-    return None if phi is None else phi([Fit(*one.fit) for one in mounted])
+    return None if phi is None else phi([one.fit for one in mounted])

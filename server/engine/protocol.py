@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+
+if TYPE_CHECKING:  # who only speaks the protocol needs no NumPy
+    from kan.knowledge.fit import Fit
 
 T = TypeVar("T")
 
@@ -40,18 +43,12 @@ class FactTokens:
 
 @dataclass(frozen=True, slots=True)
 class MountedFact:
-    """A fact to attend to, with how it fits the question (`kan/knowledge/fit.py`): relevance, bridge and rest."""
+    """A fact to attend to, with how it fits the question."""
 
     fact: FactTokens
-    score: float
-    bridge: float = 0.0
-    rest: float = 0.0
+    fit: Fit
     version: int = 0
     """Of the knowledge, when the fact last changed: part of what salts an engine's own caches."""
-
-    @property
-    def fit(self) -> tuple[float, float, float]:
-        return self.score, self.bridge, self.rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +201,7 @@ class Engine(Protocol):
     async def run(self, function: Callable[[], T]) -> T:
         """Run a short computation (milliseconds) where it disturbs the model least, and return what it returns.
 
-        Not at all if the caller is cancelled before it begins.
+        Not at all if the caller is cancelled before it begins. Raises EngineUnavailable.
         """
         ...
 

@@ -1,26 +1,40 @@
-"""The whole service: its parts, what surrounds every request, and its routes."""
+"""The whole service, behind one door or two: its parts, what surrounds every request, and its routes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 
 from server.http import translation
 from server.http.auth import Authenticate
+from server.http.doors import Door, Elsewhere
 from server.http.limits import LimitBody
 from server.http.middleware import Admit, CancelOnDisconnect, Observe
 from server.http.routes import chat, completions, facts, models, operations, transfer
 from server.http.routes.base import refuse_unknown_query
+from server.http.routes.console import console_router
 from server.services import Context, Lifecycle, Services
 from server.settings import Settings
 
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+_PUBLIC = (operations.router, models.router, chat.router, completions.router)
+_ADMIN = (operations.measurements, facts.router, transfer.router)
+_ROUTERS: Mapping[Door, tuple[APIRouter, ...]] = {
+    "whole": (*_PUBLIC, *_ADMIN),
+    "public": _PUBLIC,
+    "admin": (operations.router, *_ADMIN),
+}
+
 
 def create_app(settings: Settings, services: Services, lifecycle: Lifecycle | None = None) -> FastAPI:
-    """An ASGI app. Its lifespan sweeps expired facts, follows the key files, and closes engine and store at the end."""
+    """An ASGI app. Its lifespan sweeps expired facts, follows the key files, and closes engine and store at the end.
+
+    Where the settings put /admin apart, this is the rest, and `create_admin_app` makes the other half.
+    """
     context = Context.of(settings, services, lifecycle or Lifecycle())
 
     @asynccontextmanager
@@ -34,24 +48,39 @@ def create_app(settings: Settings, services: Services, lifecycle: Lifecycle | No
                 task.cancel()
             await context.close()
 
+    return _app(context, "public" if settings.admin_apart else "whole", lifespan)
+
+
+def create_admin_app(context: Context) -> FastAPI:
+    """What operators call, on the parts of an app that `create_app` made, and only while that one's lifespan lasts.
+
+    With the console it is everything: the page asks where it came from, and no page of another address may ask there.
+    """
+    return _app(context, "whole" if context.settings.console else "admin", None)
+
+
+def _app(context: Context, door: Door, lifespan: Lifespan | None) -> FastAPI:
     app = FastAPI(
         title="KalmaGrove",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # it would send who came by TLS through a proxy on to http://, key and all
         dependencies=[Depends(refuse_unknown_query)],
     )
     app.state.context = context
     translation.install(app)
     # The last one added is the outermost.
     app.add_middleware(CancelOnDisconnect)
-    app.add_middleware(LimitBody, settings=settings)
-    app.add_middleware(Authenticate, keys=services.keys)
+    app.add_middleware(LimitBody, settings=context.settings)
+    app.add_middleware(Authenticate, keys=context.services.keys)
     app.add_middleware(Admit, lifecycle=context.lifecycle)
-    app.add_middleware(Observe, metrics=context.metrics)
-    for module in (operations, models, chat, completions, facts, transfer):
-        app.include_router(module.router)
-        _answer_head(app, module.router)
+    app.add_middleware(Elsewhere, door=door)
+    app.add_middleware(Observe, metrics=context.metrics, tracing=context.services.tracing)
+    with_console = context.settings.console and door == "whole"
+    for router in (*_ROUTERS[door], *([console_router()] if with_console else ())):
+        app.include_router(router)
+        _answer_head(app, router)
     return app
 
 

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.http.doors import METRICS_PATH, is_admin
 from server.http.errors import ApiError, forbidden, unauthenticated
 from server.http.keys import Keys
 from server.http.scope import note_refusal
@@ -14,7 +15,9 @@ from server.settings import is_loopback
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """Probes, which carry no secrets."""
-SHARED_PATHS = frozenset({"/metrics"})
+OPEN_FOLDER = "/console"
+"""The page that asks for keys, and its files; nothing else is below."""
+SHARED_PATHS = frozenset({METRICS_PATH})
 """Either kind of key will do."""
 
 
@@ -26,7 +29,7 @@ class Authenticate:
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and not _is_open(scope["path"]):
             try:
                 scope["kalmagrove.caller"] = self._caller(scope["path"], Headers(scope=scope))
             except ApiError as error:
@@ -47,15 +50,15 @@ class Authenticate:
             raise unauthenticated("The key is not known.")
         if path in SHARED_PATHS:
             return client or admin or ""
-        wanted = admin if _is_admin(path) else client
+        wanted = admin if is_admin(path) else client
         if wanted is None:
-            role = "an admin" if _is_admin(path) else "a client"
+            role = "an admin" if is_admin(path) else "a client"
             raise forbidden(f"This endpoint needs {role} key.")
         return wanted
 
 
-def _is_admin(path: str) -> bool:
-    return path.strip("/").partition("/")[0] == "admin"
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path == OPEN_FOLDER or path.startswith(f"{OPEN_FOLDER}/")
 
 
 def _require_local(headers: Headers) -> None:

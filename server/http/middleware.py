@@ -8,30 +8,37 @@ import logging
 import re
 import time
 import uuid
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.errors import ApiError, internal, unavailable
-from server.http.scope import note_refusal, request_id, started
+from server.http.scope import account, note_refusal, request_id, started
 from server.metrics import Metrics
+from server.service.account import Account
 from server.services import Lifecycle
+
+if TYPE_CHECKING:
+    from server.http.tracing import RequestTrace, Tracing
 
 PROBES = frozenset({"/health", "/ready", "/metrics"})
 """Answered while the server drains or is full."""
 CLIENT_LEFT = 499
 """Logged and counted in place of a status where no response was begun."""
+METHOD_NOT_ALLOWED = 405
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 access = logging.getLogger("kalmagrove.access")
 errors = logging.getLogger("kalmagrove.errors")
 
 
 class Observe:
-    """Outermost: gives the request its id, answers 500 for bugs, counts and logs."""
+    """Outermost: gives the request its id and its account, answers 500 for bugs, counts, logs and traces."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self.app = app
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,13 +47,18 @@ class Observe:
         given = Headers(scope=scope).get("x-request-id", "")
         scope["kalmagrove.request_id"] = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
         scope["kalmagrove.started"] = time.monotonic()
+        scope["kalmagrove.account"] = Account()
+        trace = self._tracing.begin(scope) if self._tracing and scope["path"] not in PROBES else None
         status = 0
 
         async def observed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id(scope)
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id(scope)
+                if trace:
+                    headers["traceresponse"] = trace.response
             await send(message)
 
         with self._metrics.in_flight.track_inprogress():
@@ -60,25 +72,42 @@ class Observe:
                 note_refusal(scope, error.code)
                 await error.response()(scope, receive, observed)
             finally:
-                self._record(scope, status)
+                self._record(scope, status or CLIENT_LEFT, trace)
 
-    def _record(self, scope: Scope, status: int) -> None:
-        status = status or CLIENT_LEFT
+    def _record(self, scope: Scope, status: int, trace: RequestTrace | None) -> None:
         route = getattr(scope.get("route"), "path", "none")
         seconds = time.monotonic() - started(scope)
-        self._metrics.requests.labels(route, scope["method"] if route != "none" else "any", status).inc()
+        # Of methods that no route takes there are dozens: they are not told apart.
+        method = "any" if route == "none" or status == METHOD_NOT_ALLOWED else scope["method"]
+        self._metrics.requests.labels(route, method, status).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
         if "kalmagrove.refusal" in scope:
             self._metrics.refusals.labels(scope["kalmagrove.refusal"]).inc()
-        access.info(
-            "%s %s %d %.1fms id=%s caller=%s",
-            scope["method"],
-            ascii(scope["path"])[1:-1],
-            status,
-            seconds * 1000,
-            request_id(scope),
-            scope.get("kalmagrove.caller", "-"),
-        )
+        if trace:
+            trace.end(route, status)
+        if access.isEnabledFor(logging.INFO):
+            access.info("request", extra={"fields": _access_fields(scope, route, status, seconds, trace)})
+
+
+def _access_fields(
+    scope: Scope, route: str, status: int, seconds: float, trace: RequestTrace | None
+) -> dict[str, object]:
+    """Of one request; the route as it is documented, because the path may hold a fact's id."""
+    did = account(scope)
+    ttft = did.first_token_at - started(scope) if did.first_token_at is not None else None
+    fields = {
+        "request_id": request_id(scope),
+        "method": scope["method"],
+        "route": route,
+        "status": status,
+        "key_name": scope.get("kalmagrove.caller"),
+        "knowledge_version": did.knowledge_version,
+        "facts_mounted": did.facts_mounted,
+        "ttft_ms": None if ttft is None else round(ttft * 1000, 1),
+        "total_ms": round(seconds * 1000, 1),
+        "trace_id": trace.trace_id if trace else None,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 class Admit:

@@ -2,6 +2,9 @@
 
 Uvicorn reads heads of any length, waits for them for ever, and counts idle connections like busy ones. A connection is
 *idle* here from its beginning, and from the end of each answer, until the next request's head is complete.
+
+One request at a time: what comes before the answer is complete is not kept, and the connection ends with that answer.
+(Uvicorn would queue such requests without bound, and not notice that the client of the first one leaves.)
 """
 
 from __future__ import annotations
@@ -10,8 +13,9 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
+import httptools
 from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -32,7 +36,15 @@ class Bounds:
     head_seconds: float
     """From the connection's beginning, or its last answer, to a complete head."""
     flush_seconds: float
-    """For the client to read what was sent before the connection was closed."""
+    """For the client to read what was sent: before the connection is closed, or before there is more to send."""
+
+
+class Connection(Protocol):
+    """One that takes a place."""
+
+    def drop(self) -> None:
+        """Its place is needed."""
+        ...
 
 
 class ConnectionTable:
@@ -40,25 +52,25 @@ class ConnectionTable:
 
     def __init__(self, max_busy: int) -> None:
         self._max_busy = max_busy
-        self._busy: set[BoundedProtocol] = set()
-        self._idle: dict[BoundedProtocol, None] = {}
+        self._busy: set[Connection] = set()
+        self._idle: dict[Connection, None] = {}
 
-    def rest(self, connection: BoundedProtocol) -> None:
+    def rest(self, connection: Connection) -> None:
         """It is new, or its answer is complete."""
         self.forget(connection)
         self._idle[connection] = None
         if len(self._busy) + len(self._idle) > self._max_busy + SPARE_CONNECTIONS:
             longest = next(iter(self._idle))
             self.forget(longest)
-            longest.transport.abort()
+            longest.drop()
 
-    def work(self, connection: BoundedProtocol) -> bool:
+    def work(self, connection: Connection) -> bool:
         """It has a request. False if more are busy than may be."""
         self.forget(connection)
         self._busy.add(connection)
         return len(self._busy) <= self._max_busy
 
-    def forget(self, connection: BoundedProtocol) -> None:
+    def forget(self, connection: Connection) -> None:
         """It is closed."""
         self._busy.discard(connection)
         self._idle.pop(connection, None)
@@ -70,33 +82,64 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, bounds: Bounds, table: ConnectionTable, refusals: Counter, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
         self._refusals = refusals
-        self._bounds = bounds
-        self._table = table
+        self.bounds = bounds
+        self.table = table
         self._room = bounds.head_bytes
         self._timer: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
+        self._last = False
+        """The request under way is the last: something came behind it."""
+        self._offered = False
+        """The head that is being read offers another protocol."""
+
+    def drop(self) -> None:
+        self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._rest()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._table.forget(self)
+        self.table.forget(self)
         self._disarm()
-        super().connection_lost(exc)
+        super().connection_lost(exc)  # which resumes writing
+
+    def pause_writing(self) -> None:
+        """The client leaves so much unread that the answer has to wait: for so long, whatever kind of answer it is."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(self.bounds.flush_seconds, self._abandon)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def data_received(self, data: bytes) -> None:
         """The parser keeps what it cannot deliver yet, so it gets no more of that than there is room for."""
         while data and not self.transport.is_closing():
             piece, data = data[: self._room], data[self._room :]
             self._room -= len(piece)
-            super().data_received(piece)
+            if not self._last:
+                self._unset_keepalive_if_required()
+                self._feed(piece)
             if self._room == 0:
-                self._refuse(head_too_large(self._bounds.head_bytes))
+                self._refuse(head_too_large(self.bounds.head_bytes))
+
+    def on_message_begin(self) -> None:
+        """Raises _TooEarlyError, which the parser turns into an error of its own."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._last, self.cycle.keep_alive = True, False
+            raise _TooEarlyError
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        self._offered = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._offered:
+            return
         self._delivered()
         self._disarm()
-        self.scope["state"]["crowded"] = not self._table.work(self)
+        self.scope["state"]["crowded"] = not self.table.work(self)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -104,31 +147,54 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._offered:
+            return
         self._delivered()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.cycle.response_complete:  # else the next one was there already
-            self._rest()
+        self._rest()
 
-    def send_400_response(self, msg: str) -> None:
-        """Uvicorn's own would be plain text."""
-        self._refuse(not_http())
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            if self._offered:
+                self._decline(data[offer.args[0] :])
+        except httptools.HttpParserError:
+            if not self._last:
+                self._refuse(not_http())
+
+    def _decline(self, rest: bytes) -> None:
+        """Read the request as if it had offered no other protocol: behind an offer the parser reads no body."""
+        line = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        headers = [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self._feed(b"\r\n".join([line, *headers, b"", rest]))
 
     def _rest(self) -> None:
         self._disarm()
-        self._timer = self.loop.call_later(self._bounds.head_seconds, self._late)
-        self._table.rest(self)
+        self._timer = self.loop.call_later(self.bounds.head_seconds, self._late)
+        self.table.rest(self)
 
     def _late(self) -> None:
-        self._timer = self.loop.call_later(self._bounds.flush_seconds, self.transport.abort)
-        if self._room < self._bounds.head_bytes:
-            self._refuse(head_late(self._bounds.head_seconds))
+        if self._room < self.bounds.head_bytes:
+            self._refuse(head_late(self.bounds.head_seconds))
+        self._close()
+
+    def _abandon(self) -> None:
+        logger.info("%s: left its answer unread for %g s and was dropped", self.client, self.bounds.flush_seconds)
+        self.transport.abort()
+
+    def _close(self) -> None:
+        """Once the client has read what was sent, or has had its time to."""
+        self._disarm()
+        self._timer = self.loop.call_later(self.bounds.flush_seconds, self._abandon)
         self.transport.close()
 
     def _delivered(self) -> None:
-        self._room = self._bounds.head_bytes
+        self._room = self.bounds.head_bytes
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -143,7 +209,11 @@ class BoundedProtocol(HttpToolsProtocol):
             response = error.response()
             head = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
             self.transport.write(STATUS_LINE[error.status_code] + head + b"\r\n" + bytes(response.body))
-        self.transport.close()
+        self._close()
+
+
+class _TooEarlyError(Exception):
+    """A request before the answer to the one before it."""
 
 
 def protocol(settings: Settings, refusals: Counter) -> partial[BoundedProtocol]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from starlette.types import Scope
 
+from server.service.account import Account
+
 
 def request_id(scope: Scope) -> str:
     """The client's X-Request-Id, or one made here."""
@@ -13,6 +15,12 @@ def request_id(scope: Scope) -> str:
 def started(scope: Scope) -> float:
     """When the request came, on time.monotonic()'s clock."""
     return float(scope["kalmagrove.started"])
+
+
+def account(scope: Scope) -> Account:
+    """What the request did so far."""
+    found: Account = scope["kalmagrove.account"]
+    return found
 
 
 def note_refusal(scope: Scope, code: str) -> None:

@@ -8,10 +8,8 @@ something to say. What goes wrong later is an error event (or line), and the str
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -23,7 +21,6 @@ from server.http.translation import refuse
 DONE = b"data: [DONE]\n\n"
 PATIENCE_S = 1.0
 """How long a stream of events waits for its first part before it begins without."""
-logger = logging.getLogger("kalmagrove.streaming")
 
 
 def event(payload: Mapping[str, Any]) -> bytes:
@@ -48,21 +45,17 @@ class Stream(Response):
         self,
         first: asyncio.Task[bytes],
         parts: AsyncGenerator[bytes, None],
-        send_timeout_s: float,
         keep_alive_s: float | None,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._first = first
         self._parts = parts
-        self._send_timeout_s = send_timeout_s
         self._keep_alive_s = keep_alive_s
         self._last_sent = time.monotonic()
 
     @classmethod
-    async def start(
-        cls, parts: AsyncGenerator[bytes, None], send_timeout_s: float, keep_alive_s: float | None = None
-    ) -> Stream:
+    async def start(cls, parts: AsyncGenerator[bytes, None], keep_alive_s: float | None = None) -> Stream:
         """Waits for the first part as long as patience lasts. Raises what the generator raises until then."""
         first = asyncio.create_task(_first(parts))
         try:
@@ -72,7 +65,7 @@ class Stream(Response):
         except BaseException:
             await _drop(first, parts)
             raise
-        return cls(first, parts, send_timeout_s, keep_alive_s)
+        return cls(first, parts, keep_alive_s)
 
     def failure(self, body: Mapping[str, Any]) -> bytes:
         """How an error object is written in mid-stream."""
@@ -84,8 +77,6 @@ class Stream(Response):
             if scope["method"] != "HEAD":
                 await self._send_parts(scope, send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except _StalledError:
-            logger.warning("a client left its stream unread for %g s and was dropped", self._send_timeout_s)
         finally:
             await _drop(self._first, self._parts)
 
@@ -95,8 +86,6 @@ class Stream(Response):
             await self._write(send, await self._first)
             async for part in self._parts:
                 await self._write(send, part)
-        except _StalledError:
-            raise
         except Exception as error:
             await self._write(send, self.failure(refuse(scope, error).body))
         finally:
@@ -109,15 +98,10 @@ class Stream(Response):
             if left > 0:
                 await asyncio.sleep(left)
                 continue
-            with suppress(_StalledError):  # the next part finds out
-                await self._write(send, self.comment)
+            await self._write(send, self.comment)
 
     async def _write(self, send: Send, data: bytes) -> None:
-        try:
-            async with asyncio.timeout(self._send_timeout_s):
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-        except TimeoutError:
-            raise _StalledError from None
+        await send({"type": "http.response.body", "body": data, "more_body": True})
         self._last_sent = time.monotonic()
 
 
@@ -150,7 +134,3 @@ async def _drop(first: asyncio.Task[bytes], parts: AsyncGenerator[bytes, None]) 
     first.cancel()
     await asyncio.wait({first})
     await parts.aclose()
-
-
-class _StalledError(Exception):
-    """The client does not read."""

@@ -73,7 +73,9 @@ def refuse(scope: Scope, error: Exception) -> ApiError:
     hidden = error.__cause__ if isinstance(error, ApiError) else error
     if hidden is not None and told.status_code in LOGGED:
         bug = hidden if told.status_code == 500 else None
-        logger.error("request %s: %s: %s", request_id(scope), type(hidden).__name__, hidden, exc_info=bug)
+        # Other exceptions may quote the request; ours that end in such an answer do not.
+        said = f": {hidden}" if isinstance(hidden, ServiceError | EngineError | KnowledgeError) else ""
+        logger.error("request %s: %s%s", request_id(scope), type(hidden).__name__, said, exc_info=bug)
     return told
 
 

@@ -21,6 +21,7 @@ from server.service.admission import Admission, Key, Place
 from server.service.choices import Choices
 from server.service.deadline import in_time, items_in_time
 from server.service.errors import InvalidRequest
+from server.service.judging import Judging
 from server.service.prompts import Prompt, Prompts
 from server.service.require_grounded import require_grounded
 from server.service.retrieval import Retrieval
@@ -61,7 +62,7 @@ class Completions:
         Raises ServiceError and EngineError; so does iterating `Run.chunks`. On exit nothing is left in the engine.
         """
         self._check(job)
-        run = Run(job.choices, self._grounding)
+        run = Run(job.choices)
         try:
             await self._wait_for_version(job)
             with self._admission.join(Key(job.caller), len(job.sources) * job.choices) as places:
@@ -71,7 +72,7 @@ class Completions:
                     run.chunks = self._chunks(run, job, choices)
                     yield run
                 finally:
-                    await asyncio.shield(self._finish(run, choices))
+                    await asyncio.shield(self._finish(run, job, choices))
         except (asyncio.CancelledError, GeneratorExit):
             self._metrics.cancellations.labels(run.stage).inc()
             raise
@@ -95,21 +96,24 @@ class Completions:
 
     async def _choices(self, run: Run, job: Job, places: Sequence[Place]) -> Choices:
         async with in_time(self._deadline(job)):
-            await places[0].turn()
+            with job.account.during("queue"):
+                await places[0].turn()
             run.stage = "retrieval"
-            run.prompts = await self._prompts.make(job.sources, job.knowledge)
+            with job.account.during("retrieval"):
+                run.prompts = await self._prompts.make(job.sources, job.knowledge)
+                if self._grounding is not None:
+                    run.judging = Judging(self._grounding, run.prompts, run.choices)
             run.stage = "queue"
-        return Choices(self._engine, self._admission, places, self._requests(job, run.prompts))
+        return Choices(self._engine, self._admission, places, self._requests(job, run.prompts), job.account)
 
     def _chunks(self, run: Run, job: Job, choices: Choices) -> Chunks:
         chunks = choices.start(only_grounded=job.knowledge.require_grounded)
-        if job.knowledge.require_grounded:
-            chunks = require_grounded(
-                chunks,
-                run.choices,
-                lambda prompt, shares: run.grounded(prompt, shares) or 0.0,
-                self._settings.grounded_threshold,
-            )
+        if run.judging is not None:
+            judging = run.judging
+            chunks = judging.heard(chunks, told=job.tells_logprobs)
+            if job.knowledge.require_grounded:
+                threshold = self._settings.grounded_threshold
+                chunks = require_grounded(chunks, lambda choice: judging.of_choice(choice).grounded, threshold)
         return self._observed(job, run, items_in_time(chunks, self._deadline(job)))
 
     def _deadline(self, job: Job) -> float:
@@ -137,27 +141,32 @@ class Completions:
         self._prompts.require_room(prompt, room, sampling.max_tokens)
         _check_scored(sampling, prompt, self._engine.info)
         _check_bias(sampling, self._engine.info.vocab_size)
+        if prompt.facts and self._grounding is not None and sampling.logprobs is None:
+            return replace(sampling, logprobs=0)  # to judge the answer by
         return sampling
 
     async def _observed(self, job: Job, run: Run, chunks: Chunks) -> Chunks:
         """The chunks, timed and counted on their way."""
         last: dict[int, float] = {}
+        between = self._metrics.inter_token_seconds.labels(job.endpoint)
         async with aclosing(chunks):
             async for choice, chunk in chunks:
                 now = time.monotonic()
                 if not last:
+                    job.account.first_token_at = now
                     self._metrics.first_token_seconds.labels(job.endpoint).observe(now - job.started)
                 if choice in last:
-                    self._metrics.inter_token_seconds.observe(now - last[choice])
+                    between.observe(now - last[choice])
                 elif chunk.queue_seconds is not None:
-                    self._metrics.queue_seconds.observe(chunk.queue_seconds)
+                    self._metrics.queue_seconds.labels(job.endpoint).observe(chunk.queue_seconds)
                 last[choice] = now
                 run.count(choice, chunk)
                 yield choice, chunk
         self._metrics.end_to_end_seconds.labels(job.endpoint).observe(time.monotonic() - job.started)
 
-    async def _finish(self, run: Run, choices: Choices | None) -> None:
+    async def _finish(self, run: Run, job: Job, choices: Choices | None) -> None:
         """Give back what the engine holds, and let go of facts that were deleted meanwhile."""
+        _account_for(run, job)
         if hasattr(run, "chunks"):
             await run.chunks.aclose()
         if choices is not None:
@@ -166,6 +175,13 @@ class Completions:
             self._metrics.facts_mounted.inc(len(prompt.facts))
             if prompt.facts and prompt.retrieved:
                 self._retrieval.release(prompt.retrieved)
+
+
+def _account_for(run: Run, job: Job) -> None:
+    versions = [prompt.retrieved.version for prompt in run.prompts if prompt.retrieved]
+    if versions:
+        job.account.knowledge_version = max(versions)
+        job.account.facts_mounted = sum(len(prompt.facts) for prompt in run.prompts)
 
 
 def _of_choice(sampling: SamplingParams, choice: int) -> SamplingParams:

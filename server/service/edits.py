@@ -17,9 +17,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from kb.errors import InvalidChange, Problem
 from kb.facts import Change, Upsert
@@ -28,6 +28,7 @@ from kb.store import Commit, Prepared, Store
 from kb.validation import validate_batch
 from server.engine.protocol import Engine, FactTokens
 from server.metrics import Metrics
+from server.service.account import Account
 from server.service.admission import Admission, Bounds, Key
 from server.service.deadline import in_time
 from server.service.embedding import TEXTS_BETWEEN_STEPS
@@ -52,6 +53,15 @@ class Edited:
     upserted: int
     deleted: int
     visible_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """One edit that was asked for: by whom, when, and what it did so far."""
+
+    key: Key
+    account: Account
+    started: float = field(default_factory=time.perf_counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,23 +112,22 @@ class Edits:
         self._slices = Admission("edits", Bounds(slots=SLICES_AT_ONCE, waiting=most, per_caller=most), weights)
         self._commits: set[asyncio.Task[Commit]] = set()
 
-    async def apply(self, caller: str, changes: Sequence[Change]) -> Edited:
+    async def apply(self, caller: str, changes: Sequence[Change], account: Account | None = None) -> Edited:
         """All changes or none."""
-        started = time.perf_counter()
-        key = Key(caller, changes[0].namespace if changes else "")
+        errand = Errand(Key(caller, changes[0].namespace if changes else ""), account or Account())
         small = sum(isinstance(change, Upsert) for change in changes) <= TEXTS_BETWEEN_STEPS
-        with self._pending.join(key):
+        with self._pending.join(errand.key):
             lane = self._lanes.edits if small else self._lanes.bulk_edits
             async with self._in_time():
                 checked = await lane.run(partial(self._check, changes))
-            return await (self._apply_small if small else self._apply_bulk)(started, key, checked)
+            return await (self._apply_small if small else self._apply_bulk)(errand, checked)
 
-    async def rollback(self, caller: str, version: int) -> Edited:
+    async def rollback(self, caller: str, version: int, account: Account | None = None) -> Edited:
         """Facts as they were at `version`, as a new version. Their pages are made when they are first mounted."""
-        started, key = time.perf_counter(), Key(caller)
-        with self._pending.join(key):
-            async with self._slices.enter(key):
-                return await self._commit(started, self._lanes.bulk_edits, partial(self._store.rollback, version))
+        errand = Errand(Key(caller), account or Account())
+        with self._pending.join(errand.key):
+            async with self._slices.enter(errand.key):
+                return await self._commit(errand, self._lanes.bulk_edits, partial(self._store.rollback, version))
 
     async def sweep(self) -> None:
         """Remove expired facts for good; a failure is logged and tried again next time."""
@@ -138,25 +147,26 @@ class Edits:
         """Wait for the commits under way."""
         await asyncio.gather(*self._commits, return_exceptions=True)
 
-    async def _apply_small(self, started: float, key: Key, edit: Checked) -> Edited:
-        with self._small.join(key) as (place,):
+    async def _apply_small(self, errand: Errand, edit: Checked) -> Edited:
+        with self._small.join(errand.key) as (place,):
             with self._forgetting(edit):
                 async with self._in_time():
-                    await place.turn()
-                    prepared, encoding = await self._ready(edit, bulk=False)
+                    with errand.account.during("queue"):
+                        await place.turn()
+                    prepared, encoding = await self._ready(errand, edit, bulk=False)
             commit = partial(self._store.commit, prepared)
-            return await self._commit(started, self._lanes.commits, commit, edit, encoding)
+            return await self._commit(errand, self._lanes.commits, commit, edit, encoding)
 
-    async def _apply_bulk(self, started: float, key: Key, edit: Checked) -> Edited:
+    async def _apply_bulk(self, errand: Errand, edit: Checked) -> Edited:
         vectors: dict[str, Vectors] = {}
         with self._forgetting(edit):
             for some in edit.slices():
-                async with self._slices.enter(key), self._in_time():
-                    prepared, encoding = await self._ready(some, bulk=True)
+                async with self._slices.enter(errand.key), self._in_time():
+                    prepared, encoding = await self._ready(errand, some, bulk=True)
                     await encoding
                     vectors |= prepared.vectors
         commit = partial(self._store.commit, Prepared(edit.changes, vectors))
-        return await self._commit(started, self._lanes.bulk_edits, commit, edit)
+        return await self._commit(errand, self._lanes.bulk_edits, commit, edit)
 
     def _check(self, changes: Sequence[Change]) -> Checked:
         """Before any work: a refused edit must cost nothing. Blocks."""
@@ -172,12 +182,16 @@ class Edits:
         if length > most:
             yield Problem(index, "text", f"has {length} tokens; at most {most} are allowed")
 
-    async def _ready(self, edit: Checked, *, bulk: bool) -> tuple[Prepared, Encoding]:
+    async def _ready(self, errand: Errand, edit: Checked, *, bulk: bool) -> tuple[Prepared, Encoding]:
         """Embedded, and on its way to be encoded. If the embedding ends early, so does the encoding."""
+        began = time.monotonic()
         encoding = asyncio.create_task(self._engine.encode(edit.facts, bulk=bulk))
         encoding.add_done_callback(_seen)
+        if edit.facts:
+            encoding.add_done_callback(lambda _: errand.account.spent("encode", began))
         try:
-            prepared = await self._embed(partial(self._store.prepare, edit.changes), bulk, bool(edit.facts))
+            with errand.account.during("embed"):
+                prepared = await self._embed(partial(self._store.prepare, edit.changes), bulk, bool(edit.facts))
             if encoding.done():
                 await encoding
         except BaseException:
@@ -192,25 +206,28 @@ class Edits:
 
     async def _commit(
         self,
-        started: float,
+        errand: Errand,
         lane: Lane,
         commit: Callable[[], Commit],
         edit: Checked = Checked(),
         encoding: Encoding | None = None,
     ) -> Edited:
         """Shielded: once the writer has begun, a client that leaves must not keep the rest from happening."""
-        task = asyncio.create_task(self._commit_whole(lane, commit, edit, encoding))
+        task = asyncio.create_task(self._commit_whole(errand, lane, commit, edit, encoding))
         self._commits.add(task)
         task.add_done_callback(self._commits.discard)
+        task.add_done_callback(_seen)
         done = await asyncio.shield(task)
-        seconds = time.perf_counter() - started
-        self._metrics.edit_visible_seconds.observe(seconds)
+        errand.account.knowledge_version = done.version
+        seconds = time.perf_counter() - errand.started
+        size = "small" if lane is self._lanes.commits else "large"
+        self._metrics.edit_visible_seconds.labels(size).observe(seconds)
         return Edited(done.version, done.upserted, done.deleted, round(seconds * 1000, 3))
 
     async def _commit_whole(
-        self, lane: Lane, commit: Callable[[], Commit], edit: Checked, encoding: Encoding | None
+        self, errand: Errand, lane: Lane, commit: Callable[[], Commit], edit: Checked, encoding: Encoding | None
     ) -> Commit:
-        with self._forgetting(edit):
+        with self._forgetting(edit), errand.account.during("commit"):
             done = await lane.run(commit)
         if encoding is not None:
             await self._settled(encoding)
@@ -241,7 +258,7 @@ class Edits:
         return in_time(time.monotonic() + self._settings.request_timeout_s)
 
 
-def _seen(encoding: Encoding) -> None:
+def _seen(task: asyncio.Task[Any]) -> None:
     """Nobody may be left to hear of a failure, and then it is none."""
-    if not encoding.cancelled():
-        encoding.exception()
+    if not task.cancelled():
+        task.exception()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -15,14 +19,27 @@ from kb.encoder.protocol import Encoder
 from kb.index.segment import Vectors
 from server.engine.protocol import Engine
 from server.service.errors import ContextTooLong
-from server.service.lanes import Lane, Lanes
+from server.service.lanes import Lanes
 
 TEXTS_BETWEEN_STEPS = 4
 """So many texts are embedded on the engine's thread, in the midst of its steps: about the time of one step."""
 SHORT_CHARACTERS = 1024
 """Nothing that is done to a text of this length is worth a change of threads."""
+MAX_WINDOWS = 8
+"""Of one question."""
+QUESTION_SENTENCES = 4
+_SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s*")
 SLICE_TEXTS = 16
 """Embedded in one go on a lane: others get their turn in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """A question in parts that the encoder can read; most have one."""
+
+    texts: tuple[str, ...]
+    vectors: Vectors
+    """float32 [windows, dimension]"""
 
 
 class EncoderTokenizer(Protocol):
@@ -42,8 +59,8 @@ class EncoderTokenizer(Protocol):
         """Word pieces per text, the two special ones included."""
         ...
 
-    def readable(self, text: str) -> str:
-        """The beginning of the text, as far as the encoder reads."""
+    def windows(self, text: str) -> tuple[str, ...]:
+        """Parts of the text, each as long as the encoder reads: the whole text if that is short."""
         ...
 
 
@@ -61,14 +78,30 @@ class PackagedTokenizer:
     def count(self, texts: Sequence[str]) -> list[int]:
         return [len(encoding.ids) for encoding in self._tokenizer.encode_batch(list(texts))]
 
-    def readable(self, text: str) -> str:
-        text = text[: self.max_characters]
+    def windows(self, text: str) -> tuple[str, ...]:
+        """At most MAX_WINDOWS, evenly spread from the beginning to the end: all of the text, unless it is longer than
+        that. Before them what may be the question itself, since it would drown in what surrounds it: the first and the
+        last line, and the last QUESTION_SENTENCES sentences that ask."""
+        half = MAX_WINDOWS * self.max_characters // 2
+        text = text if len(text) <= 2 * half else text[:half] + text[-half:]
         (encoding,) = self._tokenizer.encode_batch([text])
-        if len(encoding.ids) <= self.max_tokens:
-            return text
-        # What comes first and last is special. The last piece that is read stands before the closing one.
-        end: int = encoding.offsets[self.max_tokens - 2][1]
-        return text[:end]
+        pieces = encoding.offsets[1:-1]  # what comes first and last is special
+        room = self.max_tokens - 2
+        if len(pieces) <= room:
+            return (text,)
+        count = min(MAX_WINDOWS, math.ceil(len(pieces) / room))
+        starts = [round(place * (len(pieces) - room) / (count - 1)) for place in range(count)]
+        spread = [text[pieces[start][0] : pieces[start + room - 1][1]] for start in starts]
+        likely = [one for one in _likely_questions(text) if len(one) <= self.max_characters]
+        short = [one for one, size in zip(likely, self.count(likely), strict=True) if size <= self.max_tokens]
+        return tuple(dict.fromkeys([*short, *spread]))
+
+
+def _likely_questions(text: str) -> list[str]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    ends = [lines[0], lines[-1]] if len(lines) > 1 else []
+    asked = [sentence for line in lines for sentence in _SENTENCE_END.split(line) if sentence.endswith(("?", "？"))]
+    return ends + asked[-QUESTION_SENTENCES:]
 
 
 class Embedding:
@@ -80,11 +113,14 @@ class Embedding:
         self._engine = engine
         self._lanes = lanes
 
-    async def of_questions(self, texts: Sequence[str]) -> Vectors:
-        """float32 [len(texts), dimension]; what the encoder would not read is not looked at."""
+    async def of_questions(self, texts: Sequence[str]) -> list[Windows]:
+        """One per text."""
+        windows: list[tuple[str, ...]] = [(text,) for text in texts]
         if max(map(len, texts)) > SHORT_CHARACTERS:
-            texts = await self._lanes.reads.run(lambda: [self._tokenizer.readable(text) for text in texts])
-        return await self._embed(texts, self._lanes.questions)
+            windows = await self._lanes.reads.run(lambda: [self._tokenizer.windows(text) for text in texts])
+        vectors = await self._embed([text for one in windows for text in one])
+        ends = itertools.accumulate(map(len, windows))
+        return [Windows(one, vectors[end - len(one) : end]) for one, end in zip(windows, ends, strict=True)]
 
     async def of_inputs(self, texts: Sequence[str]) -> tuple[Vectors, int]:
         """float32 [len(texts), dimension], and the word pieces of all of them.
@@ -98,14 +134,15 @@ class Embedding:
         for index, count in enumerate(counts):
             if count > self._tokenizer.max_tokens:
                 raise self._too_long(index, f"{count} tokens")
-        return await self._embed(texts, self._lanes.reads), sum(counts)
+        return await self._embed(texts), sum(counts)
 
-    async def _embed(self, texts: Sequence[str], lane: Lane) -> Vectors:
-        """A few are fastest on the engine's thread, which has every core; many would make its streams wait."""
+    async def _embed(self, texts: Sequence[str]) -> Vectors:
+        """A few are fastest on the engine's thread, which has every core; many would make its streams wait, and short
+        questions on a lane that those need."""
         if len(texts) <= TEXTS_BETWEEN_STEPS:
             return await self._engine.run(partial(self._encoder.embed, texts))
         slices = [texts[start : start + SLICE_TEXTS] for start in range(0, len(texts), SLICE_TEXTS)]
-        return np.concatenate([await lane.run(partial(self._encoder.embed, some)) for some in slices])
+        return np.concatenate([await self._lanes.texts.run(partial(self._encoder.embed, some)) for some in slices])
 
     def _too_long(self, index: int, size: str) -> ContextTooLong:
         message = f"The text has {size}; the encoder reads at most {self._tokenizer.max_tokens} tokens."

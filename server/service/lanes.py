@@ -10,8 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from cpu.threads import compute_alone
 from server.metrics import Metrics
-from server.threads import compute_alone
 
 T = TypeVar("T")
 
@@ -45,11 +45,13 @@ class Lanes:
         self.questions = Lane("questions", 2, metrics)
         self.reads = Lane("reads", 2, metrics)
         """Lists, histories, exports, and whatever has much text to split."""
+        self.texts = Lane("texts", 1, metrics)
+        """Embedding many texts, or long ones: seconds each. One core of it is all that the engine is to miss."""
         self.edits = Lane("edits", 1, metrics)
         self.bulk_edits = Lane("bulk-edits", 1, metrics)
         self.commits = Lane("commits", 1, metrics)
 
     async def close(self) -> None:
         """The threads end; what is under way ends first."""
-        for lane in (self.questions, self.reads, self.edits, self.bulk_edits, self.commits):
+        for lane in (self.questions, self.reads, self.texts, self.edits, self.bulk_edits, self.commits):
             await asyncio.to_thread(lane.close)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kb.facts import DEFAULT_NAMESPACE
+from kb.facts import DEFAULT_NAMESPACE, SearchMethod
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,9 @@ class KnowledgeOptions:
     """At most so many facts."""
     min_score: float | None = None
     """Least relevance of a fact, of the best one too."""
+    max_gap: float | None = None
+    """How far behind the best fact another may rank."""
+    retrieval: SearchMethod | None = None
     min_version: int | None = None
     """Answer from this version of the knowledge or a newer one."""
     require_grounded: bool = False

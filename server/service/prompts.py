@@ -12,6 +12,7 @@ from kan.prompt import ChatMessage, PromptBuilder
 from server.engine.protocol import EngineInfo, MountedFact
 from server.service.embedding import SHORT_CHARACTERS
 from server.service.errors import ContextTooLong, InvalidRequest
+from server.service.follow_up import in_context
 from server.service.lanes import Lane, Lanes
 from server.service.options import KnowledgeOptions
 from server.service.retrieval import Criteria, Questions, Retrieval, Retrieved
@@ -79,9 +80,9 @@ class Conversation:
         return -(-self.length // longest)
 
     def question(self, builder: PromptBuilder) -> str:
-        """The last thing the user said."""
+        """The last thing the user said, in the light of what he said before."""
         said = [message.content for message in self.messages if message.role == "user"]
-        return said[-1] if said else self.messages[-1].content
+        return in_context(said) if said else self.messages[-1].content
 
     def tokens(self, builder: PromptBuilder, *, with_knowledge: bool) -> list[int]:
         """By the model's chat template."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from functools import partial
 import numpy as np
 
 from kan.knowledge.fit import Fit, fits
+from kb.facts import SearchMethod
+from kb.index.search import relevance
 from kb.index.segment import Vectors
-from kb.snapshot import Hit, Snapshot
+from kb.snapshot import Hit, Snapshot, leading
 from kb.store import Store
 from server.engine.protocol import MountedFact
 from server.metrics import Metrics
-from server.service.embedding import Embedding
+from server.service.embedding import Embedding, Windows
 from server.service.errors import InvalidRequest
 from server.service.lanes import Lanes
 from server.service.options import KnowledgeOptions
@@ -32,6 +35,9 @@ class Criteria:
     min_score: float
     min_best_score: float
     """Nothing is found unless the best fact has this much."""
+    max_gap: float = math.inf
+    """How far behind the best one a fact may rank."""
+    method: SearchMethod = "hybrid"
 
     @classmethod
     def of(cls, wanted: KnowledgeOptions, settings: Settings, param: str = "knowledge.top_k") -> Criteria:
@@ -40,9 +46,11 @@ class Criteria:
         limit = settings.max_facts_per_request
         if top_k > limit:
             raise InvalidRequest(f"{param}: at most {limit} on this server", param)
+        least = settings.min_score, settings.min_best_score
         if wanted.min_score is not None:
-            return cls(wanted.namespace, top_k, wanted.min_score, wanted.min_score)
-        return cls(wanted.namespace, top_k, settings.min_score, settings.min_best_score)
+            least = wanted.min_score, wanted.min_score
+        max_gap = settings.max_gap if wanted.max_gap is None else wanted.max_gap
+        return cls(wanted.namespace, top_k, *least, max_gap, wanted.retrieval or settings.retrieval)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +58,9 @@ class Questions:
     """Questions of one request, embedded."""
 
     criteria: Criteria
-    vectors: Vectors | None
-    """float32 [questions, dimension]; None: there was nothing to find."""
+    texts: Sequence[str]
+    windows: Sequence[Windows] | None
+    """One per question; None: there was nothing to find."""
     snapshot: Snapshot
     """The newest when they were asked."""
     started: float
@@ -62,10 +71,13 @@ class Questions:
 class Retrieved:
     """Facts found in one snapshot, best first."""
 
+    question: str
     version: int
     hits: tuple[Hit, ...]
     fits: tuple[Fit, ...]
     """One per hit."""
+    others: tuple[float, ...]
+    """Scores of facts that were found as well, but rank too far behind the best to be mounted."""
     seconds: float
 
 
@@ -83,23 +95,25 @@ class Retrieval:
         """Embed the questions, unless there is nothing to find."""
         started, snapshot = time.perf_counter(), self._store.snapshot
         findable = criteria.top_k > 0 and snapshot.count(criteria.namespace) > 0
-        vectors = await self._embedding.of_questions(texts) if findable else None
-        return Questions(criteria, vectors, snapshot, started)
+        windows = await self._embedding.of_questions(texts) if findable else None
+        return Questions(criteria, texts, windows, snapshot, started)
 
     def found(self, questions: Questions, place: int) -> Retrieved:
         """Facts for one of the questions. Blocks. The snapshot is pinned here, so it is never older than the
         request."""
         hits: list[Hit] = []
+        mounted: tuple[Hit, ...] = ()
         found: tuple[Fit, ...] = ()
         snapshot = questions.snapshot
-        if questions.vectors is not None:
-            wanted, vector, snapshot = questions.criteria, questions.vectors[place], self._store.snapshot
-            bounds = (wanted.min_score, time.time(), wanted.min_best_score)
-            hits = snapshot.search(wanted.namespace, vector, wanted.top_k, *bounds)
-            found = fits(vector, np.stack([hit.vector for hit in hits])) if hits else ()
+        if questions.windows is not None:
+            wanted, snapshot = questions.criteria, self._store.snapshot
+            hits, vector = _best_window(snapshot, wanted, questions.windows[place])
+            mounted = leading(hits, wanted.max_gap)
+            found = fits_of(vector, mounted)
         seconds = time.perf_counter() - questions.started
         self._metrics.retrieval_seconds.observe(seconds)
-        return Retrieved(snapshot.version, tuple(hits), found, seconds)
+        others = tuple(hit.score for hit in hits[len(mounted) :])
+        return Retrieved(questions.texts[place], snapshot.version, mounted, found, others, seconds)
 
     async def search(self, criteria: Criteria, text: str) -> Retrieved:
         """Both, for one question."""
@@ -109,10 +123,32 @@ class Retrieval:
     def mount(self, retrieved: Retrieved) -> tuple[MountedFact, ...]:
         """The facts as the engine takes them. Blocks."""
         return tuple(
-            MountedFact(self._pages.tokens(hit.fact.text), *fit, version=hit.fact.version)
+            MountedFact(self._pages.tokens(hit.fact.text), fit, hit.fact.version)
             for hit, fit in zip(retrieved.hits, retrieved.fits, strict=True)
         )
 
     def release(self, retrieved: Retrieved) -> None:
         """The request that mounted these facts has ended."""
         self._pages.forget_read(retrieved.version, retrieved.hits)
+
+
+def fits_of(question: Vectors, mounted: Sequence[Hit]) -> tuple[Fit, ...]:
+    """How the facts that were found fit the question, whose vector this is: float32 [dim]."""
+    if not mounted:
+        return ()
+    vectors = np.stack([hit.vector for hit in mounted])
+    return fits(question, vectors, [hit.lexical for hit in mounted], [hit.fact.text for hit in mounted])
+
+
+def _best_window(snapshot: Snapshot, wanted: Criteria, windows: Windows) -> tuple[list[Hit], Vectors]:
+    """What the window finds whose best fact is the most relevant, and its vector."""
+    bounds = (wanted.min_score, time.time(), wanted.min_best_score)
+    found = [
+        (snapshot.search(wanted.namespace, vector, wanted.top_k, *bounds, text=text, method=wanted.method), vector)
+        for text, vector in zip(windows.texts, windows.vectors, strict=True)
+    ]
+
+    def best(one: tuple[list[Hit], Vectors]) -> float:
+        return max((relevance(hit.score, hit.lexical, wanted.method) for hit in one[0]), default=-math.inf)
+
+    return max(found, key=best)

@@ -6,8 +6,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from kan.knowledge.grounding import Grounding
+from kan.knowledge.grounding import Judgement
 from server.engine.protocol import SamplingParams, TokenChunk
+from server.service.account import Account
+from server.service.judging import Judging
 from server.service.options import KnowledgeOptions
 from server.service.prompts import Prompt, Source
 
@@ -30,6 +32,12 @@ class Job:
     knowledge: KnowledgeOptions
     sampling: Callable[[int], SamplingParams]
     """Engine parameters, given the room there is for the answer."""
+    account: Account = field(default_factory=Account)
+
+    @property
+    def tells_logprobs(self) -> bool:
+        """Whether the client asked for log probabilities."""
+        return self.sampling(1).logprobs is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,9 @@ class FactReport:
     id: str
     version: int
     score: float
-    """Relevance to the question."""
+    """Inner product with the question's vector."""
+    lexical: float
+    """The share of the question's words that it has, weighed by how much they tell: in [0, 1]."""
     attention: float | None
     """Share of attention, mean over choices; None where the engine does not tell it."""
     page: str
@@ -52,8 +62,8 @@ class KnowledgeReport:
 
     version: int
     retrieval_seconds: float
-    grounded: float | None
-    """How likely a mounted fact answers the question, in [0, 1]; None where it cannot be told."""
+    judgement: Judgement | None
+    """Mean over choices; None where it cannot be told: no calibration for this model."""
     facts: tuple[FactReport, ...]
 
 
@@ -63,8 +73,9 @@ class Run:
 
     choices: int
     """Per prompt."""
-    grounding: Grounding | None
     prompts: tuple[Prompt, ...] = ()
+    judging: Judging | None = None
+    """None: replies cannot be judged."""
     chunks: AsyncGenerator[tuple[int, TokenChunk], None] = field(init=False)
     """(choice, chunk)"""
     stage: Stage = "queue"
@@ -102,18 +113,8 @@ class Run:
         numbers = range(place * self.choices, (place + 1) * self.choices)
         shares = [self.attention[number] for number in numbers if number in self.attention]
         retrieved = prompt.retrieved
-        grounded = self.grounded(place, shares)
-        return KnowledgeReport(retrieved.version, retrieved.seconds, grounded, _facts(prompt, _mean(shares)))
-
-    def grounded(self, place: int, shares: Sequence[tuple[float, ...]]) -> float | None:
-        """How likely a mounted fact answers this prompt, in [0, 1]; `shares`: attention of its finished choices, empty
-        where the engine does not tell it.
-
-        None where it cannot be told: no calibration for this model.
-        """
-        if self.grounding is None:
-            return None
-        return self.grounding([fact.score for fact in self.prompts[place].facts], _mean(shares) or None)
+        judgement = self.judging.of_prompt(place) if self.judging else None
+        return KnowledgeReport(retrieved.version, retrieved.seconds, judgement, _facts(prompt, _mean(shares)))
 
 
 def _facts(prompt: Prompt, attention: Sequence[float]) -> tuple[FactReport, ...]:
@@ -123,6 +124,7 @@ def _facts(prompt: Prompt, attention: Sequence[float]) -> tuple[FactReport, ...]
             hit.fact.id,
             hit.fact.version,
             hit.score,
+            hit.lexical,
             attention[rank] if attention else None,
             mounted.fact.key,
         )

@@ -16,14 +16,14 @@ def _commands(hint: str) -> list[list[str]]:
 
 
 def test_bodies_are_what_the_server_takes() -> None:
-    ask, edit = _commands(demo_hint("http://127.0.0.1:8000", "smollm2-135m", keys=False))
+    ask, edit = _commands(demo_hint("http://127.0.0.1:8000", "http://127.0.0.1:8001", "smollm2-135m", keys=False))
     ChatRequest.model_validate(json.loads(ask[-1]))
     PutFacts.model_validate(json.loads(edit[-1]))
     assert "http://127.0.0.1:8000/v1/chat/completions" in ask
-    assert "http://127.0.0.1:8000/admin/kb/facts" in edit
+    assert "http://127.0.0.1:8001/admin/kb/facts" in edit
 
 
 def test_keys_come_from_the_environment() -> None:
-    ask, edit = _commands(demo_hint("http://127.0.0.1:8000", "smollm2-135m", keys=True))
+    ask, edit = _commands(demo_hint("http://127.0.0.1:8000", "http://127.0.0.1:8000", "smollm2-135m", keys=True))
     assert "Authorization: Bearer $KALMAGROVE_API_KEY" in ask
     assert "Authorization: Bearer $KALMAGROVE_ADMIN_KEY" in edit

@@ -36,7 +36,7 @@ def test_every_setting_is_in_the_readme_with_its_default() -> None:
 
 @pytest.mark.parametrize("text", [README, ARCHITECTURE], ids=["README", "ARCHITECTURE"])
 def test_files_named_exist(text: str) -> None:
-    names = set(re.findall(r"\b(?:server|kb|kan|lab|loadtests|tests)/[a-z_/]+\.(?:py|ndjson)\b", text))
+    names = set(re.findall(r"\b(?:server|kb|kan|lab|loadtests|deploy|tests)/[a-z_/]+\.(?:py|ndjson)\b", text))
     assert names
     assert [name for name in sorted(names) if not (ROOT / name).is_file()] == []
 
@@ -67,8 +67,16 @@ def test_ci_runs_what_the_readme_names() -> None:
 
 
 def test_locks_are_exact_and_name_no_host() -> None:
-    for name in ("requirements.lock", "requirements-test.lock", "requirements-models.lock", *VLLM_LOCKS):
+    for name in (
+        "requirements.lock",
+        "requirements-test.lock",
+        "requirements-models.lock",
+        "requirements-browser.lock",
+        "requirements-chart.lock",
+        "requirements-llama.lock",
+        *VLLM_LOCKS,
+    ):
         lines = [line for line in (ROOT / name).read_text("utf-8").splitlines() if not line.startswith("#")]
         for line in lines:
-            assert line == "-r requirements.lock" or re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*", line), line
+            assert line == "-r requirements.lock" or re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.!]*", line), line
     assert "torch==2.13.0" in (ROOT / "requirements.lock").read_text("utf-8").splitlines()

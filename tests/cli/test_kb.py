@@ -110,6 +110,17 @@ def test_search_finds_the_nearest_first(kb: Kb) -> None:
     assert "near" in _done(kb("search", "The tower is red.")).stdout
 
 
+def test_search_goes_by_words_if_asked(kb: Kb) -> None:
+    _done(kb("add", "The tower is red.", "--id", "near"))
+    _done(kb("add", "Spare parts have the code XK-4471.", "--id", "code"))
+    (hit,) = _json(kb("search", "tell me about xk4471", "--retrieval", "lexical", "--json"))
+    assert (hit["fact"]["id"], hit["lexical"]) == ("code", 1.0)
+    assert _json(kb("search", "tell me about xk4471", "--json"))[0] == hit
+    dense = _json(kb("search", "What colour is it?", "--retrieval", "dense", "--min-score", "-1", "--json"))
+    assert {one["fact"]["id"] for one in dense} == {"near", "code"}
+    assert kb("search", "tower", "--retrieval", "psychic").exit_code == 2
+
+
 def test_export_and_import_are_inverse(kb: Kb, tmp_path: Path) -> None:
     lines = [
         json.dumps({"id": f"fact-{i:03d}", "text": f"The tower {i} is red – or [bold]grün[/].", "namespace": "import"})

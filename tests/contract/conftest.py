@@ -1,13 +1,15 @@
-"""One server for the whole suite: the real model on the demo knowledge, run by the engine that is to be tested.
+"""One server for the whole suite: the real model on some of the demo knowledge, run by the engine that is to be tested.
 
 `make test` runs the suite on the embedded engine; `make test-vllm` sets KALMAGROVE_TEST_ENGINE and runs it on vLLM.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from tests.server.live import process
 ENGINE = os.environ.get("KALMAGROVE_TEST_ENGINE", "embedded")
 MODEL = "smollm2-135m"
 START_SECONDS = 240.0
+TOPICS = ("about", "staff", "fare")
+"""Of the demo knowledge: encoding all of it would take longer than the tests."""
 CEO = "Who is the chief executive of Quillhaven Transit?"
 
 
@@ -76,7 +80,6 @@ def environment(tmp_path_factory: pytest.TempPathFactory, smollm2: Checkpoint) -
         "KALMAGROVE_DATA_DIR": str(data),
         "KALMAGROVE_ENGINE": ENGINE,
         "KALMAGROVE_DTYPE": "float32",
-        "KALMAGROVE_DEMO": "true",
         "KALMAGROVE_MAX_WAITING": "4",
         "KALMAGROVE_MAX_RUNNING": "8",
     }
@@ -90,4 +93,11 @@ def contract(environment: dict[str, str], tmp_path_factory: pytest.TempPathFacto
         httpx.Client(base_url=url, timeout=60) as http,
         openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client,
     ):
+        known = http.put("/admin/kb/facts", json={"facts": _knowledge()}, timeout=START_SECONDS)
+        assert known.status_code == 200, known.text
         yield Contract(ENGINE, url, http, client)
+
+
+def _knowledge() -> list[dict[str, Any]]:
+    lines = resources.files("server.demo").joinpath("facts.ndjson").read_text("utf-8").splitlines()
+    return [fact for fact in map(json.loads, lines) if fact["metadata"]["topic"] in TOPICS]

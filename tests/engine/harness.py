@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from kan.checkpoint.directory import Checkpoint
+from kan.knowledge.fit import Fit
 from kan.knowledge.phi import Phi
 from kan.prompt import PromptBuilder
 from server.engine.paged.embedded import EmbeddedEngine
@@ -58,7 +59,7 @@ class World:
 
     def mounted(self, *texts: str) -> tuple[MountedFact, ...]:
         """Facts with scores that follow from their text alone."""
-        return tuple(MountedFact(self.fact(text), score=(len(text) % 7) / 10) for text in texts)
+        return tuple(MountedFact(self.fact(text), Fit((len(text) % 7) / 10)) for text in texts)
 
     def request(self, prompt: str | Sequence[int], *facts: str, **changed: Any) -> GenerationRequest:
         """Greedy, to the full `max_tokens`, unless told otherwise."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kan.knowledge.fit import Fit
 from server.engine.protocol import (
     EngineUnavailable,
     FactTokens,
@@ -163,9 +164,9 @@ async def test_what_can_never_fit_is_refused_at_once(world: World) -> None:
         {"prompt": ()},
         {"prompt": (5, 259)},
         {"prompt": (5, -1)},
-        {"facts": (MountedFact(FactTokens("k", ()), 0.5),)},
-        {"facts": (MountedFact(FactTokens("k", (5, 100_000)), 0.5),)},
-        {"facts": (MountedFact(FactTokens("k", (5,)), math.nan),)},
+        {"facts": (MountedFact(FactTokens("k", ()), Fit(0.5)),)},
+        {"facts": (MountedFact(FactTokens("k", (5, 100_000)), Fit(0.5)),)},
+        {"facts": (MountedFact(FactTokens("k", (5,)), Fit(math.nan)),)},
     ],
     ids=str,
 )

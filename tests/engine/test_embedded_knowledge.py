@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from kan.knowledge.adapter import Adapter
+from kan.knowledge.fit import Fit
 from kan.knowledge.pages import PageContent, write_pages
 from kan.knowledge.phi import FEATURES, Phi, zero_phi
 from server.engine.pages import files
@@ -83,7 +84,7 @@ async def test_phi_is_used_and_a_shut_out_fact_is_absent(world: World) -> None:
 
     def asked(shut_out: FactTokens) -> GenerationRequest:
         plain = world.request("How much?", FACTS[1], max_tokens=30)
-        return replace(plain, facts=(MountedFact(relevant, 0.5), MountedFact(shut_out, -1.0)))
+        return replace(plain, facts=(MountedFact(relevant, Fit(0.5)), MountedFact(shut_out, Fit(-1.0))))
 
     async with world.engine(phi=Phi(coefficients)) as engine:
         one = await answer(engine, asked(longest))

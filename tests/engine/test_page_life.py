@@ -102,7 +102,8 @@ class Lives(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(KEYS))
     def make(self, key: str) -> None:
-        if key in self.held or self.readers[key]:
+        """What is in memory is not made again."""
+        if key not in self.resident and (key in self.held or self.readers[key]):
             if self.life.state(key) is not State.FORGOTTEN:
                 self.cached.add(key)
             self.making.add(key)
@@ -116,7 +117,7 @@ class Lives(RuleBasedStateMachine):
         if stored:
             self.files.add(key)
             used = self.life.stored(key, SIZE)
-            assert used == (key in self.held or self.readers[key] > 0)
+            assert used == (key in self.held | self.cached or self.readers[key] > 0)
         elif self.life.resident(key):
             self.resident.add(key)
 

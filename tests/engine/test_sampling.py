@@ -205,7 +205,7 @@ def test_nan_is_refused(temperature: float) -> None:
     with pytest.raises(FloatingPointError, match="NaN"):
         Sampler(SamplingParams(temperature=temperature), ()).sample(row)
     with pytest.raises(FloatingPointError, match="NaN"):
-        greedy(row[None])
+        greedy(row[None], [False])
 
 
 @settings(deadline=None)
@@ -216,9 +216,13 @@ def test_greedy_is_the_lowest_of_the_best(case: tuple[int, list[list[float]]]) -
     size, batch = case
     expected = [row.index(max(row)) for row in np.array(batch, np.float32).reshape(-1, size).tolist()]
     logits = torch.tensor(batch, dtype=torch.float32).reshape(-1, size)
-    assert greedy(logits) == expected
-    sampler = Sampler(SamplingParams(temperature=0), ())
-    assert [sampler.sample(row).token_id for row in logits] == expected
+    told = [place % 2 == 0 for place in range(len(batch))]
+    found = greedy(logits, told)
+    assert [one.token_id for one in found] == expected
+    silent, telling = (Sampler(SamplingParams(temperature=0, logprobs=wanted), ()) for wanted in (None, 0))
+    # Whether a row is picked alone or in a batch, its token and its log probability are the same.
+    alone = [(telling if tell else silent).sample(row) for row, tell in zip(logits, told, strict=True)]
+    assert repr(found) == repr(alone), "as text, because NaN is not equal to itself"
 
 
 def test_plain_greedy_is_only_what_a_batched_argmax_can_do() -> None:
@@ -228,7 +232,8 @@ def test_plain_greedy_is_only_what_a_batched_argmax_can_do() -> None:
     assert plain()
     assert plain(top_p=0.5, top_k=3, min_p=0.1, seed=1)
     assert not plain(temperature=1.0)
-    assert not plain(logprobs=0)
+    assert plain(logprobs=0)
+    assert not plain(logprobs=1)
     assert not plain(logit_bias={3: 1.0})
     assert not plain(repetition_penalty=1.1)
     assert not plain(presence_penalty=0.1)
@@ -246,6 +251,7 @@ def test_repetition_counts_the_prompt_and_the_other_penalties_do_not() -> None:
     assert tokens(repetition_penalty=2.0) == [1, 2, 0, 0]
     small = Sampler(SamplingParams(temperature=0, repetition_penalty=2.0), [0])
     assert small.sample(torch.tensor([0.5, 0.4])).token_id == 1
+    assert tokens(repetition_penalty=1e-60) == [0, 0, 0, 0]  # zero in float32
     assert tokens(presence_penalty=1.05) == [0, 1, 0, 0]
     assert tokens(frequency_penalty=1.05) == [0, 1, 0, 2]
 

@@ -301,7 +301,7 @@ async def test_a_hanging_step_keeps_nobody_beyond_his_time(
         await asyncio.sleep(0.01)
         await asyncio.wait_for(engine.aclose(), 5)
         outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
-        assert [type(one) for one in outcomes] == [EngineUnavailable, EngineUnavailable, asyncio.CancelledError]
+        assert [type(one) for one in outcomes] == [EngineUnavailable] * 3
     finally:
         release.set()
 

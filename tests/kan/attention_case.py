@@ -39,6 +39,15 @@ class Case:
         out = attention(layer, self.qkv.to(dtype), cos, sin)
         return out.view(len(out), -1, self.config.head_dim), list(attention.masses)
 
+    @property
+    def largest_bias(self) -> float:
+        """Of |φ|, where it is finite. A score of this size is rounded by this much times the type's epsilon, and the
+        weights that come of it by as large a share."""
+        biases = torch.cat(
+            [torch.zeros(1), *(one.prefix.phi.flatten() for one in self.sequences if one.prefix.phi is not None)]
+        )
+        return float(biases[biases.isfinite()].abs().max())
+
     def alone(self, index: int) -> Case:
         """One of the sequences without the others."""
         first, end = (sum(one.count for one in self.sequences[:stop]) for stop in (index, index + 1))

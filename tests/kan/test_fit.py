@@ -42,7 +42,12 @@ def test_a_best_fact_that_is_the_question_leads_nowhere_and_leaves_nothing() -> 
 
 def test_one_fact() -> None:
     (only,) = fits(A, unit(A, B)[None])
-    assert only == near(0.5**0.5, 0.5**0.5, 0.0)
+    assert only == near(0.5**0.5, 0.5**0.5, 0.0, 0.0, 0.0)
+
+
+def test_words_in_common_and_length_are_as_told() -> None:
+    found = fits(A, np.stack([A, B]), [0.5, 0.25], ["some", "thing longer"])
+    assert [(one.lexical, one.length) for one in found] == [(0.5, 4), (0.25, 12)]
 
 
 def test_no_facts() -> None:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cpu.linear import Linear
 from kan.kernels.native import NativeKernels, NativeLinear
-from kan.linear import Linear
 from tests.kan.attention_case import noise
 from tests.kan.test_native import ROUND, ROUND32, kernels, threads, within
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from cpu.linear import Linear
 from kan.checkpoint.directory import Checkpoint
 from kan.config import KANConfig
 from kan.kernels.reference import ReferenceAttention
 from kan.kernels.torch_attention import TorchAttention
 from kan.kernels.torch_kernels import TorchKernels
-from kan.linear import Linear
 from kan.model import KANModel
 from kan.prompt import ChatMessage, PromptBuilder
 from tests.tiny import base_logits, tiny_config, tiny_tensors

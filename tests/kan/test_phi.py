@@ -28,7 +28,8 @@ def load(path: Path, **overrides: str) -> Phi:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=20), st.integers(2, 9))
 def test_basis_weights_are_a_partition(relevance: list[float], knots: int) -> None:
-    basis = hat_basis(features(np.array([relevance, relevance[::-1], relevance], np.float32).T), knots)
+    table = np.array([relevance, relevance[::-1], relevance, relevance, relevance], np.float32).T
+    basis = hat_basis(features(table), knots)
     assert basis.shape == (len(relevance), len(FEATURES), knots)
     assert np.allclose(basis.sum(-1), 1, atol=1e-5)
     assert (basis >= 0).all()
@@ -53,9 +54,21 @@ def test_phi_of_a_fact_does_not_depend_on_its_place(order: list[int]) -> None:
 def test_every_part_of_the_fit_counts_and_nothing_mounted_has_no_bias() -> None:
     phi = random_phi()
     plain = phi([Fit(0.5), Fit(0.4)])
-    for other in (Fit(0.3), Fit(0.4, bridge=0.2), Fit(0.4, rest=0.2)):
+    for other in (Fit(0.3), Fit(0.4, bridge=0.2), Fit(0.4, rest=0.2), Fit(0.4, lexical=0.1), Fit(0.4, length=99)):
         assert not torch.allclose(phi([Fit(0.5), other])[:, :, 1], plain[:, :, 1])
     assert phi([]).shape == (*plain.shape[:2], 0)
+
+
+def test_words_in_common_lead_and_agree_with_what_is_near() -> None:
+    """Ties rank alike; a fact that is alone leads without limit, and is first by both."""
+    table = np.array([Fit(0.9, lexical=0.5, length=16), Fit(0.8, lexical=0.75, length=2048), Fit(0.8, lexical=0.5)])
+    found = dict(zip(FEATURES, features(table).T, strict=True))
+    np.testing.assert_allclose(found["lexical"], [0.5, 0.75, 0.5])
+    np.testing.assert_allclose(found["lexical_lead"] * 2 - 1, [-0.25, 0.25, -0.25])
+    np.testing.assert_allclose(found["agreement"], [(1 + 1 / 2) / 2, (1 / 2 + 1) / 2, 1 / 2])
+    np.testing.assert_allclose(found["log_length"], [0, 1, 0])
+    (alone,) = features(np.array([Fit(0.1)]))
+    assert (alone[FEATURES.index("lexical_lead")], alone[FEATURES.index("agreement")]) == (1, 1)
 
 
 def test_gap_phi_weighs_facts_by_their_distance_from_the_best() -> None:
@@ -115,5 +128,5 @@ def test_missing_file_and_wrong_shape_are_named(tmp_path: Path) -> None:
         load(tmp_path / "absent")
     save_phi(random_phi(), tmp_path / "phi.safetensors")
     other = tiny_config(num_layers=30, num_heads=9, num_kv_heads=3)
-    with pytest.raises(PhiError, match=r"shape \(2, 4, 5, 8\); this model needs \(30, 9, 5"):
+    with pytest.raises(PhiError, match=r"shape \(2, 4, 9, 8\); this model needs \(30, 9, 9"):
         load_phi(tmp_path / "phi.safetensors", other, model_fingerprint="model-a", encoder_fingerprint="encoder-a")

@@ -71,9 +71,9 @@ def check(damaged: Path, expected: Any, encoder: Any) -> bool:
         assert state(store) == expected
         vectors = encoder.embed([fact.text for fact in store.snapshot.by_key.values()])
         for fact, vector in zip(store.snapshot.by_key.values(), vectors, strict=True):
-            best = store.snapshot.search(fact.namespace, vector, 1, 0.0, 0.0)[0]
+            best = store.snapshot.search(fact.namespace, vector, 1, 0.0, 0.0, text=fact.text)[0]
             assert best.fact.text == fact.text
-            assert best.score == pytest.approx(1)
+            assert (best.score, best.lexical) == pytest.approx((1, 1))
         store.apply([Upsert("after", "default", "still takes edits")])
     with Store.open(damaged, encoder) as store:
         assert store.snapshot.version == expected[0] + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -171,12 +172,14 @@ def test_integers_of_64_bits_are_kept_exactly(tmp_path: Path, encoder: Any, numb
         assert store.history("default", "a")[0].metadata == {"n": [number]}
 
 
-def test_what_expired_meanwhile_is_still_replayed_and_rolled_back_to(tmp_path: Path, encoder: Any) -> None:
-    soon = round(time.time() + 0.2, 6)
+def test_what_expired_meanwhile_is_still_replayed_and_rolled_back_to(
+    tmp_path: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon = round(time.time() + 3600, 6)
     with Store.open(tmp_path, encoder) as store:
         store.apply([Upsert("a", "default", "one", {}, soon)])
         store.apply([Upsert("a", "default", "two")])
-        time.sleep(max(0, soon - time.time()) + 0.01)
+        monkeypatch.setattr(time, "time", lambda: soon + 1)
         with pytest.raises(InvalidChange, match="past"):
             store.apply([Upsert("b", "default", "one", {}, soon)])
     with Store.open(tmp_path, encoder) as store:
@@ -233,6 +236,47 @@ def test_history_tells_every_version_newest_first(store: Store) -> None:
     assert entries[:2] == [(5, "rollback", 1, 1), (4, "edit", 0, 1)]
     assert entries[2:] == [(version, "edit", 1, 0) for version in (3, 2, 1)]
     assert [entry.version for entry in store.log_entries(limit=2, before=4)] == [3, 2]
+
+
+def test_differences_keep_nothing_of_what_is_not_asked_for(store: Store) -> None:
+    """However many facts were changed beside those that differ, and however often."""
+    text, versions = "word " * 200, 40
+    for version in range(versions):
+        others = [Upsert(f"other{i}", "default", f"{version} {i} {text}") for i in range(50)]
+        store.apply([Upsert(f"a{version}", "default", "is told"), *others])
+    tracemalloc.start()
+    found = store.differences(0, versions, limit=versions)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [one.key[1] for one in found.differences] == sorted(f"a{version}" for version in range(versions))
+    assert peak < versions * 50 * len(text) / 2
+
+
+def test_differences_tell_what_two_versions_say(store: Store) -> None:
+    store.apply([Upsert("a", "default", "one", {"n": 1}), Upsert("b", "default", "kept")])
+    store.apply([Upsert("a", "default", "two"), Upsert("z", "default", "short-lived")])
+    store.apply([Delete("z", "default"), Upsert("c", "other", "new"), Upsert("b", "default", "else")])
+    store.apply([Upsert("b", "default", "kept")])
+
+    def told(before: int, after: int, **page: Any) -> dict[str, tuple[str | None, str | None]]:
+        found = store.differences(before, after, **page).differences
+        return {"/".join(one.key): (one.before and one.before.text, one.after and one.after.text) for one in found}
+
+    assert told(1, 4) == {"default/a": ("one", "two"), "other/c": (None, "new")}
+    assert told(4, 1) == {"default/a": ("two", "one"), "other/c": ("new", None)}
+    assert told(2, 3) == {"default/b": ("kept", "else"), "default/z": ("short-lived", None), "other/c": (None, "new")}
+    assert told(0, 1) == {"default/a": (None, "one"), "default/b": (None, "kept")}
+    assert told(3, 3) == {}
+    first = store.differences(2, 3, limit=2)
+    assert first.next_after == ("default", "z")
+    assert told(2, 3, limit=2, start=first.next_after) == {"other/c": (None, "new")}
+    assert store.differences(2, 3, limit=3).next_after is None
+    store.apply([Upsert("a", "default", "two", {"n": 2})])
+    (one,) = store.differences(4, 5).differences  # metadata count
+    assert (one.before and one.before.metadata, one.after and one.after.metadata) == ("{}", '{"n":2}')
+    for unknown in ((-1, 2), (1, 6)):
+        with pytest.raises(UnknownVersion):
+            store.differences(*unknown)
 
 
 def test_rollback_restores_content_under_a_new_version(store: Store) -> None:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 import numpy as np
@@ -17,16 +17,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kb import saving
-from kb.facts import Change, Delete, FactNotFound, Key, Upsert
+from kb.facts import Change, Delete, FactNotFound, Key, SearchMethod, Upsert
 from kb.index import namespace as index
+from kb.index.search import relevance
 from kb.store import Store
+from tests.kb.reference import ranked
 
 Content = dict[Key, tuple[str, Any, float | None]]
 
 NAMESPACES = st.sampled_from(["default", "other"])
 IDS = st.sampled_from([f"f{number}" for number in range(12)])
-# Few texts, so that facts share them and scores tie.
-TEXTS = st.sampled_from([f"text {number}" for number in range(6)])
+# Few texts, so that facts share them and scores tie; some share words, or words alike.
+TEXTS = st.sampled_from(["text 0", "text 1", "a text of zorvex", "zorvax text", "XK-4471", "日本語"])
+QUESTIONS = st.sampled_from(["", "zorvex", "which text?", "zorvx 4471", "日本", "text 1 text"])
+METHODS = st.sampled_from(get_args(SearchMethod))
 TIMES = range(4_000_000_000, 4_000_000_022)
 EXPIRY = st.none() | st.sampled_from(TIMES[:-1]).map(float)
 METADATA = st.sampled_from([{}, {"n": 1}, {"n": True}, {"deep": [{"x": None}]}])
@@ -107,16 +111,31 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.close()
         self.store = Store.open(self.directory, self.encoder)
 
-    @rule(text=TEXTS, namespace=NAMESPACES, k=st.integers(1, 14), now=st.sampled_from(TIMES), least=st.integers(-1, 0))
-    def search(self, text: str, namespace: str, k: int, now: int, least: int) -> None:
+    @rule(
+        text=TEXTS,
+        asked=QUESTIONS,
+        method=METHODS,
+        namespace=NAMESPACES,
+        k=st.integers(1, 14),
+        now=st.sampled_from(TIMES),
+        least=st.integers(-1, 0),
+    )
+    def search(self, text: str, asked: str, method: SearchMethod, namespace: str, k: int, now: int, least: int) -> None:
         query = self.encoder.embed([text])[0]
-        expected = []
-        for (space, fact_id), (fact_text, _, expires_at) in self.content.items():
-            score = float(np.dot(self.encoder.embed([fact_text])[0].astype(np.float64), query.astype(np.float64)))
-            if space == namespace and (expires_at is None or expires_at > now) and score >= least:
-                expected.append((-round(score, 9), fact_id))
-        found = self.store.snapshot.search(namespace, query, k, float(least), float(now))
-        assert [(-round(hit.score, 9), hit.fact.id) for hit in found] == sorted(expected)[:k]
+        living = {
+            fact_id: fact_text
+            for (space, fact_id), (fact_text, _, expires_at) in self.content.items()
+            if space == namespace and (expires_at is None or expires_at > now)
+        }
+        scores = {
+            fact_id: float(np.dot(self.encoder.embed([text])[0].astype(np.float64), query.astype(np.float64)))
+            for fact_id, text in living.items()
+        }
+        expected = [
+            one for one in ranked(living, scores, asked, method)[:k] if relevance(one[1], one[2], method) >= least
+        ]
+        found = self.store.snapshot.search(namespace, query, k, float(least), float(now), text=asked, method=method)
+        assert [(hit.fact.id, round(hit.score, 9), round(hit.lexical, 9)) for hit in found] == expected
 
     @rule(namespace=NAMESPACES, limit=st.integers(1, 5), now=st.sampled_from(TIMES), cursor=st.none() | IDS)
     def page(self, namespace: str, limit: int, now: int, cursor: str | None) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from loadtests.report import Report, print_report, write_json
+from loadtests.stats import Estimate
 
 
 def _report() -> Report:
@@ -34,6 +35,7 @@ def test_too_few_values_fail_the_report() -> None:
 
 def test_json_and_table_hold_every_series(tmp_path: Path) -> None:
     report = _report()
+    report.estimates["share (%)"] = Estimate(90.0, 59.6, 98.2)
     report.failures.append("something [broke]")
     path = tmp_path / "report.json"
     write_json(report, path)
@@ -44,4 +46,6 @@ def test_json_and_table_hold_every_series(tmp_path: Path) -> None:
     text = console.export_text()
     assert "slow (ms)" in text
     assert "5.54" in text
+    assert "90 [59.6, 98.2]" in text
+    assert read["estimates"]["share (%)"] == {"value": 90.0, "low": 59.6, "high": 98.2}
     assert "something [broke]" in text

@@ -11,7 +11,7 @@ from loadtests import edit, phi, recency, throughput, ttft
 from loadtests.client import Answer, MountedReport, RequestError, Target
 from loadtests.report import Report
 from loadtests.scenario import Options
-from tests.loadtests.stub_server import Stub, running
+from tests.loadtests.stub_server import Stub, quiet, running
 
 
 @pytest.fixture
@@ -29,12 +29,8 @@ def _options(target: Target, count: int = 6, max_seconds: float = 60.0) -> Optio
     return Options(target, count=count, facts=40, max_seconds=max_seconds)
 
 
-def _quiet(what: str, done: int, total: int) -> None:
-    assert 0 <= done <= total
-
-
 async def test_ttft(target: Target) -> None:
-    report = await ttft.run(_options(target), _quiet)
+    report = await ttft.run(_options(target), quiet)
     assert not report.failures
     assert report.series[ttft.MOUNTED].n == report.series[ttft.PASTED].n == 6
     assert report.series["retrieval (ms)"].median == 0.7
@@ -42,14 +38,14 @@ async def test_ttft(target: Target) -> None:
 
 
 async def test_ttft_refuses_a_run_that_mounted_fewer_facts(target: Target) -> None:
-    report = await ttft.run(Options(target, count=3, facts=4), _quiet)
+    report = await ttft.run(Options(target, count=3, facts=4), quiet)
     assert report.failures == ["3 answers did not mount 8 facts"]
 
 
 async def test_phi_asks_both_servers_alike(target: Target, stub: Stub) -> None:
     other = Stub()
     with running(other) as url:
-        report = await phi.run(_options(target, count=5), Target(url, "client-key", "admin-key"), _quiet)
+        report = await phi.run(_options(target, count=5), Target(url, "client-key", "admin-key"), quiet)
     assert not report.failures
     assert report.series[phi.WITH].n == report.series[phi.WITHOUT].n == 5
     assert stub.requests == other.requests > 5
@@ -57,12 +53,12 @@ async def test_phi_asks_both_servers_alike(target: Target, stub: Stub) -> None:
 
 
 async def test_phi_refuses_a_run_that_mounted_fewer_facts(target: Target) -> None:
-    report = await phi.run(Options(target, count=2, facts=4), target, _quiet)
+    report = await phi.run(Options(target, count=2, facts=4), target, quiet)
     assert report.failures == ["4 answers did not mount 8 facts"]
 
 
 async def test_edit(target: Target, stub: Stub) -> None:
-    report = await edit.run(_options(target), _quiet)
+    report = await edit.run(_options(target), quiet)
     assert not report.failures
     assert report.series["edit acknowledged, idle (ms)"].n == 6
     assert report.series["edit acknowledged, under 4 streams (ms)"].n == 6
@@ -77,24 +73,24 @@ async def test_edit(target: Target, stub: Stub) -> None:
 async def test_edit_tells_of_a_stream_that_failed(target: Target, stub: Stub) -> None:
     stub.break_stream = True
     with pytest.raises(RequestError, match="the engine died"):
-        await edit.run(_options(target), _quiet)
+        await edit.run(_options(target), quiet)
 
 
 async def test_recency(target: Target) -> None:
-    report = await recency.run(_options(target), _quiet)
+    report = await recency.run(_options(target), quiet)
     assert not report.failures
     assert report.figures["stale answers"] == 0
 
 
 async def test_recency_catches_a_server_that_lags(target: Target, stub: Stub) -> None:
     stub.lag = True
-    report = await recency.run(_options(target), _quiet)
+    report = await recency.run(_options(target), quiet)
     assert report.figures["stale answers"] == 6
     assert report.failures
 
 
 async def test_throughput(target: Target) -> None:
-    report = await throughput.run(_options(target, count=20), _quiet)
+    report = await throughput.run(_options(target, count=20), quiet)
     assert not report.failures
     assert report.series["TTFT, 16 streams (ms)"].n == 32
     assert report.series["tokens per second, 1 stream"].n == 5
@@ -104,17 +100,17 @@ async def test_throughput(target: Target) -> None:
 async def test_throughput_tells_a_refusal(target: Target, stub: Stub) -> None:
     stub.refuse = True
     with pytest.raises(RequestError, match="429 the queue is full"):
-        await throughput.run(_options(target), _quiet)
+        await throughput.run(_options(target), quiet)
 
 
 async def test_time_is_bounded(target: Target) -> None:
-    report = await asyncio.wait_for(ttft.run(_options(target, count=100_000, max_seconds=0.5), _quiet), 30)
+    report = await asyncio.wait_for(ttft.run(_options(target, count=100_000, max_seconds=0.5), quiet), 30)
     assert any("of 100000 measured" in failure for failure in report.failures)
 
 
 async def test_no_server() -> None:
     with pytest.raises(RequestError, match="ConnectError"):
-        await ttft.run(_options(Target("http://127.0.0.1:9")), _quiet)
+        await ttft.run(_options(Target("http://127.0.0.1:9")), quiet)
 
 
 def _answer(version: int | None, *facts: MountedReport) -> Answer:
@@ -140,5 +136,5 @@ def test_not_stale() -> None:
 
 
 def test_reports_are_of_their_scenario(target: Target) -> None:
-    report: Report = asyncio.run(recency.run(_options(target, count=1), _quiet))
+    report: Report = asyncio.run(recency.run(_options(target, count=1), quiet))
     assert (report.scenario, report.model, report.server) == ("recency", "stub", target.url)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,11 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 import uvicorn
 
+from loadtests.serving import free_port
 from server.http.app import create_app
+from server.http.certificate import Certificate
 from server.http.listening import configuration
 from server.services import Context, Services
 from server.settings import Settings
@@ -58,12 +62,16 @@ class Live:
 
 
 @contextmanager
-def listening(services: Services, **settings: Any) -> Iterator[Live]:
-    """Serve in a thread until the block ends."""
+def listening(
+    services: Services, at: int = 0, certificate: Certificate | None = None, **settings: Any
+) -> Iterator[Live]:
+    """Serve in a thread until the block ends, at any free port or this one; with a certificate by TLS."""
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", at))
         app = create_app(Settings(**settings), services)
-        server = uvicorn.Server(configuration(app))
+        certificate = certificate or Certificate.of(app.state.context.settings)
+        server = uvicorn.Server(configuration(app, "on", certificate))
         loops: list[asyncio.AbstractEventLoop] = []
 
         async def serve() -> None:
@@ -76,30 +84,41 @@ def listening(services: Services, **settings: Any) -> Iterator[Live]:
             assert thread.is_alive()
             time.sleep(0.01)
         try:
-            yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.context, loops[0])
+            scheme = "https" if certificate else "http"
+            yield Live(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", app.state.context, loops[0])
         finally:
             server.should_exit = True
             thread.join(30)
             assert not thread.is_alive()
 
 
+def connect(live: Live) -> socket.socket:
+    """Speak to it byte by byte."""
+    address = urlsplit(live.url)
+    return socket.create_connection((address.hostname, address.port), timeout=5)
+
+
+def get(path: str) -> bytes:
+    """A whole request."""
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
 @contextmanager
 def process(
-    environment: Mapping[str, str], log: Path, seconds: float = 60.0
+    environment: Mapping[str, str], log: Path, seconds: float = 60.0, verify: ssl.SSLContext | None = None
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`kalmagrove serve` on a free port, once it is ready, which must not take longer than `seconds`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """`kalmagrove serve` on a free port, once it is ready, which must not take longer than `seconds`. `verify`: it
+    speaks TLS, and this trusts it."""
+    port = free_port()
     child = start(environment, log, port)
-    url = f"http://127.0.0.1:{port}"
+    url = f"{'https' if verify else 'http'}://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + seconds
         while True:
             assert child.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             try:
-                if httpx.get(f"{url}/ready").status_code == 200:
+                if httpx.get(f"{url}/ready", verify=verify or True).status_code == 200:
                     break
             except httpx.TransportError:
                 time.sleep(0.1)

@@ -78,12 +78,11 @@ def test_any_coming_and_going(
             else:
                 checked.leave(what)
             checked.check()
-        # Whoever waits gets a turn if the others end: nobody is lost, nobody starves.
-        while waiting := [place for place in checked.present if place.admitted_at is None]:
-            before = len(waiting)
-            checked.leave(next(i for i, place in enumerate(checked.present) if place.admitted_at is not None))
+        # Whoever waits gets a turn when all those before have ended: nobody is lost, nobody starves.
+        while len(admitted := checked.admitted()) < len(checked.present):
+            assert admitted, "everybody waits"
+            checked.leave(checked.present.index(admitted[0]))
             checked.check()
-            assert len([place for place in checked.present if place.admitted_at is None]) < before
 
     asyncio.run(go())
 

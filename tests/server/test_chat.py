@@ -20,7 +20,14 @@ async def test_whole_answer(service: Service) -> None:
     assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] + 4
     assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
     retrieval_ms = body["knowledge"]["retrieval_ms"]
-    assert body["knowledge"] == {"version": 0, "facts": [], "retrieval_ms": retrieval_ms, "grounded": None}
+    assert body["knowledge"] == {
+        "version": 0,
+        "facts": [],
+        "retrieval_ms": retrieval_ms,
+        "grounded": None,
+        "fact_mounted": None,
+        "follows_fact": None,
+    }
 
 
 async def test_answer_says_what_it_was_drawn_from(informed: Service) -> None:
@@ -67,7 +74,7 @@ async def test_without_facts_the_model_is_the_bare_model(service: Service, knowl
 
 async def test_knowledge_is_no_prompt(informed: Service) -> None:
     few = (await informed.chat(knowledge={"top_k": 1})).json()
-    many = (await informed.chat(knowledge={"top_k": 3, "min_score": -1})).json()
+    many = (await informed.chat(knowledge={"top_k": 3, "min_score": -1, "max_gap": 4})).json()
     assert len(many["knowledge"]["facts"]) == 3
     assert few["usage"] == many["usage"]
 

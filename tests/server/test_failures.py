@@ -4,6 +4,7 @@ refused has not happened."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from kan.checkpoint.directory import Checkpoint
 from kb.encoder.minilm import MiniLMEncoder
 from kb.errors import StoreClosed
 from kb.facts import Delete
+from kb.store import Commit, Prepared
 from server.service.errors import Overloaded
 from server.service.versions import Versions
 from tests.server.support import FACTS, Service, build_services, chat_body, error, running, until
@@ -74,6 +76,33 @@ async def test_a_stream_of_a_hung_engine_ends_with_a_timeout(
             free.set()
             await hung
         assert '"timeout"' in answer.text.rstrip().rsplit("\n\n", 1)[-1]
+
+
+async def test_an_edit_that_fails_after_its_client_has_gone_is_no_warning(
+    informed: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
+    plain = informed.store.commit
+    committing, gone = threading.Event(), threading.Event()
+
+    def slow(prepared: Prepared) -> Commit:
+        committing.set()
+        gone.wait(10)
+        return plain(prepared)
+
+    monkeypatch.setattr(informed.store, "commit", slow)
+    edit = asyncio.create_task(informed.context.edits.apply("a", [Delete("nobody", "default")]))
+    await until(committing.is_set)
+    edit.cancel()
+    await asyncio.wait([edit])
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    gone.set()
+    await until(lambda: not any("_commit_whole" in repr(task) for task in others if not task.done()))
+    others.clear()
+    del edit
+    gc.collect()
+    assert reported == []
 
 
 async def test_the_sweeper_survives_whatever_happens(informed: Service, monkeypatch: pytest.MonkeyPatch) -> None:

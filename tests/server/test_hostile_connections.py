@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count, pairwise
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -20,13 +19,14 @@ from hypothesis import strategies as st
 from kan.checkpoint.directory import Checkpoint
 from kb.encoder.minilm import MiniLMEncoder
 from server.http.protocol import SPARE_CONNECTIONS
-from tests.server.live import Live, listening
+from tests.server.live import Live, connect, get, listening
 from tests.server.support import build_services
 
 MAX_CONNECTIONS = 4
 HEAD_BYTES = 64 * 2**10
 HEAD_SECONDS = 0.6
 BODY_SECONDS = 1.5
+UNREAD_SECONDS = 0.5
 MUCH = 2**26
 """Bytes: more than the operating system takes for a server that does not read."""
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -38,17 +38,13 @@ def live(tmp_path_factory: pytest.TempPathFactory, tiny: Checkpoint, encoder: Mi
     bounds = {
         "max_connections": MAX_CONNECTIONS,
         "header_timeout_s": HEAD_SECONDS,
+        "send_timeout_s": UNREAD_SECONDS,
         "body_timeout_s": BODY_SECONDS,
         "min_import_bytes_per_s": 256,
     }
     with listening(services, **bounds) as live:
         yield live
         live.until_idle()
-
-
-def connect(live: Live) -> socket.socket:
-    address = urlsplit(live.url)
-    return socket.create_connection((address.hostname, address.port), timeout=5)
 
 
 def pour(connection: socket.socket, first: bytes, more: Iterator[bytes], most: int = MUCH) -> int:
@@ -221,3 +217,38 @@ def test_a_full_server_says_so_and_answers_probes(live: Live) -> None:
         assert refused.headers["retry-after"]
         for path in ("/health", "/ready", "/metrics"):
             assert httpx.get(live.url + path).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def long_list(live: Live) -> str:
+    """The path of an answer that no socket's buffer holds."""
+    lines = [json.dumps({"id": f"f{i}", "text": "the same", "metadata": {"x": "y" * 4000}}) for i in range(1000)]
+    headers = {"Content-Type": "application/x-ndjson"}
+    path = f"{live.url}/admin/kb/import?namespace=long"
+    assert httpx.post(path, content="\n".join(lines), headers=headers, timeout=60).status_code == 200
+    return "?namespace=long"
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        pytest.param("/admin/kb/export", b"", id="stream"),
+        pytest.param("/admin/kb/facts", b"", id="one piece"),
+        pytest.param("/admin/kb/facts", get("/v1/models"), id="another request behind it"),
+        pytest.param("/admin/kb/export", b"\x16\x03\x01\r\n\r\n", id="rubbish behind it"),
+    ],
+)
+def test_who_reads_no_answer_is_dropped(live: Live, long_list: str, path: str, more: bytes) -> None:
+    """Its connection does not stay open for ever, nor does its request: what it reads later is not whole."""
+    path += long_list + ("&limit=1000" if path.endswith("facts") else "")
+    whole = len(httpx.get(live.url + path).content)
+    with connect(live) as connection:
+        connection.sendall(get(path))
+        connection.recv(1)
+        connection.sendall(more)
+        time.sleep(4 * UNREAD_SECONDS)
+        received = 0
+        while part := connection.recv(2**20):
+            received += len(part)
+    assert received < whole
+    assert "kalmagrove_http_requests_in_flight 1.0" in httpx.get(f"{live.url}/metrics").text

@@ -25,9 +25,12 @@ async def test_facts_are_mounted_with_their_fit(informed: Service, encoder: Mini
     question = encoder.embed([QUESTION])[0]
     pages = {informed.context.pages.key(text): vectors[text] for text in texts}
     in_order = np.stack([pages[one.fact.key] for one in mounted])
-    assert [one.score for one in mounted] == pytest.approx((in_order @ question).tolist(), abs=1e-5)
-    np.testing.assert_allclose([one.fit for one in mounted], fits(question, in_order), atol=1e-5)
-    assert mounted[0].bridge > max(one.bridge for one in mounted[1:])
+    keys = {informed.context.pages.key(text): text for text in texts}
+    ordered = [keys[one.fact.key] for one in mounted]
+    shared = [float("Zorvex" in text) for text in ordered]  # the one word of the question that facts have
+    assert [one.fit.relevance for one in mounted] == pytest.approx((in_order @ question).tolist(), abs=1e-5)
+    np.testing.assert_allclose([one.fit for one in mounted], fits(question, in_order, shared, ordered), atol=1e-5)
+    assert mounted[0].fit.bridge > max(one.fit.bridge for one in mounted[1:])
 
 
 async def test_nothing_is_mounted_where_nothing_is_found(informed: Service) -> None:

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from rich.console import Console
 
+from cpu.threads import SPIN_COUNT
 from kan.checkpoint.directory import Checkpoint
 from kb.encoder.minilm import MiniLMEncoder
 from kb.facts import Upsert
@@ -26,7 +27,6 @@ from server.http.protocol import SPARE_CONNECTIONS
 from server.loading import StartupError, load
 from server.serve import bind
 from server.settings import Settings
-from server.threads import SPIN_COUNT
 from tests.server.live import process, start
 from tests.server.support import FACTS, chat_body, events
 
@@ -183,7 +183,7 @@ def test_a_port_that_is_taken_is_told_before_anything_is_loaded() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(StartupError, match=str(port)):
-            bind(Settings(port=port))
+            bind("127.0.0.1", port)
 
 
 def test_a_damaged_store_is_named(environment: dict[str, str], tmp_path: Path, encoder: MiniLMEncoder) -> None:

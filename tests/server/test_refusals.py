@@ -67,6 +67,9 @@ CHAT_CASES: list[tuple[dict[str, Any], str]] = [
     ({"knowledge": {"top_k": -1}}, "knowledge.top_k"),
     ({"knowledge": {"top_k": 65}}, "knowledge.top_k"),
     ({"knowledge": {"min_score": 2}}, "knowledge.min_score"),
+    ({"knowledge": {"max_gap": -0.1}}, "knowledge.max_gap"),
+    ({"knowledge": {"retrieval": "psychic"}}, "knowledge.retrieval"),
+    ({"knowledge": {"retrieval": 1}}, "knowledge.retrieval"),
     ({"knowledge": {"namespace": ""}}, "knowledge.namespace"),
     ({"knowledge": {"namespace": "a/b"}}, "knowledge.namespace"),
     ({"knowledge": {"min_version": -1}}, "knowledge.min_version"),
@@ -137,6 +140,7 @@ OTHER_CASES: list[tuple[str, str, Any, str]] = [
     ("POST", "/admin/kb/search", {}, "query"),
     ("POST", "/admin/kb/search", {"query": ""}, "query"),
     ("POST", "/admin/kb/search", {"query": "x", "top_k": 1e9}, "top_k"),
+    ("POST", "/admin/kb/search", {"query": "x", "retrieval": "psychic"}, "retrieval"),
     ("POST", "/admin/kb/search", {"query": "x", "min_version": 5}, "knowledge.min_version"),
     ("GET", "/admin/kb/history?limit=1001", None, "limit"),
     ("POST", "/admin/kb/rollback", {}, "version"),
@@ -302,6 +306,28 @@ async def test_unknown_routes_and_methods(small: Service) -> None:
     wrong = await small.http.get(CHAT)
     assert (wrong.status_code, error(wrong)["code"]) == (405, "method_not_allowed")
     assert wrong.headers["allow"] == "POST"
+
+
+async def test_nobody_is_sent_elsewhere(small: Service) -> None:
+    """A redirect would go where the Host header says, by http."""
+    for method, path in (("GET", "/v1/models/"), ("POST", f"{CHAT}/"), ("GET", "/admin/kb/version/")):
+        response = await small.http.request(method, path)
+        assert (response.status_code, error(response)["code"]) == (404, "not_found")
+
+
+async def test_methods_do_not_multiply_series(small: Service) -> None:
+    """Anybody may invent requests, which are counted for ever."""
+
+    def series() -> int:
+        return sum(line.startswith("kalmagrove_http_") for line in small.context.metrics.render().decode().splitlines())
+
+    for path in ("/health", CHAT, "/admin/kb/facts/a", "/nowhere"):
+        await small.http.request("PROPFIND", path)
+    before = series()
+    for path in ("/health", CHAT, "/admin/kb/facts/a", "/nowhere"):
+        for method in ("MKCOL", "LOCK", "TRACE", "SEARCH", "INVENTED"):
+            assert (await small.http.request(method, path)).status_code in (404, 405)
+    assert series() == before
 
 
 async def test_unknown_model(small: Service) -> None:

@@ -46,7 +46,7 @@ async def sent(stream: Any) -> bytes:
 
 
 async def test_headers_and_comments_come_before_a_late_first_part() -> None:
-    body = await sent(await EventStream.start(late(), 60, KEEP_ALIVE_S))
+    body = await sent(await EventStream.start(late(), KEEP_ALIVE_S))
     comments, _, data = body.partition(b"data: {}")
     assert comments.count(EventStream.comment) * len(EventStream.comment) == len(comments) > len(EventStream.comment)
     assert data == b"\n\n" + DONE
@@ -58,8 +58,8 @@ async def test_an_early_error_is_an_ordinary_response_and_a_late_one_an_event() 
         yield b""
 
     with pytest.raises(Overloaded):
-        await EventStream.start(refused(), 60, KEEP_ALIVE_S)
-    body = await sent(await EventStream.start(late(error=Overloaded("full")), 60, KEEP_ALIVE_S))
+        await EventStream.start(refused(), KEEP_ALIVE_S)
+    body = await sent(await EventStream.start(late(error=Overloaded("full")), KEEP_ALIVE_S))
     assert body.startswith(EventStream.comment)
     assert b"server_overloaded" in body.split(b"\n\n")[-2]
     assert DONE not in body
@@ -68,7 +68,7 @@ async def test_an_early_error_is_an_ordinary_response_and_a_late_one_an_event() 
 @pytest.mark.parametrize("seconds", [0.2, LATE_S - KEEP_ALIVE_S], ids=["before its headers", "after them"])
 async def test_who_leaves_meanwhile_ends_the_work(seconds: float) -> None:
     async def serve() -> None:
-        await sent(await EventStream.start(late(closed), 60, KEEP_ALIVE_S))
+        await sent(await EventStream.start(late(closed), KEEP_ALIVE_S))
 
     closed = asyncio.Event()
     with pytest.raises(TimeoutError):

@@ -33,6 +33,13 @@ async def test_export_is_what_import_takes(informed: Service) -> None:
     assert (await informed.http.get("/admin/kb/export")).content == exported.content
 
 
+async def test_large_edits_are_timed_apart_from_small_ones(informed: Service) -> None:
+    await send(informed, b"".join(map(fact_line, range(6))))
+    sample = informed.context.metrics.registry.get_sample_value
+    counts = [sample("kalmagrove_edit_visible_seconds_count", {"size": size}) for size in ("small", "large")]
+    assert counts == [1, 1]
+
+
 async def test_body_may_be_cut_anywhere(service: Service) -> None:
     body = b"".join(fact_line(number) for number in range(150))
 

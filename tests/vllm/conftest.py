@@ -63,7 +63,7 @@ class Laboratory:
         best = sorted(range(len(self.facts)), key=lambda place: -scores[place])[:count]
         found = fits(vectors[0], vectors[1:][best])
         mounted = tuple(
-            MountedFact(self.tokens(self.facts[place].text), *fit) for place, fit in zip(best, found, strict=True)
+            MountedFact(self.tokens(self.facts[place].text), fit) for place, fit in zip(best, found, strict=True)
         )
         prompt = self.prompt.chat([ChatMessage("user", question)], with_knowledge=bool(mounted))
         params = SamplingParams(**{"temperature": 0.0, "max_tokens": 16, "ignore_eos": True, **sampling})

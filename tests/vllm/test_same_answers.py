@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 import torch
 
+from kan.knowledge.fit import Fit
 from kan.knowledge.pages import PageContent, page_path, read_pages
 from server.engine.protocol import EngineUnavailable, FactTokens, GenerationRequest, MountedFact
 from server.engine.vllm.engine import VllmEngine
@@ -73,7 +74,7 @@ async def test_another_relevance_is_another_distribution(laboratory: Laboratory,
     """Over the same facts: so φ reached the keys, and no cached block of the other φ was used."""
     request = laboratory.request("Who is the press officer?", logprobs=0)
     await mounted(engine, [request])
-    even = replace(request, facts=tuple(MountedFact(one.fact, 0.3) for one in request.facts))
+    even = replace(request, facts=tuple(MountedFact(one.fact, Fit(0.3)) for one in request.facts))
     one, other = await answers(engine, [request, even])
     assert abs(one.logprobs[0].logprob - other.logprobs[0].logprob) > 10 * TOLERANCE
 
@@ -88,7 +89,7 @@ async def test_damage_fails_one_request_only(laboratory: Laboratory, engine: Vll
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)  # no worker has mapped it yet
-    harmed = replace(harmed, facts=(*harmed.facts, MountedFact(fresh, 0.2)))
+    harmed = replace(harmed, facts=(*harmed.facts, MountedFact(fresh, Fit(0.2))))
     first, second = await asyncio.gather(answer(engine, harmed), answer(engine, neighbour), return_exceptions=True)
     assert isinstance(first, EngineUnavailable)
     assert isinstance(second, Answer)

@@ -38,6 +38,11 @@ class Choice:
         """See `Sampler.plain_greedy`."""
         return self._sampler.plain_greedy
 
+    @property
+    def tells_logprob(self) -> bool:
+        """See `Sampler.tells_logprob`."""
+        return self._sampler.tells_logprob
+
     def sample(self, logits: torch.Tensor) -> SampledToken:
         """See `Sampler.sample`: `advance` is to follow."""
         return self._sampler.sample(logits)

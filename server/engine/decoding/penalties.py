@@ -40,7 +40,8 @@ class LogitAdjustment:
         if not self.active:
             return logits
         adjusted = logits.copy()
-        with np.errstate(over="ignore"):  # a huge logit may become infinite: still the order that was meant
+        # A huge logit may become infinite, or a tiny penalty zero in float32: the order is still what was meant.
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             adjusted[self._bias_ids] += self._bias
             if self._penalizes:
                 seen = self._seen.ids

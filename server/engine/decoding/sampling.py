@@ -51,7 +51,12 @@ class Sampler:
     @property
     def plain_greedy(self) -> bool:
         """True if `greedy` over a whole batch gives what `sample` would; then `sample` need not be called."""
-        return self._random is None and not self._adjustment.active and self._params.logprobs is None
+        return self._random is None and not self._adjustment.active and not self._params.logprobs
+
+    @property
+    def tells_logprob(self) -> bool:
+        """Whether the chosen token's log probability is asked for."""
+        return self._params.logprobs is not None
 
     def sample(self, logits: torch.Tensor) -> SampledToken:
         """Pick from `logits` (float32 [vocab], left as they are) and remember the token for the penalties.
@@ -70,8 +75,9 @@ class Sampler:
         return SampledToken(token_id, None if wanted is None else token_logprob(logits, token_id, wanted))
 
 
-def greedy(logits: torch.Tensor) -> list[int]:
-    """The most probable token of each row of `logits` (float32 [rows, vocab]), the lowest id among equals.
+def greedy(logits: torch.Tensor, told: Sequence[bool]) -> list[SampledToken]:
+    """The most probable token of each row of `logits` (float32 [rows, vocab]), the lowest id among equals, and where
+    `told` is true its log probability.
 
     Raises FloatingPointError if a row holds NaN.
     """
@@ -80,7 +86,14 @@ def greedy(logits: torch.Tensor) -> list[int]:
     if np.isnan(rows[np.arange(len(rows)), best]).any():
         raise FloatingPointError("logits hold NaN")
     chosen: list[int] = best.tolist()
-    return chosen
+    wanted = [row for row, tell in enumerate(told) if tell]
+    scored = logits if len(wanted) == len(chosen) else logits[wanted]  # a copy costs as much as the rest
+    logprobs = torch.log_softmax(scored, dim=-1) if wanted else ()
+    values = {row: float(of_row[chosen[row]]) for row, of_row in zip(wanted, logprobs, strict=True)}
+    return [
+        SampledToken(token, TokenLogprob(token, values[row], ()) if row in values else None)
+        for row, token in enumerate(chosen)
+    ]
 
 
 def token_logprob(logits: torch.Tensor, token_id: int, alternatives: int) -> TokenLogprob:

@@ -154,12 +154,12 @@ class EmbeddedEngine:
         """AssertionError unless every page is accounted for, once all that was asked for before is under way; with
         `held`, the keys that facts have, also if a page belongs to none.
 
-        Checked on the engine's own thread, after every earlier cancellation and edit.
+        Checked on the engine's own thread, after every earlier cancellation and edit; `stats` know it afterwards.
         """
         self._owner.require_alive()
         job: Job[None] = Future()
         self._owner.send(self._owner.take_edits)
-        self._owner.send(partial(carry_out, partial(self._worker.audit, held), job))
+        self._owner.send(partial(carry_out, partial(self._check, held), job))
         await asyncio.wrap_future(job)
 
     def _answer_all(self, error: Exception) -> None:
@@ -168,9 +168,13 @@ class EmbeddedEngine:
             stream.put(error)
         for future in list(self._encodings):
             settle(future, error)
-        self._owner.jobs.cancel_all()
+        self._owner.jobs.fail_all(error)
 
     # --- on the engine's thread ---
+
+    def _check(self, held: Collection[str] | None) -> None:
+        self._worker.audit(held)
+        self._owner.flush()
 
     def _cancel(self, generation: Generation) -> None:
         self._worker.cancel(generation)

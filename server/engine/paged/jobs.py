@@ -36,10 +36,12 @@ class JobQueue:
             self.dropped += 1
         return False
 
-    def cancel_all(self) -> None:
-        """Whoever waits is told by a cancelled future."""
+    def fail_all(self, error: Exception) -> None:
+        """Whoever waits gets the error: a cancelled future would look as if the waiting request were cancelled."""
         while not self._waiting.empty():
-            self._waiting.get()[1].cancel()
+            job = self._waiting.get()[1]
+            if job.set_running_or_notify_cancel():
+                job.set_exception(error)
 
 
 def carry_out(function: Callable[[], T], job: Job[T]) -> bool:

@@ -11,12 +11,12 @@ from queue import Empty, SimpleQueue
 
 import torch
 
+from cpu.threads import AllCores
 from server.engine.paged.interruption import Interruption
 from server.engine.paged.jobs import JobQueue
 from server.engine.paged.outbox import Outbox
 from server.engine.paged.worker import Worker
 from server.engine.protocol import EngineUnavailable
-from server.threads import AllCores
 
 log = logging.getLogger(__name__)
 

@@ -108,6 +108,15 @@ class Scheduler:
         for waiter in encoding.waiters:
             waiter(None)
 
+    def discard_unwaited(self) -> None:
+        """Drop what nobody waits for any more. Between steps only: what is being computed has pages being written."""
+        for encoding in self._left:
+            key = encoding.fact.key
+            unwaited = not encoding.waiters and not self._knowledge.life.is_read(key)
+            if unwaited and self.encodings.get(key) is encoding:
+                self._discard(encoding)
+        self._left.clear()
+
     def abandon_encodings(self, error: Exception) -> None:
         for encoding in list(self.encodings.values()):
             self._discard(encoding)
@@ -119,18 +128,9 @@ class Scheduler:
         encoding.drop_pages(self._pool)
         self._knowledge.life.failed(encoding.fact.key)
 
-    def _discard_unwaited(self) -> None:
-        """Between steps only: one that is being computed has pages that are being written."""
-        for encoding in self._left:
-            key = encoding.fact.key
-            unwaited = not encoding.waiters and not self._knowledge.life.is_read(key)
-            if unwaited and self.encodings.get(key) is encoding:
-                self._discard(encoding)
-        self._left.clear()
-
     def schedule(self) -> list[Chunk]:
         """The next forward pass. Empty only if nothing can move before something else changes."""
-        self._discard_unwaited()
+        self.discard_unwaited()
         self._admit()
         decoding = [one for one in self.running if one.pending == 1]
         chunks = [Chunk(one, 1) for one in decoding if self._grow(one, 1)]

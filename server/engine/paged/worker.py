@@ -109,6 +109,7 @@ class Worker:
 
     def audit(self, held: Collection[str] | None) -> None:
         """AssertionError unless every page is accounted for; `held`: the keys that facts have, if known."""
+        self._scheduler.discard_unwaited()
         self._pool.audit()
         if self.idle:
             assert self._pool.used("context") == 0, "context pages are held by nobody"
@@ -172,11 +173,10 @@ class Worker:
         if not ready:
             return []
         logits = self._model.logits(hidden[[row for _, row in ready]])
-        best = greedy(logits)
-        return [
-            (one, SampledToken(best[i], None) if one.choice.plain_greedy else one.choice.sample(logits[i]))
-            for i, (one, _) in enumerate(ready)
-        ]
+        plain = [one.choice.plain_greedy for one, _ in ready]
+        told = [of_row and one.choice.tells_logprob for of_row, (one, _) in zip(plain, ready, strict=True)]
+        best = greedy(logits, told)
+        return [(one, best[i] if plain[i] else one.choice.sample(logits[i])) for i, (one, _) in enumerate(ready)]
 
     def _score_prompt(self, generation: Generation, hidden: Tensor, count: int) -> None:
         """Log probabilities of the prompt tokens that follow the rows just computed."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
+from cpu.threads import compute_alone
 from kan.checkpoint.directory import Checkpoint
 from kan.knowledge.phi import Phi
 from kan.prompt import PromptBuilder
@@ -30,10 +31,9 @@ from server.engine.request_limits import RequestLimits
 from server.engine.vllm.arguments import VllmOptions
 from server.engine.vllm.core import Core
 from server.engine.vllm.facts import FactShelf
-from server.engine.vllm.progress import Progress
+from server.engine.vllm.progress import ForwardProgress
 from server.engine.vllm.requests import Preamble, VllmRequest, generation, prompt_logprobs, token_logprob
 from server.engine.vllm.stream import VllmStream
-from server.threads import compute_alone
 
 T = TypeVar("T")
 LOST = "the knowledge of this request could not be loaded; try again"
@@ -50,7 +50,7 @@ class VllmEngine:
         phi: Phi | None,
         salt: str,
         config: Any,
-        create: Callable[[Progress], Any],
+        create: Callable[[ForwardProgress], Any],
         files: PageFiles,
     ) -> None:
         """`config`: vLLM's; `create` starts an AsyncLLM and blocks meanwhile. Use `start`."""
@@ -72,7 +72,7 @@ class VllmEngine:
             prompt_logprobs_with_facts=False,
         )
         self._limits = RequestLimits(self.info, len(self._preamble.tokens), options.max_fact_tokens)
-        self._progress = Progress()
+        self._progress = ForwardProgress()
         self._counts = EngineStats()
         self._open = 0
         self._facts = FactShelf(files, self._preamble, self._record)

@@ -12,14 +12,14 @@ from server.engine.pages.files import PageFiles
 from server.engine.vllm.arguments import VllmOptions, engine_arguments, knowledge_transfer, prepare_environment
 from server.engine.vllm.plugin.hugging_face import write_view
 from server.engine.vllm.plugin.transfer import stage_directory
-from server.engine.vllm.progress import Progress, stat_logger
+from server.engine.vllm.progress import ForwardProgress, stat_logger
 
 ADAPTER_FILE = "adapter.safetensors"
 
 
 def launcher(
     checkpoint: Checkpoint, options: VllmOptions, adapter: Adapter | None
-) -> tuple[Any, Callable[[Progress], Any], PageFiles]:
+) -> tuple[Any, Callable[[ForwardProgress], Any], PageFiles]:
     """vLLM's configuration, what starts an AsyncLLM by it (and blocks meanwhile), and where page content lies.
 
     Raises ValueError for options that vLLM or the model does not take, VllmUnavailable without vLLM.
@@ -33,7 +33,7 @@ def launcher(
     arguments.kv_transfer_config = knowledge_transfer(options, page_dir, _adapter_file(adapter, page_dir))
     config = arguments.create_engine_config()
 
-    def create(progress: Progress) -> Any:
+    def create(progress: ForwardProgress) -> Any:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         return AsyncLLM.from_vllm_config(config, stat_loggers=[stat_logger(progress)])

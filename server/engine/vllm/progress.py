@@ -18,7 +18,7 @@ class Load:
 
 
 @dataclass(slots=True)
-class Progress:
+class ForwardProgress:
     """What vLLM tells after every step, of all its engine cores. Kept over restarts."""
 
     loads: dict[int, Load] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Progress:
         self.loads.clear()
 
 
-def stat_logger(progress: Progress) -> Any:
+def stat_logger(progress: ForwardProgress) -> Any:
     """A factory of vLLM's stat loggers that writes into `progress`."""
     from vllm.v1.metrics.loggers import StatLoggerBase
 

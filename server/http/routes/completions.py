@@ -21,7 +21,7 @@ from server.http.schemas.completions import (
 )
 from server.http.schemas.knowledge import KnowledgeRequest, knowledge_report
 from server.http.schemas.usage import usage
-from server.http.scope import request_id, started
+from server.http.scope import account, request_id, started
 from server.http.streaming import DONE, EventStream, event
 from server.service.prompts import Echo, Text
 from server.service.run import Job, Run
@@ -45,12 +45,12 @@ async def completions(body: CompletionRequest, request: Request, context: Contex
         sources=sources,
         choices=body.choices,
         knowledge=(body.knowledge or KnowledgeRequest()).options,
+        account=account(request.scope),
         sampling=lambda room: _sampling(body),
     )
     reply = CompletionReply(context, body, sources)
     if body.stream:
-        timing = context.settings.send_timeout_s, context.settings.stream_keep_alive_s
-        return await EventStream.start(reply.events(job), *timing)
+        return await EventStream.start(reply.events(job), context.settings.stream_keep_alive_s)
     return json_response(await reply.whole(job))
 
 

@@ -10,13 +10,17 @@ from fastapi import Path, Query
 from starlette.responses import Response
 
 from kb.facts import DEFAULT_NAMESPACE, Delete, Fact, Upsert
+from kb.log.batch import Entry
 from kb.log.history import FactVersion
+from kb.metadata import decode_metadata
 from server.http.errors import invalid, not_found
 from server.http.routes.base import json_response, strict_router
 from server.http.schemas.admin import (
     Deleted,
+    FactContent,
     FactDetail,
     FactHistory,
+    FactKey,
     FactPage,
     FactVersionView,
     FactView,
@@ -27,12 +31,13 @@ from server.http.schemas.admin import (
     SearchRequest,
     SearchResponse,
     Upserted,
+    VersionDiff,
     VersionResponse,
 )
 from server.http.schemas.knowledge import FactId, Namespace, Version
 from server.service.admission import Key
 from server.service.retrieval import Criteria
-from server.services import CallerDep, Context, ContextDep
+from server.services import AccountDep, CallerDep, Context, ContextDep
 
 T = TypeVar("T")
 router = strict_router()
@@ -45,7 +50,7 @@ Before = Annotated[Version | None, Query()]
 
 
 @router.put("/admin/kb/facts", responses={200: {"model": Upserted}})
-async def put_facts(body: PutFacts, context: ContextDep, caller: CallerDep) -> Response:
+async def put_facts(body: PutFacts, context: ContextDep, caller: CallerDep, account: AccountDep) -> Response:
     """Add or replace facts, all or none. The reply means: durable, and seen by every request from now on."""
     limit = context.settings.max_batch_facts
     if len(body.facts) > limit:
@@ -60,7 +65,7 @@ async def put_facts(body: PutFacts, context: ContextDep, caller: CallerDep) -> R
         )
         for fact in body.facts
     ]
-    edited = await context.edits.apply(caller, changes)
+    edited = await context.edits.apply(caller, changes, account)
     reply = Upserted(version=edited.version, upserted=edited.upserted, visible_ms=edited.visible_ms)
     return json_response(reply)
 
@@ -95,10 +100,14 @@ async def get_fact(id: IdPath, context: ContextDep, namespace: NamespaceQuery = 
 
 @router.delete("/admin/kb/facts/{id}", responses={200: {"model": Deleted}})
 async def delete_fact(
-    id: IdPath, context: ContextDep, caller: CallerDep, namespace: NamespaceQuery = DEFAULT_NAMESPACE
+    id: IdPath,
+    context: ContextDep,
+    caller: CallerDep,
+    account: AccountDep,
+    namespace: NamespaceQuery = DEFAULT_NAMESPACE,
 ) -> Response:
     """Delete one fact. No request admitted after the reply can see it."""
-    edited = await context.edits.apply(caller, [Delete(id, namespace)])
+    edited = await context.edits.apply(caller, [Delete(id, namespace)], account)
     return json_response(Deleted(version=edited.version, deleted=edited.deleted, visible_ms=edited.visible_ms))
 
 
@@ -126,17 +135,22 @@ async def fact_history(
 
 
 @router.post("/admin/kb/search", responses={200: {"model": SearchResponse}})
-async def search(body: SearchRequest, context: ContextDep, caller: CallerDep) -> Response:
+async def search(body: SearchRequest, context: ContextDep, caller: CallerDep, account: AccountDep) -> Response:
     """What retrieval finds for a query."""
     if body.min_version is not None:
         await context.versions.wait_for(body.min_version, context.settings.min_version_wait_s)
     criteria = Criteria.of(body.options, context.settings, param="top_k")
     async with context.reads.enter(Key(caller)):
-        found = await context.retrieval.search(criteria, body.query)
+        with account.during("retrieval"):
+            found = await context.retrieval.search(criteria, body.query)
+    account.knowledge_version = found.version
     reply = SearchResponse(
         version=found.version,
         retrieval_ms=round(found.seconds * 1000, 3),
-        hits=[{"fact": _view(hit.fact), "score": round(hit.score, 6)} for hit in found.hits],
+        hits=[
+            {"fact": _view(hit.fact), "score": round(hit.score, 6), "lexical": round(hit.lexical, 6)}
+            for hit in found.hits
+        ],
     )
     return json_response(reply)
 
@@ -175,10 +189,43 @@ async def history(context: ContextDep, caller: CallerDep, limit: Limit = 100, be
     return json_response(reply)
 
 
+@router.get("/admin/kb/diff", responses={200: {"model": VersionDiff}})
+async def diff(
+    before: Annotated[Version, Query()],
+    after: Annotated[Version, Query()],
+    context: ContextDep,
+    caller: CallerDep,
+    limit: Limit = 100,
+    cursor: Annotated[FactKey | None, Query()] = None,
+) -> Response:
+    """How the facts of version `after` differ from those of version `before`, which may be the newer one.
+
+    `limit` bounds the facts that are looked at: those that were changed and changed back are not told.
+    """
+    store = context.services.store
+    start = None if cursor is None else (cursor.partition("/")[0], cursor.partition("/")[2])
+    found = await _read(context, caller, lambda: store.differences(before, after, limit, start))
+    reply = VersionDiff(
+        before=before,
+        after=after,
+        changes=[
+            {
+                "id": one.key[1],
+                "namespace": one.key[0],
+                "before": _content(one.before),
+                "after": _content(one.after),
+            }
+            for one in found.differences
+        ],
+        next_cursor=None if found.next_after is None else "/".join(found.next_after),
+    )
+    return json_response(reply)
+
+
 @router.post("/admin/kb/rollback", responses={200: {"model": RollbackResponse}})
-async def rollback(body: RollbackRequest, context: ContextDep, caller: CallerDep) -> Response:
+async def rollback(body: RollbackRequest, context: ContextDep, caller: CallerDep, account: AccountDep) -> Response:
     """Make the facts what they were at an older version, as a new version."""
-    edited = await context.edits.rollback(caller, body.version)
+    edited = await context.edits.rollback(caller, body.version, account)
     reply = RollbackResponse(
         version=edited.version,
         upserted=edited.upserted,
@@ -202,6 +249,16 @@ def _view(fact: Fact) -> FactView:
         "expires_at": fact.expires_at,
         "version": fact.version,
         "created_at": fact.created_at,
+    }
+
+
+def _content(entry: Entry | None) -> FactContent | None:
+    if entry is None:
+        return None
+    return {
+        "text": entry.text or "",
+        "metadata": decode_metadata(entry.metadata or "{}"),
+        "expires_at": entry.expires_at,
     }
 
 

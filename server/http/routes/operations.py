@@ -1,4 +1,4 @@
-"""GET /health, /ready and /metrics: cheap, and never waiting for the engine."""
+"""GET /health and /ready at every door, /metrics where operators call: cheap, and never waiting for the engine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from server.http.doors import METRICS_PATH
 from server.http.errors import unavailable
 from server.http.routes.base import json_response
 from server.http.schemas.errors import ErrorResponse
@@ -13,6 +14,7 @@ from server.metrics import CONTENT_TYPE
 from server.services import ContextDep
 
 router = APIRouter()
+measurements = APIRouter()
 
 
 class Health(TypedDict):
@@ -49,7 +51,7 @@ async def ready(context: ContextDep) -> Response:
     return json_response(Ready(status="ready", model=context.services.model_name, knowledge_version=version))
 
 
-@router.get("/metrics", responses={200: {"content": {"text/plain": {}}}})
+@measurements.get(METRICS_PATH, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(context: ContextDep) -> Response:
     """For Prometheus."""
     return Response(context.metrics.render(), headers={"Content-Type": CONTENT_TYPE})

@@ -23,9 +23,10 @@ from server.http.schemas.admin import ImportProgress
 from server.http.schemas.knowledge import Namespace
 from server.http.streaming import LineStream, line
 from server.http.translation import from_exception
+from server.service.account import Account
 from server.service.admission import Key
 from server.service.errors import ServiceError
-from server.services import CallerDep, Context, ContextDep
+from server.services import AccountDep, CallerDep, Context, ContextDep
 
 BATCH_LINES = 64
 """Facts per commit of an import: small, so that single edits and questions get their turn in between."""
@@ -53,6 +54,7 @@ async def import_facts(
     request: Request,
     context: ContextDep,
     caller: CallerDep,
+    account: AccountDep,
     namespace: Annotated[Namespace, Query()] = DEFAULT_NAMESPACE,
 ) -> Response:
     """Upsert (or delete) a fact per line, in atomic batches. The last line of the answer has `done` or `error`.
@@ -64,8 +66,8 @@ async def import_facts(
     if kind not in NDJSON_TYPES:
         message = "The body must be application/x-ndjson."
         raise ApiError(415, message, type="invalid_request_error", code="unsupported_media_type")
-    parts = _progress(request.stream(), context, caller, namespace)
-    return await LineStream.start(parts, context.settings.send_timeout_s)
+    parts = _progress(request.stream(), context, caller, account, namespace)
+    return await LineStream.start(parts)
 
 
 @router.get(
@@ -84,13 +86,13 @@ async def export_facts(
             while part := await context.lanes.reads.run(lambda: b"".join(islice(lines, EXPORT_LINES))):
                 yield part
 
-    response = await LineStream.start(parts(), context.settings.send_timeout_s)
+    response = await LineStream.start(parts())
     response.headers["X-Knowledge-Version"] = str(snapshot.version)
     return response
 
 
 async def _progress(
-    body: AsyncIterator[bytes], context: Context, caller: str, namespace: str
+    body: AsyncIterator[bytes], context: Context, caller: str, account: Account, namespace: str
 ) -> AsyncGenerator[bytes, None]:
     """Apply the body batch by batch, and tell now and then how far it got."""
     imported = 0
@@ -100,7 +102,7 @@ async def _progress(
         try:
             async for batch in _batches(body, context, namespace):
                 try:
-                    edited = await context.edits.apply(caller, batch.changes)
+                    edited = await context.edits.apply(caller, batch.changes, account)
                 except InvalidChange as error:  # what only the model's tokenizer or the clock can tell
                     first = error.problems[0]
                     raise InvalidLine(batch.last_line, first.field, f"or shortly before: {first.message}") from error

@@ -8,10 +8,13 @@ from pydantic import Field
 from pydantic.types import JsonValue
 from typing_extensions import TypedDict
 
-from kb.facts import DEFAULT_NAMESPACE, LAST_SECOND, NAME_PATTERN
+from kb.facts import DEFAULT_NAMESPACE, LAST_SECOND, NAME_PATTERN, SearchMethod
 from server.http.schemas.base import Request
-from server.http.schemas.knowledge import LIMITS, Namespace, Score, TopK, Version
+from server.http.schemas.knowledge import LIMITS, Gap, Namespace, Score, TopK, Version
 from server.service.options import KnowledgeOptions
+
+FactKey = Annotated[str, Field(pattern=f"^{NAME_PATTERN}/{NAME_PATTERN}$", max_length=256)]
+"""namespace/id"""
 
 
 def _told(**bounds: JsonValue) -> Any:
@@ -37,7 +40,7 @@ class FactInput(Request):
 class PutFacts(Request):
     """All of them or none."""
 
-    facts: Annotated[list[FactInput], Field(min_length=1, max_length=10_000)]
+    facts: Annotated[list[FactInput], Field(min_length=1, max_length=10_000, fail_fast=True)]
 
 
 class FactView(TypedDict):
@@ -90,20 +93,29 @@ class SearchRequest(Request):
     namespace: Namespace | None = None
     top_k: TopK | None = None
     min_score: Score | None = None
+    max_gap: Gap = 4.0
+    """As in a completion's `knowledge`; absent: all that are relevant, not only those that would be mounted."""
+    retrieval: SearchMethod | None = None
     min_version: Version | None = None
 
     @property
     def options(self) -> KnowledgeOptions:
         """The same for the service."""
-        namespace = self.namespace or DEFAULT_NAMESPACE
-        return KnowledgeOptions(namespace=namespace, top_k=self.top_k, min_score=self.min_score)
+        return KnowledgeOptions(
+            namespace=self.namespace or DEFAULT_NAMESPACE,
+            top_k=self.top_k,
+            min_score=self.min_score,
+            max_gap=self.max_gap,
+            retrieval=self.retrieval,
+        )
 
 
 class SearchHit(TypedDict):
-    """A fact and its inner product with the query."""
+    """A fact, and its scores as in the answers' `knowledge.facts`."""
 
     fact: FactView
     score: float
+    lexical: float
 
 
 class SearchResponse(TypedDict):
@@ -182,3 +194,29 @@ class FactHistory(TypedDict):
     namespace: str
     versions: list[FactVersionView]
     next_before: int | None
+
+
+class FactContent(TypedDict):
+    """What a fact says."""
+
+    text: str
+    metadata: dict[str, Any]
+    expires_at: float | None
+
+
+class FactChange(TypedDict):
+    """A fact that two versions tell differently; null: that version does not have it."""
+
+    id: str
+    namespace: str
+    before: FactContent | None
+    after: FactContent | None
+
+
+class VersionDiff(TypedDict):
+    """By namespace and id; `next_cursor` continues."""
+
+    before: int
+    after: int
+    changes: list[FactChange]
+    next_cursor: str | None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
@@ -14,6 +14,8 @@ from server.http.schemas.knowledge import KnowledgeReport, KnowledgeRequest
 from server.http.schemas.usage import Usage
 
 MAX_MESSAGES = 1024
+MAX_PARTS = 4096
+"""Of all messages together: to look at tens of thousands would hold up everybody."""
 
 
 class TextPart(Request):
@@ -27,11 +29,11 @@ class Message(Request):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_MESSAGES)]
+    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     name: str | None = None
     """Accepted; the model does not see it."""
     refusal: None = None
-    annotations: list[None] | None = None
+    annotations: Annotated[list[None], Field(fail_fast=True)] | None = None
     """As in our own answers, so that they can be sent back; always empty."""
 
     @property
@@ -42,10 +44,27 @@ class Message(Request):
         return "".join(part.text for part in self.content)
 
 
+def _few_parts(messages: Any) -> Any:
+    """Counts before looking at any."""
+    if isinstance(messages, list):
+        contents = (message.get("content") for message in messages if isinstance(message, dict))
+        count = sum(len(content) for content in contents if isinstance(content, list))
+        if count > MAX_PARTS:
+            raise PydanticCustomError(
+                "too_long", "have {count} parts; at most {most} together", {"count": count, "most": MAX_PARTS}
+            )
+    return messages
+
+
+Messages = Annotated[
+    list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True), BeforeValidator(_few_parts)
+]
+
+
 class ChatRequest(SamplingRequest):
     """OpenAI's request, and `knowledge`."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Messages
     max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     logprobs: bool | None = None

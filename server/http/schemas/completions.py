@@ -17,7 +17,7 @@ MAX_PROMPTS = 128
 DEFAULT_MAX_TOKENS = 16
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=2**20)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=2**20, fail_fast=True)]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -27,8 +27,8 @@ class CompletionRequest(SamplingRequest):
     prompt: (
         Text
         | TokenIds
-        | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
     )
     max_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
     """0 only with echo: the prompt's own log probabilities."""

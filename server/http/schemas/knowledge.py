@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from kb.facts import DEFAULT_NAMESPACE, NAME_PATTERN, Limits
+from kb.facts import DEFAULT_NAMESPACE, NAME_PATTERN, Limits, SearchMethod
 from server.http.schemas.base import Request
 from server.service.options import KnowledgeOptions
 
@@ -20,6 +20,7 @@ FactId = Annotated[str, Field(min_length=1, max_length=LIMITS.id_chars, pattern=
 Version = Annotated[int, Field(ge=0, le=2**63 - 1)]
 TopK = Annotated[int, Field(ge=0, le=4096)]
 Score = Annotated[float, Field(ge=-1, le=1)]
+Gap = Annotated[float, Field(ge=0, le=4)]
 
 
 class KnowledgeRequest(Request):
@@ -30,7 +31,11 @@ class KnowledgeRequest(Request):
     top_k: TopK | None = None
     """At most so many facts; 0: none."""
     min_score: Score | None = None
-    """Least inner product of query and fact."""
+    """Least relevance of a fact."""
+    max_gap: Gap | None = None
+    """How far behind the best fact another may rank; 4: as far as it likes."""
+    retrieval: SearchMethod | None = None
+    """How facts are found: by meaning, by words, or by both."""
     min_version: Version | None = None
     """Answer from this version of the knowledge or a newer one."""
     require_grounded: bool | None = None
@@ -44,6 +49,8 @@ class KnowledgeRequest(Request):
             namespace=self.namespace or DEFAULT_NAMESPACE,
             top_k=self.top_k,
             min_score=self.min_score,
+            max_gap=self.max_gap,
+            retrieval=self.retrieval,
             min_version=self.min_version,
             require_grounded=bool(self.require_grounded),
         )
@@ -55,6 +62,9 @@ class KnowledgeFact(TypedDict):
     id: str
     version: int
     score: float
+    """Inner product of the vectors of question and fact."""
+    lexical: float
+    """The share of the question's words that the fact has, weighed by how much they tell: in [0, 1]."""
     attention: float | None
     page: str
     """Names the K/V pages that were attended to: a digest of model, preamble and the fact's text."""
@@ -66,21 +76,30 @@ class KnowledgeReport(TypedDict):
     version: int
     retrieval_ms: float
     grounded: float | None
-    """How likely a mounted fact answers the question, in [0, 1]; null where it cannot be told."""
+    """How likely the answer is right, drawn from a mounted fact: `fact_mounted` × `follows_fact`."""
+    fact_mounted: float | None
+    """How likely the facts that answer the question are mounted."""
+    follows_fact: float | None
+    """How likely the answer says what they say, if they are. All three are in [0, 1], means over `n` answers, and null
+    where they cannot be told."""
     facts: list[KnowledgeFact]
 
 
 def knowledge_report(report: Report) -> KnowledgeReport:
     """As it is written."""
+    judgement = report.judgement
     return {
         "version": report.version,
         "retrieval_ms": round(report.retrieval_seconds * 1000, 3),
-        "grounded": None if report.grounded is None else round(report.grounded, 4),
+        "grounded": None if judgement is None else round(judgement.grounded, 4),
+        "fact_mounted": None if judgement is None else round(judgement.fact_mounted, 4),
+        "follows_fact": None if judgement is None else round(judgement.follows_fact, 4),
         "facts": [
             {
                 "id": fact.id,
                 "version": fact.version,
                 "score": round(fact.score, 6),
+                "lexical": round(fact.lexical, 6),
                 "attention": None if fact.attention is None else round(fact.attention, 6),
                 "page": fact.page,
             }

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from server.http.schemas.base import OpenAIRequest, Request
-from server.http.schemas.chat import MAX_MESSAGES, Message
+from server.http.schemas.chat import Messages
 from server.http.schemas.completions import TokenId
 
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
@@ -36,7 +36,7 @@ class EmbeddingRequest(OpenAIRequest):
     """Texts to embed with the encoder that retrieval uses (ρ)."""
 
     model: ModelName
-    input: EmbeddedText | Annotated[list[EmbeddedText], Field(min_length=1, max_length=2048)]
+    input: EmbeddedText | Annotated[list[EmbeddedText], Field(min_length=1, max_length=2048, fail_fast=True)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1, le=65536)] | None = None
     """Only the encoder's own dimension."""
@@ -76,7 +76,7 @@ class TokenizeRequest(Request):
 
     model: ModelName | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    messages: Messages | None = None
 
     @model_validator(mode="after")
     def _check_one(self) -> TokenizeRequest:
@@ -97,7 +97,7 @@ class DetokenizeRequest(Request):
     """Token ids."""
 
     model: ModelName | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=2**20)]
+    tokens: Annotated[list[TokenId], Field(max_length=2**20, fail_fast=True)]
 
 
 class DetokenizeResponse(TypedDict):

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lab.evaluation import calibration, locality, order
+from lab.evaluation import locality, order
 from lab.evaluation.evaluation import Watcher, evaluate
 from lab.evaluation.journal import Journal
 from lab.evaluation.knowledge_base import KnowledgeBase
-from lab.evaluation.material import Material
 from lab.evaluation.plan import Plan
 from lab.evaluation.report import Report
 from lab.evaluation.run import describe
@@ -53,6 +52,12 @@ def test_a_whole_run(subject: Subject, tmp_path: Path) -> None:
     assert not any("tuning" in line for line in again)
 
 
+def test_retrieval_is_measured_on_every_set_and_on_many_names(subject: Subject) -> None:
+    plan = replace(SMALL, parts=("retrieval",))
+    found = run(plan, subject, Journal(None, {}, resume=False), []).findings
+    assert [one.title.split(",")[0] for one in found] == ["retrieval: synthetic", "retrieval: names-10k"]
+
+
 def test_one_engine_serves_consecutive_cells(subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from server.engine.paged.embedded import EmbeddedEngine
 
@@ -66,7 +71,7 @@ def test_one_engine_serves_consecutive_cells(subject: Subject, tmp_path: Path, m
 
 
 def test_locality_where_nothing_is_mounted(subject: Subject, respondent: Respondent, tmp_path: Path) -> None:
-    base = KnowledgeBase(tmp_path / "base", subject.encoder, top_k=8, min_score=1.0, min_best_score=1.0)
+    base = KnowledgeBase(tmp_path / "base", subject.encoder, top_k=8, min_score=1.0, min_best_score=1.0, max_gap=4.0)
     base.upsert({"a": "Mara runs the depot.", "b": "Line 4 is late."})
     done: list[int] = []
     setup = Setup(subject.model, subject.learned)
@@ -78,7 +83,7 @@ def test_locality_where_nothing_is_mounted(subject: Subject, respondent: Respond
 
 
 def test_locality_where_facts_are_mounted(subject: Subject, respondent: Respondent, tmp_path: Path) -> None:
-    base = KnowledgeBase(tmp_path / "base", subject.encoder, top_k=8, min_score=-1.0, min_best_score=-1.0)
+    base = KnowledgeBase(tmp_path / "base", subject.encoder, top_k=8, min_score=-1.0, min_best_score=-1.0, max_gap=4.0)
     base.upsert({"a": "Mara runs the depot.", "b": "Line 4 is late."})
     base.upsert({"a": "Tove runs the depot."})
     assert {one.text for one in base.ask("Who?").facts} == {"Tove runs the depot.", "Line 4 is late."}
@@ -90,15 +95,18 @@ def test_locality_where_facts_are_mounted(subject: Subject, respondent: Responde
     base.close()
 
 
-def test_grounding_is_fitted(subject: Subject, respondent: Respondent) -> None:
-    material = Material(subject.encoder, None, 1)
-    setup = Setup(subject.model, subject.learned)
-    findings, fitted = asyncio.run(
-        calibration.measure(subject, material, ["synthetic"], setup, respondent, 4, lambda _: None)
-    )
-    assert findings.figures["cases"] == 8
-    assert 0 <= fitted([0.5, 0.1], [0.1, 0.2]) <= 1
-    assert fitted.phi_digest == subject.learned.digest
+def test_grounding_is_fitted_to_cases_that_are_kept(subject: Subject, tmp_path: Path) -> None:
+    plan = replace(SMALL, parts=("grounding",), questions=2, cases=tmp_path / "cases.jsonl")
+    report = run(plan, subject, Journal(None, {}, resume=False), told := [])
+    assert [one.title.split(":")[0] for one in report.findings] == ["grounded", "require_grounded"] * 2
+    assert told == ["grounding: synthetic, dev", "grounding: synthetic, test"]
+    assert report.grounding is not None
+    assert report.grounding.phi_digest == subject.learned.digest
+    assert report.grounding.fitted_to["cases"] == {"synthetic": 30}
+    kept = plan.cases.read_bytes() if plan.cases else b""
+    assert run(plan, subject, Journal(None, {}, resume=False), []).grounding == report.grounding
+    assert plan.cases is not None
+    assert plan.cases.read_bytes() == kept
 
 
 def test_order_counts_only_common_contexts(subject: Subject, respondent: Respondent) -> None:

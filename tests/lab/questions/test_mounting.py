@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from kan.knowledge.fit import fits
+from kb.facts import Upsert
+from kb.store import Store
 from lab.questions.mounting import Distractors
 from lab.questions.question import Fact, Pool, Question
 from lab.questions.sources import load_pool
@@ -69,23 +73,34 @@ def test_without_gold_it_is_absent(pool: Pool, distractors: Distractors) -> None
         assert not set(question.facts).intersection(mounted.facts)
 
 
-def test_sorted_by_the_score_the_server_would_report(pool: Pool, distractors: Distractors) -> None:
-    for question in pool.questions[:20]:
-        mounted = distractors.mount(question, 15, rng=random.Random(0))
-        assert list(mounted.scores) == sorted(mounted.scores, reverse=True)
-        expected = hashed(mounted.facts) @ hashed([question.text])[0]
-        np.testing.assert_allclose(mounted.scores, expected, atol=1e-6)
-        expected = fits(hashed([question.text])[0], hashed(mounted.facts))
-        np.testing.assert_allclose(mounted.fits, expected, atol=1e-6)
+class Hashed:
+    """`hashed` as an encoder of a store."""
+
+    fingerprint, dimension = "hashed", 256
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return hashed(texts)
 
 
-def test_the_nearest_are_chosen(pool: Pool, distractors: Distractors) -> None:
-    texts = [fact.text for fact in pool.facts]
-    for question in pool.questions[:20]:
-        mounted = distractors.mount(question, 3, with_gold=False, rng=random.Random(0))
-        scores = hashed(texts) @ hashed([question.text])[0]
-        wrong = sorted((s for s, text in zip(scores, texts, strict=True) if text not in question.facts), reverse=True)
-        np.testing.assert_allclose(mounted.scores, wrong[:3], atol=1e-6)
+def test_chosen_and_ranked_as_a_server_finds_them(pool: Pool, distractors: Distractors, tmp_path: Path) -> None:
+    subjects = {fact.text: fact.subject for fact in pool.facts}
+    with Store.open(tmp_path, Hashed()) as store:
+        store.apply([Upsert(f"f{place}", "default", fact.text) for place, fact in enumerate(pool.facts)])
+        for question in pool.questions[:20]:
+            (vector,) = hashed([question.text])
+            found = store.snapshot.search("default", vector, 60, -1.0, time.time(), text=question.text)
+            hits = {hit.fact.text: hit for hit in found}
+            mounted = distractors.mount(question, 7, rng=random.Random(0))
+            expected = fits(
+                vector, hashed(mounted.facts), [hits[text].lexical for text in mounted.facts], mounted.facts
+            )
+            np.testing.assert_allclose(mounted.fits, expected, atol=1e-6)
+            ranks = [hits[text].rank_score for text in mounted.facts]
+            assert ranks == pytest.approx(sorted(ranks, reverse=True), abs=1e-6)
+            # Of what ranks above the last distractor, only what answers the question as well is left out.
+            last = min(rank for place, rank in enumerate(ranks) if place not in mounted.gold)
+            skipped = {text for text in hits if hits[text].rank_score > last + 1e-6} - set(mounted.facts)
+            assert {subjects[text] for text in skipped} <= {question.subject}
 
 
 def test_same_relation_of_other_subjects(pool: Pool, distractors: Distractors) -> None:

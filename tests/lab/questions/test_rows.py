@@ -9,16 +9,26 @@ from pathlib import Path
 import pytest
 
 from lab.errors import DataError
-from lab.questions import counterfact, factbook, squad
+from lab.questions import counterfact, encyclopedia, factbook, squad
 from lab.questions.sources import load_pool
 
-FILES = {"factbook": factbook.FACTS_FILE, "counterfact": counterfact.FILE, "squad": squad.FILE}
+FILES = {
+    "factbook": factbook.FACTS_FILE,
+    "counterfact": counterfact.FILE,
+    "squad": squad.FILE,
+    "encyclopedia": encyclopedia.FILE,
+}
 
 
 @pytest.mark.parametrize("dataset", FILES)
 @pytest.mark.parametrize(
     ("line", "complaint"),
-    [("{", "not JSON"), ("[]", "not an object"), ("{}", "must be a string"), ('{"subject": 1, "title": 1}', "must be")],
+    [
+        ("{", "not JSON"),
+        ("[]", "not an object"),
+        ("{}", "must be a string"),
+        ('{"subject": 1, "title": 1, "text": 1}', "must be"),
+    ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, directory: Path, dataset: str, line: str, complaint: str) -> None:
     path = tmp_path / FILES[dataset]

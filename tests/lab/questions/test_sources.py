@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from lab.errors import DataError
+from lab.questions.names import LETTERS
 from lab.questions.question import SPLITS, Pool, parts_of, split_of
 from lab.questions.sources import DATASETS, load_pool
 
 COUNT = 60
 
 
-@pytest.fixture(params=DATASETS)
+@pytest.fixture(params=[name for name in DATASETS if name != "news"])
 def dataset(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -38,7 +39,8 @@ def test_questions_and_facts_are_whole(pools: dict[str, Pool], dataset: str) -> 
             assert pool.dataset == question.dataset == dataset
             assert set(question.facts) <= set(texts)
             assert len(question.facts) == (2 if dataset == "two_fact" else 1)
-            assert all(part in question.reply for part in parts_of(question.answers[0]))
+            assert bool(question.reply) == (dataset != "prose")
+            assert all(part in question.reply for part in parts_of(question.answers[0]) if question.reply)
             assert all(question.answers)
             said = question.text + question.reply + "".join(question.facts)
             assert "{" not in said
@@ -108,6 +110,8 @@ def test_the_same_pool_in_another_process() -> None:
 
 
 def test_replies_come_in_several_styles(dataset: str, directory: Path) -> None:
+    if dataset == "prose":
+        pytest.skip("these questions come without a reply")
     pool = load_pool(dataset, directory, "train", questions=300, seed=0)
     bare = sum(
         len(q.reply.split()) <= max(len(" and ".join(parts_of(q.answers[0])).split()) + 1, 3) for q in pool.questions
@@ -125,6 +129,23 @@ def test_generated_relations_have_many_subjects() -> None:
     assert len(by_relation) >= 20
     assert min(map(len, by_relation.values())) >= 16
     assert 0.3 < sum(q.numeric for q in pool.questions) / len(pool.questions) < 0.8
+
+
+def test_many_names_differ_in_a_letter_or_a_word() -> None:
+    pool = load_pool("names-10k", None, "test", questions=50, seed=0)
+    assert len(pool.facts) == 10_000
+    words = {fact.subject.split()[0] for fact in pool.facts}
+    with_neighbour = sum(
+        any(
+            word[:place] + letter + word[place + 1 :] in words - {word}
+            for place in range(1, len(word))
+            for letter in LETTERS
+        )
+        for word in words
+    )
+    assert with_neighbour > len(words) / 3
+    subjects = {fact.subject for fact in pool.facts}
+    assert len(words) < 0.8 * len(subjects)
 
 
 def test_one_value_per_subject_and_relation(dataset: str, directory: Path) -> None:

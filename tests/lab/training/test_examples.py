@@ -7,7 +7,7 @@ import random
 import pytest
 
 from kan.checkpoint.directory import Checkpoint
-from kan.prompt import PromptBuilder
+from kan.prompt import ChatMessage, PromptBuilder
 from lab.questions.mounting import Distractors
 from lab.questions.sources import load_pool
 from lab.training.examples import ASIDE, Example, Sampler, Source, answer_spans
@@ -60,6 +60,26 @@ def test_a_step_depends_on_its_number_alone(examples: list[Example], prompt: Pro
     random.seed(7)
     assert one.batch(5, 4) == other.batch(5, 4)
     assert one.batch(5, 4) != one.batch(6, 4)
+
+
+def test_the_frozen_models_words_are_followed_where_there_are_no_others(prompt: PromptBuilder) -> None:
+    pool = load_pool("synthetic", None, "train", questions=20, seed=1)
+    taught = dict.fromkeys(pool.questions[:10], "By its own words.")
+    sources = [Source(pool, Distractors(pool, hashed), 1.0)]
+    by_prompt = {
+        tuple(prompt.chat([ChatMessage("user", one.text)], with_knowledge=True)): one for one in pool.questions
+    }
+    seen = set()
+    for one in Sampler(sources, prompt, 0, seed=1, taught=taught).batch(0, 80):
+        question = by_prompt[tuple(one.prompt)]
+        words = prompt.tokenizer.decode(one.reply[:-1])
+        assert words == taught.get(question, question.reply)
+        if one.answerable:
+            assert one.teacher == (question.facts if question in taught else None)
+        else:
+            assert not set(question.facts) & set(one.facts)
+        seen.add((question in taught, one.answerable))
+    assert len(seen) == 4
 
 
 def test_every_fact_has_its_fit_and_some_questions_none_that_answers(examples: list[Example]) -> None:

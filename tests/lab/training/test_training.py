@@ -72,9 +72,9 @@ def test_training_attends_as_serving_does(
 class Facts:
     """A sampler of a fixed batch: what a step sees depends on the step alone."""
 
-    def __init__(self, prompt: PromptBuilder, *, answerable: bool = True) -> None:
+    def __init__(self, prompt: PromptBuilder, *, teacher: tuple[str, ...] | None = None) -> None:
         self._prompt = prompt
-        self._answerable = answerable
+        self._teacher = teacher
 
     def batch(self, step: int, size: int) -> list[Example]:
         encode = self._prompt.tokenizer.encode
@@ -85,7 +85,7 @@ class Facts:
                 prompt=encode("Who runs it?"),
                 reply=encode("Mara."),
                 weights=[0.5 + place] * len(encode("Mara.")),
-                answerable=self._answerable,
+                teacher=self._teacher,
             )
             for place in range(size)
         ]
@@ -135,10 +135,24 @@ def test_gradient_is_the_slope_of_the_loss(
 def test_with_the_gold_fact_absent_facts_are_best_ignored(
     exact: tuple[KANModel, KANModel, PromptBuilder], objective: Objective
 ) -> None:
-    examples = Facts(exact[2], answerable=False).batch(2, 3)
+    examples = Facts(exact[2], teacher=()).batch(2, 3)
     shut = Phi(torch.full((2, 4, len(FEATURES), 17), -1e5, dtype=torch.float64))
     assert objective(examples, shut).loss.item() == pytest.approx(0, abs=1e-9)
     assert objective(examples, None).loss.item() > 1e-3
+
+
+def test_a_teacher_is_followed_token_by_token(
+    exact: tuple[KANModel, KANModel, PromptBuilder], objective: Objective
+) -> None:
+    """What the frozen model gives with the teacher's facts alone costs nothing, whatever else is mounted and unseen."""
+    examples = Facts(exact[2], teacher=(FACTS[0],)).batch(2, 3)
+    alone = [replace(one, facts=one.teacher or (), fits=one.fits[:1]) for one in examples]
+    assert objective(alone, None).loss.item() == pytest.approx(0, abs=1e-9)
+    assert objective(examples, None).loss.item() > 1e-3
+    mixed = [examples[0], replace(examples[1], teacher=None), replace(examples[2], teacher=())]
+    each = [objective([one], None).loss.item() for one in mixed]
+    assert objective(mixed, None).loss.item() == pytest.approx(sum(each) / 3)
+    assert objective(mixed, None).reply_loss == pytest.approx(sum(each[:2]) / 2)
 
 
 def test_weights_count_tokens(exact: tuple[KANModel, KANModel, PromptBuilder], objective: Objective) -> None:
@@ -221,9 +235,15 @@ def test_from_the_command_line(tiny: Checkpoint, tmp_path: Path) -> None:
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
 
     more = [*command[:5], str(tmp_path / "more"), *command[6:], "--start", str(out / "phi.safetensors")]
-    done = CliRunner().invoke(app, more)
+    for sets, why in (("news=1", "not to be trained on"), ("squad", "name=share"), ("squad=0", "above 0")):
+        refused = CliRunner().invoke(app, [*more, "--sets", sets])
+        assert refused.exit_code != 0
+        assert why in " ".join(refused.output.split())
+    done = CliRunner().invoke(app, [*more, "--sets", "encyclopedia=3,prose=1"])
     assert done.exit_code == 0, done.output
-    assert "Started from φ" in (tmp_path / "more" / "phi.md").read_text("utf-8")
+    card = (tmp_path / "more" / "phi.md").read_text("utf-8")
+    assert "Started from φ" in card
+    assert "| encyclopedia | 75% |" in card
     refit = ["train", "refit", *command[2:4], "--model", str(tiny.directory), "--questions", "5"]
     done = CliRunner().invoke(app, [*refit, "--start", "gap", "--out", str(tmp_path / "refit")])
     assert done.exit_code == 0, done.output

@@ -1,0 +1,1 @@
+"""What runs and watches a server in production. Nothing that serves imports it."""

@@ -1,0 +1,62 @@
+"""What differs between two versions of the store, read out of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kb.facts import Key
+from kb.log.batch import Entry
+from kb.log.fact_log import FactLog
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One fact that two versions tell differently. None: that version does not have it."""
+
+    key: Key
+    before: Entry | None
+    after: Entry | None
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """Some of them by namespace and id; `next_after` continues after them (None: that was all)."""
+
+    differences: tuple[Difference, ...]
+    next_after: Key | None
+
+
+def differences(log: FactLog, before: int, after: int, limit: int, start: Key | None) -> Differences:
+    """How version `after` differs from version `before`; either may be the older one.
+
+    Looks at `limit` facts (at least 1) with keys greater than `start` that were touched in between. Those that say the
+    same in the end are left out, so there may be fewer. Raises StoreCorrupt, StoreUnavailable.
+    """
+    older, newer = sorted((before, after))
+    touched = log.keys_between(older + 1, newer, limit + 1, start)
+    keys = touched[:limit]
+    earlier, later = ({key: _last_touch(log, key, version) for key in keys} for version in (before, after))
+    entries = _entries(log, [*earlier.items(), *later.items()])
+    found = [Difference(key, entries.get((key, earlier[key])), entries.get((key, later[key]))) for key in keys]
+    return Differences(
+        tuple(one for one in found if one.before != one.after), keys[-1] if len(touched) > limit else None
+    )
+
+
+def _last_touch(log: FactLog, key: Key, version: int) -> int:
+    """The version that said what the fact was as of `version`; 0: there was none."""
+    return next(iter(log.versions_of(*key, limit=1, before=version + 1)), 0)
+
+
+def _entries(log: FactLog, places: Sequence[tuple[Key, int]]) -> dict[tuple[Key, int], Entry]:
+    """What versions say of facts, without those that they delete. Each version is read once, and none is kept: it may
+    hold a hundred thousand other facts."""
+    wanted: dict[int, set[Key]] = {}
+    for key, version in places:
+        wanted.setdefault(version, set()).add(key)
+    found: dict[tuple[Key, int], Entry] = {}
+    for version, keys in wanted.items():
+        for batch in log.between(version, version) if version else ():
+            found |= {(one.key, version): one for one in batch.entries if one.key in keys and one.op != "delete"}
+    return found

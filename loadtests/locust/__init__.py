@@ -1,0 +1,1 @@
+"""Scenarios for Locust: the server under clients of many kinds at once, with Locust's own reports."""

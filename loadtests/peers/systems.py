@@ -1,0 +1,94 @@
+"""A system of the comparison, and how it is asked: with facts mounted, or with the same facts in the prompt."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from loadtests.client import Answer, FactRecord, RequestError, ServerClient, Target
+from loadtests.corpus import Item, pasted
+from loadtests.scenario import Bench, user
+
+ANSWER_TOKENS = 64
+"""Of every answer that is timed; the most of one that may end by itself."""
+FACTS = 8
+"""In context: the one that answers and seven others."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """`mounted` and `pasted` are KalmaGrove's two ways; a `plain` server knows nothing of facts."""
+
+    name: str
+    target: Target
+    way: Literal["mounted", "pasted", "plain"] = "plain"
+    about: str = ""
+    """What it is, for the report."""
+    settle_s: float = 0.1
+    """How long its threads may stay awake after an answer: the next one is not asked before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A question, the facts found for it, and another question that one of the same facts answers."""
+
+    item: Item
+    facts: tuple[FactRecord, ...]
+    """Best first."""
+    again: Item
+
+
+async def find_cases(bench: Bench, wanted: int) -> list[Case]:
+    """Cases whose facts have the right one among them. Raises RequestError if the corpus has too few."""
+    by_id = {item.fact.id: item for item in bench.corpus}
+    cases: list[Case] = []
+    for item in bench.corpus:
+        if len(cases) == wanted:
+            break
+        found = [by_id[name] for name in await bench.client.search(item.question, bench.knowledge)]
+        others = [one for one in found if one is not item]
+        if len(found) == FACTS and len(others) < len(found):
+            cases.append(Case(item, tuple(one.fact for one in found), others[0]))
+        bench.progress("finding facts", len(cases), wanted)
+    if len(cases) < wanted:
+        raise RequestError(f"{wanted} questions are needed, and {len(bench.corpus)} facts give {len(cases)}")
+    return cases
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A system with a client of its own."""
+
+    system: System
+    client: ServerClient
+    mounting: Mapping[str, object]
+    """The request field that mounts facts."""
+
+    async def ask(
+        self, case: Case, *, again: bool = False, tokens: int = ANSWER_TOKENS, to_the_end: bool = False
+    ) -> Answer:
+        """The case's question, or the other one (`again`). Raises RequestError, which names the system."""
+        question = user((case.again if again else case.item).question)
+        knowledge: Mapping[str, object] | None = self.mounting
+        if self.system.way != "mounted":
+            texts = [fact.text for fact in case.facts]
+            question = [{"role": "system", "content": pasted(texts)}, *question]
+            knowledge = {"enabled": False} if self.system.way == "pasted" else None
+        try:
+            return await self.client.ask(question, knowledge, tokens, to_the_end=to_the_end)
+        except RequestError as error:
+            raise RequestError(f"{self.system.name}: {error}") from error
+
+    async def ask_together(self, cases: list[Case]) -> float:
+        """All questions at once, each answered to the end: tokens per second until the last one is. RequestError."""
+        started = time.perf_counter()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for case in cases:
+                    group.create_task(self.ask(case, to_the_end=True))
+        except* RequestError as failed:
+            raise failed.exceptions[0] from None
+        return ANSWER_TOKENS * len(cases) / (time.perf_counter() - started)

@@ -1,0 +1,103 @@
+"""The lexical half against plain BM25, however facts are spread over segments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kb.index.lexical import Corpus, Living, Relevance
+from kb.index.postings import Postings, joined
+from kb.index.terms import question_of
+from tests.kb.reference import bm25
+
+WORDS = st.sampled_from(
+    ["zorvex", "zorvax", "zorvx", "Mara", "leads", "lead", "the", "XK-4471", "4471", "xk", "日本語", "depot", "depots"]
+)
+TEXTS = st.lists(WORDS, max_size=8).map(" ".join)
+
+
+@st.composite
+def corpora(draw: st.DrawFn) -> list[tuple[list[str], list[bool]]]:
+    """Parts: texts, and which of them live."""
+    texts = st.lists(TEXTS, min_size=1, max_size=6)
+    parts = draw(st.lists(texts, min_size=1, max_size=4))
+    return [(part, draw(st.lists(st.booleans(), min_size=len(part), max_size=len(part)))) for part in parts]
+
+
+def living(texts: list[str], alive: list[bool]) -> Living:
+    return Living(Postings.of(texts), None if all(alive) else np.array(alive))
+
+
+@given(corpora(), TEXTS)
+def test_scores_are_those_of_plain_bm25(parts: list[tuple[list[str], list[bool]]], question: str) -> None:
+    expected = bm25(
+        {
+            f"{part} {row}": text
+            for part, (texts, alive) in enumerate(parts)
+            for row, text in enumerate(texts)
+            if alive[row]
+        },
+        question,
+    )
+    found = Corpus([living(*part) for part in parts]).relevances(question_of(question))
+    for part, (relevance, (_, alive)) in enumerate(zip(found, parts, strict=True)):
+        for row, lives in enumerate(alive):
+            score, covered = expected.get(f"{part} {row}", (0.0, 0.0))
+            assert lives or (score, covered) == (0.0, 0.0)
+            found_score, found_covered = (float(one[0]) for one in relevance.of(np.array([row])))
+            assert abs(found_score - score) < 1e-12
+            assert abs(found_covered - covered) < 1e-12
+            assert 0 <= found_score <= 1
+            assert 0 <= found_covered <= 1
+
+
+@given(corpora(), TEXTS)
+def test_no_score_depends_on_how_rows_are_spread(parts: list[tuple[list[str], list[bool]]], question: str) -> None:
+    asked = question_of(question)
+    spread = Corpus([living(*part) for part in parts]).relevances(asked)
+    alive = [text for texts, lives in parts for text, one in zip(texts, lives, strict=True) if one]
+    (together,) = Corpus([Living(Postings.of(alive), None)]).relevances(asked)
+    kept = [np.array(lives) for _, lives in parts]
+    for name in ("scores", "covered"):
+        scattered = [getattr(one, name)[mask] for one, mask in zip(spread, kept, strict=True)]
+        assert np.array_equal(np.concatenate(scattered), getattr(together, name))
+    assert {one.mass for one in spread} == {together.mass}
+
+
+@given(corpora(), st.randoms(use_true_random=False))
+def test_joined_columns_are_those_of_the_texts_that_are_kept(
+    parts: list[tuple[list[str], list[bool]]], source: Any
+) -> None:
+    kept = [text for texts, lives in parts for text, one in zip(texts, lives, strict=True) if one]
+    places = list(range(len(kept)))
+    source.shuffle(places)
+    left = iter(places)
+    moved = [
+        (Postings.of(texts), np.array([next(left) if one else -1 for one in lives], np.int32)) for texts, lives in parts
+    ]
+    in_order = [text for _, text in sorted(zip(places, kept, strict=True))]
+    assert_same(joined(moved, len(kept)), Postings.of(in_order))
+
+
+def assert_same(one: Postings, other: Postings) -> None:
+    for name in ("keys", "starts", "rows", "counts", "lengths"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+        assert getattr(one, name).dtype == getattr(other, name).dtype, name
+    assert np.array_equal(one.spellings.starts, other.spellings.starts)
+    assert np.array_equal(one.spellings.codes, other.spellings.codes)
+
+
+def test_nothing_is_found_in_nothing() -> None:
+    assert Corpus([]).relevances(question_of("zorvex")) == []
+    (of_empty,) = Corpus([Living(Postings.of([""]), None)]).relevances(question_of("zorvex"))
+    assert not of_empty.scores.any()
+
+
+@given(st.lists(st.integers(0, 4)), st.integers(1, 9))
+def test_the_best_rows_break_ties_by_row(scores: list[int], count: int) -> None:
+    ranked = sorted((row for row, score in enumerate(scores) if score), key=lambda row: (-scores[row], row))
+    relevance = Relevance(np.array(scores, np.float64), np.array(scores, np.float64), 1.0)
+    assert sorted(relevance.best(count).tolist()) == sorted(ranked[:count])
