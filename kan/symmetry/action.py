@@ -47,7 +47,7 @@ class Action:
 
     @property
     def points(self) -> int:
-        return self.table.shape[1]
+        return int(self.table.shape[1])
 
     def orbit(self, point: int) -> tuple[int, ...]:
         """Every place that the group takes it to, in ascending order."""

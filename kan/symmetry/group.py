@@ -51,7 +51,7 @@ class FiniteGroup:
     @cached_property
     def inverses(self) -> Table:
         """[n]: table[a, inverses[a]] = 0"""
-        return np.argmin(self.table, axis=1)
+        return np.asarray(np.argmin(self.table, axis=1))
 
     @cached_property
     def steps(self) -> tuple[tuple[int, int, int], ...]:
