@@ -92,7 +92,7 @@ class KANConfig:
         try:
             moved = set(self.vocabulary_action.moved.tolist())
         except ValueError as error:
-            raise ValueError(f"group_action: {error}") from None
+            raise ValueError(f"group_action does not fit: {error}") from None
         named = {*self.eos_token_ids, self.bos_token_id}
         _require(not moved & named, "group_action", "must leave bos and eos tokens where they are", self.group_action)
 
