@@ -17,12 +17,15 @@ from torch import Tensor
 from kan.symmetry.group import FiniteGroup
 from kan.symmetry.spectrum import Irreducibles, spectrum
 
+FEW_ROWS = 8
+"""Up to so many, a product reads its weights faster from the left (measured: nearly twice as fast for one row)."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Size:
     """All representations of one kind and size: k of them, d² rows of x̂ in each part.
 
-    weights     [k, d · c, parts · d · o]
+    weights     [k, parts · d · o, d · c]
     synthesis   [n, k · parts · d · parts · d]: from the products back to functions on the group
     """
 
@@ -42,9 +45,15 @@ class _Size:
         k, parts, d = self.k, self.parts, self.d
         rows, channels = x.shape[1:]
         by_row = x.view(k, parts * d, d, rows, channels).transpose(2, 3).reshape(k, parts * d * rows, d * channels)
-        outputs = self.weights.shape[2] // (parts * d)
-        products = torch.bmm(by_row, self.weights).view(k, parts * d, rows, parts * d, outputs)
+        outputs = self.weights.shape[1] // (parts * d)
+        products = self._by_rows(by_row).view(k, parts * d, rows, parts * d, outputs)
         return products.transpose(2, 3).reshape(k * parts * d * parts * d, rows * outputs)
+
+    def _by_rows(self, x: Tensor) -> Tensor:
+        """[k, rows, d · c] -> [k, rows, parts · d · o]; a few rows are cheaper as columns."""
+        if x.shape[1] <= FEW_ROWS:
+            return torch.bmm(self.weights, x.transpose(1, 2)).transpose(1, 2)
+        return torch.bmm(x, self.weights.transpose(1, 2))
 
 
 class FourierLinear:
@@ -85,8 +94,8 @@ def _spectral(kind: Irreducibles, blocks: Tensor) -> Tensor:
     """blocks [o, n, c] -> `_Size.weights`"""
     parts = torch.tensor(kind.parts, dtype=torch.float64, device=blocks.device)
     k, count, _, d, _ = parts.shape
-    transformed = torch.einsum("kpgjl,ogc->klcpjo", parts, blocks.double())
-    return transformed.reshape(k, d * blocks.shape[2], count * d * len(blocks)).to(blocks.dtype)
+    transformed = torch.einsum("kpgjl,ogc->kpjolc", parts, blocks.double())
+    return transformed.reshape(k, count * d * len(blocks), d * blocks.shape[2]).to(blocks.dtype)
 
 
 def _back(kind: Irreducibles) -> np.ndarray:

@@ -15,17 +15,15 @@ def layers(
     widths: Annotated[str, typer.Option(help="Inputs and outputs of a layer.")] = "1024,2048,4096",
     rows: Annotated[str, typer.Option(help="Rows of one call; 1 is a decode step of one sequence.")] = "1,256",
     count: Annotated[int, typer.Option(min=1, max=10_000, help="Measurements per series.")] = 40,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that compute; default: all cores.")] = None,
     seed: Annotated[int, typer.Option(help="Of the weights.")] = 1,
     json: Annotated[Path | None, typer.Option("--json", help="Also write the report to this file.")] = None,
 ) -> None:
     """Linear layers that commute with a group, their weights compressed, beside the dense ones that they stand for."""
-    from cpu.cores import effective_cores
     from loadtests.layers import LayerPlan, run
     from loadtests.report import print_report, write_json
 
     try:
-        plan = LayerPlan(group, _numbers(widths), _numbers(rows), count, threads or effective_cores(), seed)
+        plan = LayerPlan(group, _numbers(widths), _numbers(rows), count, seed)
         with progress_bar() as bar:
             task = bar.add_task("layers", total=None)
             report = run(plan, lambda what, done, all_: bar.update(task, description=what, completed=done, total=all_))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from loadtests import layers
@@ -13,9 +15,17 @@ from loadtests.layers import LayerPlan, run
 from server.cli import app
 
 
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """What the measurement sets is not left to the tests that follow."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 def test_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "STACK_BYTES", 4 * 3 * 32 * 32)
-    report = run(LayerPlan("cyclic(4)", (32,), (1, 3), 2, 1, 1), lambda *_: None)
+    report = run(LayerPlan("cyclic(4)", (32,), (1, 3), 2, 1), lambda *_: None)
     assert report.failures == []
     assert {name: one.n for name, one in report.series.items()} == {
         f"width 32, rows {rows}: {kind} (µs)": 2 for rows in (1, 3) for kind in ("dense", "blocked", "transformed")
@@ -29,7 +39,7 @@ def test_report(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_product_is_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "STACK_BYTES", 0)
     monkeypatch.setattr(layers, "FourierLinear", lambda group, weight: layers.Linear(-layers.dense(group, weight)))
-    report = run(LayerPlan("cyclic(4)", (32,), (1,), 1, 1, 1), lambda *_: None)
+    report = run(LayerPlan("cyclic(4)", (32,), (1,), 1, 1), lambda *_: None)
     assert len(report.failures) == 1
     assert "transformed differs" in report.failures[0]
 
