@@ -118,11 +118,12 @@ class EquivariantLayers:
 
     def gate_up(self, weight: Tensor, bias: Tensor | None) -> Rows:
         """Gate and up of one element side by side: [R · n, 2 · ffn / n]."""
-        product = self._commuting(weight, bias)
-        return lambda x: product(x).view(len(x) * self._order, len(weight))
+        product, outputs = self._commuting(weight, bias), len(weight)  # not the weight: it has been laid out anew
+        return lambda x: product(x).view(len(x) * self._order, outputs)
 
     def down(self, weight: Tensor, bias: Tensor | None) -> Product:
-        return Rearranged(lambda x: x.view(-1, weight.shape[1]), self._commuting(weight, bias))
+        inputs = weight.shape[1]
+        return Rearranged(lambda x: x.view(-1, inputs), self._commuting(weight, bias))
 
     def head(self, weight: Tensor) -> Rows:
         return Head(self._action, weight, self._linear)

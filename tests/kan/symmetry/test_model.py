@@ -17,6 +17,7 @@ from kan.kernels.reference import ReferenceAttention
 from kan.kernels.torch_attention import TorchAttention
 from kan.kernels.torch_kernels import TorchKernels
 from kan.model import KANModel
+from kan.symmetry import linear
 from kan.symmetry.group import group_of
 from tests.kan.layout import Layout
 from tests.kan.symmetry.models import (
@@ -61,6 +62,14 @@ def test_it_is_an_ordinary_decoder_with_its_weights_written_out(config: KANConfi
     weights = tiny_tensors(config, dtype=torch.float64)
     expected = base_logits(ordinary_model(config, weights), CONTEXT)
     close(base_logits(KANModel(config, weights, dtype=torch.float64), CONTEXT), expected)
+
+
+def test_so_it_is_by_the_transform(config: KANConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "FOURIER_FROM", 0)
+    weights = tiny_tensors(config, dtype=torch.float64)
+    model = KANModel(config, weights, dtype=torch.float64)
+    expected = base_logits(ordinary_model(config, weights), CONTEXT)
+    close(base_logits(model, CONTEXT), expected)
 
 
 def test_exchanged_tokens_give_exchanged_logits(config: KANConfig) -> None:
