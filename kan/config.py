@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
+
+from kan.symmetry.action import Action
+from kan.symmetry.group import TRIVIAL, group_of
 
 _POSITIVE_INTEGERS = (
     "vocab_size",
@@ -42,10 +45,12 @@ class KANConfig:
     mlp_bias: bool
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
-    group: str = "trivial"
-    """Symmetry group of the linear layers; only "trivial" (ordinary layers) exists yet."""
+    group: str = TRIVIAL
+    """Symmetry group of the layers, as `kan.symmetry.group` spells it; "trivial": ordinary layers."""
     attention: str = "full"
     """Attention pattern; only "full" (causal over everything) exists yet."""
+    group_action: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    """How the group exchanges tokens: for each of its generators the cycles of a permutation. Empty: not at all."""
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -66,7 +71,7 @@ class KANConfig:
             self._check_token("eos_token_ids", token)
         if self.bos_token_id is not None:
             self._check_token("bos_token_id", self.bos_token_id)
-        _require(self.group == "trivial", "group", "only 'trivial' is supported yet", self.group)
+        self._check_group()
         _require(self.attention == "full", "attention", "only 'full' is supported yet", self.attention)
 
     def _check_types(self) -> None:
@@ -77,9 +82,39 @@ class KANConfig:
     def _check_token(self, field: str, token: int) -> None:
         _require(0 <= token < self.vocab_size, field, f"must be below vocab_size ({self.vocab_size})", token)
 
+    def _check_group(self) -> None:
+        try:
+            order = self.group_order
+        except ValueError as error:
+            raise ValueError(f"group {error}, not {self.group!r}") from None
+        for field, unit in (("hidden_size", order), ("intermediate_size", order), ("head_dim", 2 * order)):
+            _require(getattr(self, field) % unit == 0, field, f"must be a multiple of {unit}", getattr(self, field))
+        try:
+            moved = set(self.vocabulary_action.moved.tolist())
+        except ValueError as error:
+            raise ValueError(f"group_action does not fit: {error}") from None
+        named = {*self.eos_token_ids, self.bos_token_id}
+        _require(not moved & named, "group_action", "must leave bos and eos tokens where they are", self.group_action)
+
+    @property
+    def group_order(self) -> int:
+        """How many elements the group has."""
+        return group_of(self.group).order
+
+    @property
+    def vocabulary_action(self) -> Action:
+        """What the group does to tokens. Made anew at each call."""
+        return Action.from_cycles(group_of(self.group), self.vocab_size, self.group_action)
+
     def to_json(self) -> dict[str, Any]:
-        """A dictionary that `json` can write and `from_json` reads back unchanged."""
-        return {**asdict(self), "eos_token_ids": list(self.eos_token_ids)}
+        """A dictionary that `json` can write and `from_json` reads back unchanged.
+
+        Without `group_action` if that is empty: so the configurations of ordinary models stay as they were.
+        """
+        values = {**asdict(self), "eos_token_ids": list(self.eos_token_ids)}
+        if not values.pop("group_action"):
+            return values
+        return {**values, "group_action": [[list(cycle) for cycle in cycles] for cycles in self.group_action]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> KANConfig:
@@ -87,11 +122,11 @@ class KANConfig:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(data.keys() - known):
             raise ValueError(f"unknown model configuration keys: {', '.join(unknown)}")
-        if missing := sorted(known - data.keys()):
+        if missing := sorted(known - {"group_action"} - data.keys()):
             raise ValueError(f"missing model configuration keys: {', '.join(missing)}")
         values = dict(data)
-        if isinstance(values["eos_token_ids"], list):
-            values["eos_token_ids"] = tuple(values["eos_token_ids"])
+        for field in {"eos_token_ids", "group_action"} & values.keys():
+            values[field] = _tuples(values[field])
         return cls(**values)
 
 
@@ -100,10 +135,15 @@ def _require(holds: bool, field: str, rule: str, value: object) -> None:
         raise ValueError(f"{field} {rule}, not {value!r}")
 
 
+def _tuples(value: object) -> object:
+    """JSON's lists as tuples, all the way down."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 def _has_type(value: object, hint: object) -> bool:
     """Exact types: JSON's `true` is no integer, and 1 is no boolean. A whole number may stand for a float."""
-    if hint == tuple[int, ...]:
-        return isinstance(value, tuple) and all(type(item) is int for item in value)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_has_type(item, get_args(hint)[0]) for item in value)
     if hint == int | None:
         return value is None or type(value) is int
     if hint is float:

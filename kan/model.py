@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kan.config import KANConfig
-from kan.kernels.operations import Attention, Cache, Kernels, Product
+from kan.kernels.operations import Attention, Cache, Kernels
 from kan.kernels.torch_kernels import TorchKernels
-from kan.rope import RotaryTable
+from kan.layers import Layers, layers_of, rotary_table
 
 
 @dataclass(slots=True)
@@ -39,24 +37,22 @@ class Batch:
 
 
 class Layer:
-    """One decoder layer's weights, laid out for use: q, k and v are one product. `product` makes one of (W, b)."""
+    """One decoder layer's weights, laid out for use: q, k and v are one product."""
 
-    def __init__(
-        self, weights: Mapping[str, Tensor], index: int, product: Callable[[Tensor, Tensor | None], Product]
-    ) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], index: int, layers: Layers) -> None:
         prefix = f"model.layers.{index}."
 
-        def linear(*names: str) -> Product:
+        def joined(*names: str) -> tuple[Tensor, Tensor | None]:
             matrices = torch.cat([weights[f"{prefix}{name}.weight"] for name in names])
             biases = [weights[f"{prefix}{name}.bias"] for name in names if f"{prefix}{name}.bias" in weights]
-            return product(matrices, torch.cat(biases) if biases else None)
+            return matrices, torch.cat(biases) if biases else None
 
-        self.qkv = linear("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-        self.o = linear("self_attn.o_proj")
-        self.gate_up = linear("mlp.gate_proj", "mlp.up_proj")
-        self.down = linear("mlp.down_proj")
-        self.input_norm = weights[f"{prefix}input_layernorm.weight"]
-        self.post_norm = weights[f"{prefix}post_attention_layernorm.weight"]
+        self.qkv = layers.qkv(*joined("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"))
+        self.o = layers.output(*joined("self_attn.o_proj"))
+        self.gate_up = layers.gate_up(*joined("mlp.gate_proj", "mlp.up_proj"))
+        self.down = layers.down(*joined("mlp.down_proj"))
+        self.input_norm = layers.norm(weights[f"{prefix}input_layernorm.weight"])
+        self.post_norm = layers.norm(weights[f"{prefix}post_attention_layernorm.weight"])
 
 
 class KANModel:
@@ -76,17 +72,14 @@ class KANModel:
         self.config = config
         self.dtype = dtype
         self.kernels = kernels or TorchKernels()
-        self.rotary = RotaryTable(config.head_dim, config.max_position_embeddings, config.rope_theta, dtype, device)
-        self.embedding = cast["model.embed_tokens.weight"]
-        product = partial(self.kernels.linear, packed=packed)
-        self.layers = [Layer(cast, index, product) for index in range(config.num_layers)]
-        self.norm = cast["model.norm.weight"]
-        head = self.embedding if config.tie_word_embeddings else cast["lm_head.weight"]
-        self.head = self.kernels.linear(head, packed=packed)
-
-    @property
-    def device(self) -> torch.device:
-        return self.embedding.device
+        self.rotary = rotary_table(config, dtype, device)
+        layers = layers_of(config, self.kernels, packed=packed)
+        embedding = cast["model.embed_tokens.weight"]
+        self.device = embedding.device
+        self.embedding = layers.embedding(embedding)
+        self.layers = [Layer(cast, index, layers) for index in range(config.num_layers)]
+        self.norm = layers.norm(cast["model.norm.weight"])
+        self.head = layers.head(embedding if config.tie_word_embeddings else cast["lm_head.weight"])
 
     def new_cache(self, pages: int) -> Cache:
         return self.kernels.new_cache(self.config, pages, self.dtype)
@@ -96,7 +89,7 @@ class KANModel:
 
         `between` is called before each layer. It may run another batch, as long as that writes to other pages.
         """
-        x = F.embedding(batch.tokens, self.embedding)
+        x = self.embedding(batch.tokens)
         cos, sin = self.rotary.at(batch.positions)
         for index, layer in enumerate(self.layers):
             if between is not None:

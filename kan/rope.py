@@ -9,14 +9,21 @@ from torch import Tensor
 class RotaryTable:
     """cos and sin for every position, float32 (float64 for a float64 model): two tensors [positions, head_dim].
 
-    Both halves of a row hold the same angles; the sine's first half is negated, as `rotate` wants it.
+    Both halves of a row hold the same angles; the sine's first half is negated, as `rotate` wants it. With `copies`, a
+    half is as many copies, one after the other, of what a head of head_dim / copies would have.
     """
 
     def __init__(
-        self, head_dim: int, positions: int, theta: float, dtype: torch.dtype, device: torch.device | None = None
+        self,
+        head_dim: int,
+        positions: int,
+        theta: float,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
+        copies: int = 1,
     ) -> None:
         exact = torch.float64
-        inverse = theta ** (-torch.arange(0, head_dim, 2, dtype=exact) / head_dim)
+        inverse = theta ** (-torch.arange(0, head_dim, 2 * copies, dtype=exact) / head_dim).repeat(copies)
         angles = torch.arange(positions, dtype=exact)[:, None] * inverse
         compute = exact if dtype == exact else torch.float32
         self.cos = torch.cat((angles.cos(), angles.cos()), dim=-1).to(device, compute)

@@ -97,14 +97,19 @@ class Checkpoint:
 
 
 def expected_tensors(config: KANConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight. A linear layer's weight is [out, in]."""
+    """Name and shape of every weight: the free parameters only.
+
+    A linear layer's weight is [out, in]; with a group of n elements [out / n, in], its blocks side by side, and the
+    embedding [vocabulary, hidden / n] (`kan.symmetry`).
+    """
     hidden, ffn = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
+    free = hidden // config.group_order
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab_size, free)}
     for layer in range(config.num_layers):
         prefix = f"model.layers.{layer}."
-        shapes[f"{prefix}input_layernorm.weight"] = (hidden,)
-        shapes[f"{prefix}post_attention_layernorm.weight"] = (hidden,)
+        shapes[f"{prefix}input_layernorm.weight"] = (free,)
+        shapes[f"{prefix}post_attention_layernorm.weight"] = (free,)
         linears = (
             ("self_attn.q_proj", (queries, hidden), config.attention_bias),
             ("self_attn.k_proj", (keys, hidden), config.attention_bias),
@@ -114,13 +119,13 @@ def expected_tensors(config: KANConfig) -> dict[str, tuple[int, ...]]:
             ("mlp.up_proj", (ffn, hidden), config.mlp_bias),
             ("mlp.down_proj", (hidden, ffn), config.mlp_bias),
         )
-        for name, shape, biased in linears:
-            shapes[f"{prefix}{name}.weight"] = shape
+        for name, (outputs, inputs), biased in linears:
+            shapes[f"{prefix}{name}.weight"] = (outputs // config.group_order, inputs)
             if biased:
-                shapes[f"{prefix}{name}.bias"] = shape[:1]
-    shapes["model.norm.weight"] = (hidden,)
+                shapes[f"{prefix}{name}.bias"] = (outputs // config.group_order,)
+    shapes["model.norm.weight"] = (free,)
     if not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.vocab_size, hidden)
+        shapes["lm_head.weight"] = (config.vocab_size, free)
     return shapes
 
 

@@ -170,6 +170,8 @@ def check_model(config: KANConfig, dtype: torch.dtype) -> None:
     """KernelsUnavailable if this model, in this dtype, is none for the native kernels."""
     if dtype != torch.bfloat16:
         raise KernelsUnavailable(f"they compute in bfloat16, not {str(dtype).removeprefix('torch.')}")
+    if config.group_order > 1:
+        raise KernelsUnavailable(f"they compute ordinary layers only, not those of {config.group}")
     if config.head_dim % 32 or config.head_dim > MAX_HEAD_DIM:
         raise KernelsUnavailable(f"head_dim {config.head_dim} is no multiple of 32 up to {MAX_HEAD_DIM}")
     for field in ("hidden_size", "intermediate_size"):

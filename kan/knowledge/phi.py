@@ -193,6 +193,8 @@ def load_phi(path: Path, config: KANConfig, *, model_fingerprint: str, encoder_f
         )
     if phi.adapter is not None and not phi.adapter.fits(config):
         raise PhiError(f"{path}: its adapter is of another shape than this model needs")
+    if phi.adapter is not None and config.group_order > 1:
+        raise PhiError(f"{path}: an adapter would break the symmetry of this model ({config.group})")
     for what, found, wanted in (
         ("model", phi.model_fingerprint, model_fingerprint),
         ("encoder", phi.encoder_fingerprint, encoder_fingerprint),

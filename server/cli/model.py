@@ -15,6 +15,8 @@ from server.cli.options import DataDir, model_directory
 
 if TYPE_CHECKING:
     from kan.checkpoint.directory import Checkpoint
+    from kan.config import KANConfig
+    from kan.symmetry.parameters import Counts
 
 app = typer.Typer(help="Import models and look at them.", no_args_is_help=True)
 
@@ -57,16 +59,44 @@ def info(
         output().print(_table(checkpoint))
 
 
-def _table(checkpoint: Checkpoint) -> Table:
-    from math import prod
+@app.command()
+def params(
+    model: Annotated[str, typer.Argument(help="A name under the models directory, or a path.")] = "smollm2-135m",
+    data_dir: DataDir = Path("data"),
+) -> None:
+    """Count a model's free parameters, and those of an ordinary model of the same widths."""
+    with _failures():
+        from kan.checkpoint.directory import Checkpoint
+        from kan.symmetry.parameters import count
 
-    from kan.checkpoint.directory import expected_tensors
+        checkpoint = Checkpoint.open(model_directory(data_dir, model))
+        output().print(_counted(checkpoint.config, count(checkpoint.config)))
+
+
+def _counted(config: KANConfig, counts: Counts) -> Table:
+    table = Table(title=f"{config.name}: parameters", show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(justify="right")
+    table.add_row("free parameters", f"{counts.free:,}")
+    table.add_row("dense equivalent: an ordinary model of the same widths", f"{counts.dense:,}")
+    table.add_row("ratio", f"{counts.ratio:.3g}")
+    table.add_row("group", config.group)
+    table.add_row("|G|", str(counts.order))
+    table.add_row("|Stab_G(f)|: elements that leave every token where it is", str(counts.stabiliser))
+    table.add_row("Eq. 2, |G| / |Stab_G(f)|", f"{counts.bound:.3g}")
+    table.add_row("Theorem 1, √(mn) of every matrix together", f"{counts.least:,}")
+    for size, words in counts.orbits.items():
+        table.add_row(f"words in orbits of {size}", f"{words:,}")
+    return table
+
+
+def _table(checkpoint: Checkpoint) -> Table:
+    from kan.symmetry.parameters import count
 
     table = Table(title=str(checkpoint.directory), show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
-    parameters = sum(prod(shape) for shape in expected_tensors(checkpoint.config).values())
-    table.add_row("parameters", f"{parameters:,}")
+    table.add_row("parameters", f"{count(checkpoint.config).free:,}")
     table.add_row("fingerprint", checkpoint.fingerprint)
     table.add_row("source", checkpoint.source)
     for field, value in checkpoint.config.to_json().items():

@@ -130,5 +130,5 @@ def _failures() -> Iterator[None]:
 
     try:
         yield
-    except (CommandError, CheckpointError, PeerWeightsError, ServerStartError, PlotError, OSError) as error:
+    except (CommandError, CheckpointError, PeerWeightsError, ServerStartError, PlotError, OSError, ValueError) as error:
         fail(error if isinstance(error, CommandError) else CommandError(str(error)))

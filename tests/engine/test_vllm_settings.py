@@ -62,6 +62,12 @@ def test_a_missing_vllm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         require_vllm()
 
 
+def test_a_model_with_a_group_is_refused() -> None:
+    config = tiny_config(group="cyclic(2)", group_action=(((10, 11),),))
+    with pytest.raises(ValueError, match=r"cyclic\(2\): only the embedded engine"):
+        hugging_face_config(config)
+
+
 def test_the_model_in_hugging_faces_words() -> None:
     config = tiny_config(attention_bias=True)
     told = hugging_face_config(config)

@@ -36,6 +36,11 @@ REFUSED: list[tuple[str, Any]] = [
     ("eos_token_ids", [2]),
     ("eos_token_ids", ("2",)),
     ("group", "Z2"),
+    ("group", "symmetric(6)"),
+    ("group", "cyclic(2) x trivial"),
+    ("group_action", (((3, 4),),)),
+    ("group_action", [[[3, 4]]]),
+    ("group_action", (((3.0, 4),),)),
     ("attention", "sqrt"),
 ]
 
@@ -49,6 +54,43 @@ def test_bad_values_are_refused_by_field_name(field: str, value: Any) -> None:
 def test_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         tiny_config().vocab_size = 1  # type: ignore[misc]
+
+
+SIZED = {"group": "cyclic(3)", "hidden_size": 48, "intermediate_size": 96, "head_dim": 12}
+
+
+@pytest.mark.parametrize(
+    ("field", "changed"),
+    [
+        ("hidden_size", {"hidden_size": 50}),
+        ("intermediate_size", {"intermediate_size": 97}),
+        ("head_dim", {"head_dim": 10}),
+        ("head_dim", {"group": "cyclic(4)", "head_dim": 12}),
+        ("group_action", {"group_action": (((10, 11),),)}),
+        ("group_action", {"group_action": (((10, 11, 12),), ((13, 14),))}),
+        ("group_action", {"group_action": (((10, 11, 259),),)}),
+        ("group_action", {"group_action": (((1, 10, 11),),)}),
+        ("group_action", {"group_action": (((10, 11, 2),),)}),
+    ],
+)
+def test_what_does_not_fit_the_group_is_refused(field: str, changed: dict[str, Any]) -> None:
+    assert tiny_config(**SIZED, group_action=(((10, 11, 12),),)).group_order == 3
+    with pytest.raises(ValueError, match=rf"^{field}\b"):
+        tiny_config(**(SIZED | changed))
+
+
+def test_a_group_in_json() -> None:
+    config = tiny_config(**SIZED, group_action=(((10, 11, 12), (20, 21, 22)),))
+    data = json.loads(json.dumps(config.to_json()))
+    assert data["group_action"] == [[[10, 11, 12], [20, 21, 22]]]
+    assert KANConfig.from_json(data) == config
+
+
+def test_an_ordinary_model_says_nothing_of_an_action() -> None:
+    """Its configuration, and so its fingerprint, is what it was before there were groups."""
+    data = tiny_config().to_json()
+    assert "group_action" not in data
+    assert KANConfig.from_json(data) == tiny_config()
 
 
 @given(

@@ -12,7 +12,12 @@ from server.engine.vllm.plugin import ARCHITECTURE
 
 
 def hugging_face_config(config: KANConfig) -> dict[str, Any]:
-    """The same model in the words of `transformers`' LlamaConfig, to be run by our architecture."""
+    """The same model in the words of `transformers`' LlamaConfig, to be run by our architecture.
+
+    ValueError if it has a group: neither vLLM's layers nor its RoPE know of any.
+    """
+    if config.group_order > 1:
+        raise ValueError(f"{config.name} has the group {config.group}: only the embedded engine computes its layers")
     return {
         "architectures": [ARCHITECTURE],
         "model_type": "llama",
@@ -36,7 +41,10 @@ def hugging_face_config(config: KANConfig) -> dict[str, Any]:
 
 
 def write_view(checkpoint: Checkpoint, directory: Path) -> Path:
-    """Make `directory` show the checkpoint; the weights are linked, not copied. Raises OSError."""
+    """Make `directory` show the checkpoint; the weights are linked, not copied.
+
+    Raises OSError; ValueError as `hugging_face_config`.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(hugging_face_config(checkpoint.config), indent=2), "utf-8")
     link = directory / WEIGHTS_FILE

@@ -1,0 +1,48 @@
+"""`kalmagrove bench layers`: what a group saves a linear layer. No server takes part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.cli.console import FAILED, USAGE, CommandError, fail, output, progress_bar
+
+
+def layers(
+    group: Annotated[str, typer.Option(help="Which group, as a model's configuration spells it.")] = "cyclic(8)",
+    widths: Annotated[str, typer.Option(help="Inputs and outputs of a layer.")] = "1024,2048,4096",
+    rows: Annotated[str, typer.Option(help="Rows of one call; 1 is a decode step of one sequence.")] = "1,256",
+    count: Annotated[int, typer.Option(min=1, max=10_000, help="Measurements per series.")] = 40,
+    seed: Annotated[int, typer.Option(help="Of the weights.")] = 1,
+    json: Annotated[Path | None, typer.Option("--json", help="Also write the report to this file.")] = None,
+) -> None:
+    """Linear layers that commute with a group, their weights compressed, beside the dense ones that they stand for."""
+    from loadtests.layers import LayerPlan, run
+    from loadtests.report import print_report, write_json
+
+    try:
+        plan = LayerPlan(group, _numbers(widths), _numbers(rows), count, seed)
+        with progress_bar() as bar:
+            task = bar.add_task("layers", total=None)
+            report = run(plan, lambda what, done, all_: bar.update(task, description=what, completed=done, total=all_))
+        if json:
+            write_json(report, json)
+    except ValueError as error:
+        fail(CommandError(str(error), USAGE))
+    except OSError as error:
+        fail(CommandError(str(error)))
+    print_report(report, output())
+    if report.failures:
+        raise typer.Exit(FAILED)
+
+
+def _numbers(given: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(one) for one in given.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise ValueError(f"{given!r} is no list of numbers from 1")
+    return found
