@@ -17,6 +17,8 @@ _POSITIVE_INTEGERS = (
     "head_dim",
     "max_position_embeddings",
 )
+_OPTIONAL = {"attention_blocks", "attention_threshold"}
+"""Fields that a configuration file may leave out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,11 @@ class KANConfig:
     group: str = "trivial"
     """Symmetry group of the linear layers; only "trivial" (ordinary layers) exists yet."""
     attention: str = "full"
-    """Attention pattern; only "full" (causal over everything) exists yet."""
+    """Attention pattern: "full" (causal over everything) or "sqrt" (`SqrtBlocks` of `kan/patterns.py`)."""
+    attention_blocks: int = 16
+    """Of "sqrt": how many blocks a row chooses."""
+    attention_threshold: int = 4096
+    """Of "sqrt": tokens of a context whose rows see everything."""
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -67,7 +73,9 @@ class KANConfig:
         if self.bos_token_id is not None:
             self._check_token("bos_token_id", self.bos_token_id)
         _require(self.group == "trivial", "group", "only 'trivial' is supported yet", self.group)
-        _require(self.attention == "full", "attention", "only 'full' is supported yet", self.attention)
+        _require(self.attention in ("full", "sqrt"), "attention", "must be 'full' or 'sqrt'", self.attention)
+        _require(self.attention_blocks >= 1, "attention_blocks", "must be at least 1", self.attention_blocks)
+        _require(self.attention_threshold >= 0, "attention_threshold", "must not be negative", self.attention_threshold)
 
     def _check_types(self) -> None:
         for field, hint in get_type_hints(KANConfig).items():
@@ -79,7 +87,10 @@ class KANConfig:
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that `json` can write and `from_json` reads back unchanged."""
-        return {**asdict(self), "eos_token_ids": list(self.eos_token_ids)}
+        written = {**asdict(self), "eos_token_ids": list(self.eos_token_ids)}
+        if self.attention != "sqrt":  # what has no meaning must not change a model's fingerprint
+            del written["attention_blocks"], written["attention_threshold"]
+        return written
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> KANConfig:
@@ -87,7 +98,7 @@ class KANConfig:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(data.keys() - known):
             raise ValueError(f"unknown model configuration keys: {', '.join(unknown)}")
-        if missing := sorted(known - data.keys()):
+        if missing := sorted(known - _OPTIONAL - data.keys()):
             raise ValueError(f"missing model configuration keys: {', '.join(missing)}")
         values = dict(data)
         if isinstance(values["eos_token_ids"], list):

@@ -36,7 +36,9 @@ REFUSED: list[tuple[str, Any]] = [
     ("eos_token_ids", [2]),
     ("eos_token_ids", ("2",)),
     ("group", "Z2"),
-    ("attention", "sqrt"),
+    ("attention", "cubic"),
+    ("attention_blocks", 0),
+    ("attention_threshold", -1),
 ]
 
 
