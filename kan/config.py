@@ -50,7 +50,7 @@ class KANConfig:
     """Attention pattern: "full" (causal over everything) or "sqrt" (`SqrtBlocks` of `kan/patterns.py`)."""
     attention_blocks: int = 16
     """Of "sqrt": how many blocks a row chooses."""
-    attention_threshold: int = 4096
+    attention_threshold: int = 2048
     """Of "sqrt": tokens of a context whose rows see everything."""
 
     def __post_init__(self) -> None:

@@ -54,6 +54,11 @@ class SqrtBlocks:
         if self.smallest % PAGE_SIZE or pages < 1 or pages & (pages - 1):
             raise ValueError(f"the smallest block is a power of two of pages, not {self.smallest} tokens")
 
+    @property
+    def first_routed(self) -> int:
+        """The first place whose row may not see everything before it."""
+        return max(self.threshold, (self.chosen + 3) * self.smallest)
+
     def level(self, place: int) -> int | None:
         """j of the block size `smallest`·2^j for a row at this place; None if it sees everything."""
         level = self.levels(place + 1) - 1

@@ -161,7 +161,7 @@ def test_lower_precision(dtype: torch.dtype) -> None:
         assert found.dtype == dtype
         errors.append(found.double() - run(rounded, pattern, REFERENCE)[0])
     dense, routed = (float(error.square().mean().sqrt()) for error in errors)
-    assert 0 < routed < 1.25 * dense
+    assert 0 < routed < 3 * dense
 
 
 def model(**changed: Any) -> KANModel:
