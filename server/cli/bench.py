@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from server.cli.bench_attention import attention
 from server.cli.measuring import measure, own_server
 from server.cli.options import DEFAULT_SERVER, AdminKey, AdminUrl, ClientKey, DataDir, Server
 from server.cli.peers import peers
@@ -156,6 +157,7 @@ def phi(
 
 
 app.command()(peers)
+app.command()(attention)
 
 
 def _run(scenario: str, options: Options, data_dir: Path | None, json: Path | None) -> None:

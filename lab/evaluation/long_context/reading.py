@@ -55,7 +55,7 @@ def read(model: KANModel, tokens: Sequence[int], last: int, advance: Advance) ->
     losses, likeliest = [], []
     for start in range(0, len(tokens) - 1, CHUNK):
         stop = min(start + CHUNK, len(tokens) - 1)
-        wanted = torch.arange(max(start, first), stop)
+        wanted = torch.arange(min(max(start, first), stop), stop)
         attention = cache.attention([SequenceRows(Prefix(), pages, start, stop - start)])
         batch = Batch(ids[start:stop], torch.arange(start, stop), attention, outputs=wanted - start)
         hidden = model.forward(batch)
