@@ -48,9 +48,9 @@ class KANConfig:
     """Symmetry group of the linear layers; only "trivial" (ordinary layers) exists yet."""
     attention: str = "full"
     """Attention pattern: "full" (causal over everything) or "sqrt" (`SqrtBlocks` of `kan/patterns.py`)."""
-    attention_blocks: int = 16
+    attention_blocks: int = 32
     """Of "sqrt": how many blocks a row chooses."""
-    attention_threshold: int = 2048
+    attention_threshold: int = 4096
     """Of "sqrt": tokens of a context whose rows see everything."""
 
     def __post_init__(self) -> None:

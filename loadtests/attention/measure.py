@@ -12,11 +12,12 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 
-from kan.attention import Prefix, SequenceRows, pages_for
+from kan.attention import PAGE_SIZE, Prefix, SequenceRows, pages_for
 from kan.config import KANConfig
 from kan.kernels.operations import Cache
 from kan.kernels.torch_kernels import TorchKernels
@@ -32,10 +33,10 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What is measured: one layer of these heads, prompts in chunks of so many rows."""
+    """What is measured: one layer of these heads, prompts in chunks of so many rows; as of SmolLM2-135M."""
 
-    heads: int = 3
-    kv_heads: int = 1
+    heads: int = 9
+    kv_heads: int = 3
     head_dim: int = 64
     chunk: int = 256
 
@@ -52,31 +53,50 @@ class Shape:
 @dataclass(slots=True)
 class Measured:
     """By length of the context: CPU seconds of a whole prompt, CPU seconds of the row after it, and how much more
-    memory (bytes) the prompt's last chunk takes while it is computed."""
+    memory (bytes) the prompt's last chunk takes while it is computed, by its number of rows."""
 
     prefill: dict[int, float] = field(default_factory=dict)
     decode: dict[int, float] = field(default_factory=dict)
-    working_bytes: dict[int, int] = field(default_factory=dict)
+    bytes_per_row: dict[int, float] = field(default_factory=dict)
 
 
 @torch.inference_mode()
-def measure(config: KANConfig, chunk: int, lengths: Sequence[int], progress: Progress) -> Measured:
-    """One prompt of the greatest length: those of the smaller ones are its beginning, whatever the pattern."""
+def measure(
+    config: KANConfig, chunk: int, lengths: Sequence[int], progress: Progress, samples: int | None = None
+) -> Measured:
+    """One prompt of the greatest length: those of the smaller ones are its beginning, whatever the pattern.
+
+    `samples`: of the chunks between two lengths so many are computed, at even distances, and stand for all. For full
+    attention only, whose chunks need nothing of the others but keys and values.
+    """
     found = Measured()
-    cache = TorchKernels().new_cache(config, pages_for(max(lengths) + 1), torch.float32)
     generator = torch.Generator().manual_seed(1)
+    cache = TorchKernels().new_cache(config, pages_for(max(lengths) + 1), torch.float32)
+    _fill(cache, config, pages_for(max(lengths) + 1), generator)
     _step(cache, config, 0, 1, generator)  # what is done once for ever
     spent = 0.0
-    for start in range(0, max(lengths), chunk):
-        end = start + chunk
-        before = _reset_peak()
-        spent += _step(cache, config, start, chunk, generator)
-        if end in lengths:
-            found.working_bytes[end] = max(0, _peak() - before)
-            found.prefill[end] = spent
-            found.decode[end] = median([_step(cache, config, end, 1, generator) for _ in range(DECODE_STEPS)])
-        progress(chunk)
+    for first, end in pairwise([0, *sorted(lengths)]):
+        starts = range(first, end, chunk)
+        apart = 1 if samples is None else max(1, len(starts) // samples)
+        measured = sorted({*starts[::apart], starts[-1]})
+        seconds = []
+        for start in measured:
+            if start == starts[-1]:
+                before = _reset_peak()
+            seconds.append(_step(cache, config, start, chunk, generator))
+            progress((end - first) // len(measured))
+        found.bytes_per_row[end] = max(0, _peak() - before) / chunk
+        spent += len(starts) * sum(seconds) / len(seconds)
+        found.prefill[end] = spent
+        found.decode[end] = median([_step(cache, config, end, 1, generator) for _ in range(DECODE_STEPS)])
     return found
+
+
+def _fill(cache: Cache, config: KANConfig, pages: int, generator: torch.Generator) -> None:
+    """Noise everywhere, a page after the other."""
+    shape = (2, 1, PAGE_SIZE, config.num_kv_heads, config.head_dim)
+    for page in range(pages):
+        cache.write([page], *torch.randn(shape, generator=generator))
 
 
 def exponent(seconds: dict[int, float], least: int) -> float:

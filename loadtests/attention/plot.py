@@ -24,7 +24,7 @@ def write_plot(report: Report, path: Path) -> None:
     prefill, decode, memory = figure.subplots(1, 3)
     _draw(report, "prefill", "ms", prefill)
     _draw(report, "decode step", "ms", decode)
-    _draw(report, "memory of the last chunk", "MiB", memory)
+    _draw(report, "working memory", "KiB per row", memory)
     figure.suptitle(f"one layer: {report.model}; {report.server}; {report.notes['sqrt']}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -15,6 +15,10 @@ from loadtests.report import Report
 FULL, SQRT = "full", "sqrt"
 LEAST = 4096
 """Exponents are fitted from this length on."""
+FULL_CHUNK = 64
+"""Rows of full attention at once: more would take gigabytes, and no less time for each."""
+FULL_SAMPLES = 12
+"""Chunks of it between two lengths that are computed."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -63,7 +67,9 @@ def _measured(plan: AttentionPlan, kind: str, progress: Progress) -> Measured:
         progress(f"{kind} attention", done, lengths[-1])
 
     config = plan.shape.config(kind, plan.longest + PAGE_SIZE, plan.blocks, plan.threshold)
-    return measure(config, plan.shape.chunk, lengths, advance)
+    if kind == SQRT:
+        return measure(config, plan.shape.chunk, lengths, advance)
+    return measure(config, min(FULL_CHUNK, plan.shape.chunk), lengths, advance, FULL_SAMPLES)
 
 
 def report_of(plan: AttentionPlan, found: dict[str, Measured]) -> Report:
@@ -74,13 +80,14 @@ def report_of(plan: AttentionPlan, found: dict[str, Measured]) -> Report:
     _compare(report, "prefill", ours.prefill, full.prefill)
     _compare(report, "decode step", ours.decode, full.decode)
     for kind, one in found.items():
-        report.samples[f"memory of the last chunk, {kind} (MiB)"] = [b / 2**20 for b in one.working_bytes.values()]
+        report.samples[f"working memory, {kind} (KiB per row)"] = [b / 2**10 for b in one.bytes_per_row.values()]
         config = shape.config(kind, plan.longest, plan.blocks, plan.threshold)
         report.figures[f"cache, {kind} (bytes per token and layer)"] = page_bytes(config, torch.float32) / PAGE_SIZE
     report.samples["tokens"] = list(map(float, plan.lengths))
     report.notes = {
         "time": f"CPU seconds of one layer; what a step makes ready for all layers is charged by 1/{LAYERS}",
-        "prefill": f"in chunks of {shape.chunk}",
+        "prefill, sqrt": f"in chunks of {shape.chunk}",
+        "prefill, full": f"in chunks of {FULL_CHUNK}, {FULL_SAMPLES} or more computed between two lengths",
         "sqrt": f"k = {plan.blocks}, threshold {plan.threshold}",
     }
     return report

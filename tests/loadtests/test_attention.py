@@ -37,12 +37,27 @@ def test_what_a_report_says() -> None:
     assert report.figures["full / sqrt, prefill, 8192 tokens"] == pytest.approx(1e-9 * 8192**2 / 0.02)
     assert report.figures["sqrt is faster from, prefill (tokens)"] == 8192
     assert "sqrt is faster from, decode step (tokens)" not in report.figures
-    assert report.samples["memory of the last chunk, full (MiB)"] == [2, 2]
+    assert report.samples["working memory, full (KiB per row)"] == [2048, 2048]
 
 
 def test_a_run_leaves_a_report_and_a_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    arguments = ["bench", "attention", "--shortest", "512", "--longest", "1100", "--blocks", "2", "--threshold", "0"]
+    arguments = [
+        "bench",
+        "attention",
+        "--shortest",
+        "512",
+        "--longest",
+        "1100",
+        "--blocks",
+        "2",
+        "--threshold",
+        "0",
+        "--heads",
+        "2",
+        "--kv-heads",
+        "1",
+    ]
     arguments += ["--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
