@@ -78,13 +78,25 @@ def test_enough_is_full_attention(world: World, full: list[Answer], enough: dict
     assert_same(found, full)
 
 
+def test_a_scored_prompt(world: World) -> None:
+    """Log probabilities of the prompt's own tokens, in whatever chunks."""
+
+    async def scored(step_tokens: int) -> list[Answer]:
+        asked = world.request(PROMPT, FACTS[1], max_tokens=1, prompt_logprobs=1)
+        return await alone(world, [asked], **SQRT, step_tokens=step_tokens)
+
+    (one,), (other,) = (asyncio.run(scored(step)) for step in (130, 256))
+    assert flat(one.prompt_logprobs or ()) == pytest.approx(flat(other.prompt_logprobs or ()), abs=1e-5)
+    assert len(one.prompt_logprobs or ()) > len(PROMPT)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"attention": "sqrt", "attention_blocks": 0}, "attention_blocks must be above 0"),
         ({"attention": "full", "attention_threshold": 9}, "are of sqrt attention, and this is full"),
         ({"attention_blocks": 9}, "are of sqrt attention, and this is full"),
-        ({"attention": "sqrt", "attention_threshold": 100, "max_fact_tokens": 2000}, "max_fact_tokens"),
+        ({**SQRT, "max_fact_tokens": 300}, "max_fact_tokens: facts of 300 tokens"),
         ({"attention": "sqrt", "kernels": "native"}, "no attention but 'full', and this is 'sqrt'"),
     ],
 )
