@@ -1,4 +1,4 @@
-"""What attention is told of a step, whatever computes it: whose rows, in which pages, and who sees whom.
+"""What attention is told of a step, whatever computes it: whose rows, in which pages. Who sees whom: `kan/patterns.py`.
 
 Eq. 1 is softmax((Q Kᵀ + φ) / √d) V. A sequence's columns are the tokens of its pages: those of the mounted parts
 (preamble and facts), then its context. Nothing here is laid out for a processor: that is the kernels' (`kan/kernels/`).
@@ -6,7 +6,7 @@ Eq. 1 is softmax((Q Kᵀ + φ) / √d) V. A sequence's columns are the tokens of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,19 +17,6 @@ from torch import Tensor
 
 PAGE_SIZE = 16
 """Tokens per page."""
-
-Pattern = Callable[[Tensor, Tensor], Tensor]
-"""Which context tokens a row sees: places in the context of queries and of keys -> bool, broadcast over both.
-Mounted tokens are seen by every row."""
-
-
-def causal(query: Tensor, key: Tensor) -> Tensor:
-    """Everything up to the row itself."""
-    return key <= query
-
-
-PATTERNS: Mapping[str, Pattern] = {"full": causal}
-"""By `KANConfig.attention`."""
 
 
 def pages_for(tokens: int) -> int:

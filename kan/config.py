@@ -20,6 +20,8 @@ _POSITIVE_INTEGERS = (
     "head_dim",
     "max_position_embeddings",
 )
+_OPTIONAL = {"attention_blocks", "attention_threshold", "group_action"}
+"""Fields that a configuration file may leave out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,11 @@ class KANConfig:
     group: str = TRIVIAL
     """Symmetry group of the layers, as `kan.symmetry.group` spells it; "trivial": ordinary layers."""
     attention: str = "full"
-    """Attention pattern; only "full" (causal over everything) exists yet."""
+    """Attention pattern: "full" (causal over everything) or "sqrt" (`SqrtBlocks` of `kan/patterns.py`)."""
+    attention_blocks: int = 32
+    """Of "sqrt": how many blocks a row chooses."""
+    attention_threshold: int = 4096
+    """Of "sqrt": tokens of a context whose rows see everything."""
     group_action: tuple[tuple[tuple[int, ...], ...], ...] = ()
     """How the group exchanges tokens: for each of its generators the cycles of a permutation. Empty: not at all."""
 
@@ -72,7 +78,9 @@ class KANConfig:
         if self.bos_token_id is not None:
             self._check_token("bos_token_id", self.bos_token_id)
         self._check_group()
-        _require(self.attention == "full", "attention", "only 'full' is supported yet", self.attention)
+        _require(self.attention in ("full", "sqrt"), "attention", "must be 'full' or 'sqrt'", self.attention)
+        _require(self.attention_blocks >= 1, "attention_blocks", "must be at least 1", self.attention_blocks)
+        _require(self.attention_threshold >= 0, "attention_threshold", "must not be negative", self.attention_threshold)
 
     def _check_types(self) -> None:
         for field, hint in get_type_hints(KANConfig).items():
@@ -109,12 +117,13 @@ class KANConfig:
     def to_json(self) -> dict[str, Any]:
         """A dictionary that `json` can write and `from_json` reads back unchanged.
 
-        Without `group_action` if that is empty: so the configurations of ordinary models stay as they were.
+        Without what has no meaning: so configurations and fingerprints of ordinary models stay as they were.
         """
-        values = {**asdict(self), "eos_token_ids": list(self.eos_token_ids)}
-        if not values.pop("group_action"):
-            return values
-        return {**values, "group_action": [[list(cycle) for cycle in cycles] for cycles in self.group_action]}
+        written = {**asdict(self), "eos_token_ids": list(self.eos_token_ids)}
+        written["group_action"] = [[list(cycle) for cycle in cycles] for cycles in self.group_action]
+        meaningless = [] if self.group_action else ["group_action"]
+        meaningless += [] if self.attention == "sqrt" else ["attention_blocks", "attention_threshold"]
+        return {field: value for field, value in written.items() if field not in meaningless}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> KANConfig:
@@ -122,7 +131,7 @@ class KANConfig:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(data.keys() - known):
             raise ValueError(f"unknown model configuration keys: {', '.join(unknown)}")
-        if missing := sorted(known - {"group_action"} - data.keys()):
+        if missing := sorted(known - _OPTIONAL - data.keys()):
             raise ValueError(f"missing model configuration keys: {', '.join(missing)}")
         values = dict(data)
         for field in {"eos_token_ids", "group_action"} & values.keys():

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cpu.threads import compute_alone
-from kan.attention import PAGE_SIZE
 from kan.checkpoint.directory import Checkpoint, CheckpointError
 from kan.config import KANConfig
+from kan.kernels.memory import page_bytes
 from kan.knowledge.grounding import Grounding, GroundingError
 from kan.knowledge.phi import Phi, PhiError, gap_phi, load_phi
 from kan.prompt import PromptBuilder
@@ -100,6 +101,8 @@ def _start_engine(
         return EmbeddedEngine.start(checkpoint, prompt, engine_options(settings, checkpoint.config), phi)
     from server.engine.vllm.engine import VllmEngine
 
+    if checkpoint.config.attention != "full" and settings.attention != "full":
+        raise ValueError(f"attention: the vllm engine computes full attention only, not {checkpoint.config.attention}")
     origin = f"{encoder_fingerprint} {phi.digest if phi else None}"
     return VllmEngine.start(checkpoint, prompt, vllm_options(settings), phi, origin)
 
@@ -123,12 +126,12 @@ def vllm_options(settings: Settings) -> VllmOptions:
 def engine_options(settings: Settings, config: KANConfig) -> EngineOptions:
     """The engine's bounds for this model: memory is counted in pages there."""
     dtype = choose_dtype(settings.dtype)
-    numbers_per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-    page_bytes = PAGE_SIZE * numbers_per_token * dtype.itemsize
-    return EngineOptions(
+    options = EngineOptions(
         dtype=settings.dtype,
         kernels=settings.kernels,
-        pages=max(1, int(settings.cache_gib * GIB / page_bytes)),
+        attention=settings.attention,
+        attention_blocks=settings.attention_blocks,
+        attention_threshold=settings.attention_threshold,
         # By number format, as the vllm engine does: both can use what the other one encoded.
         page_dir=settings.page_dir and settings.page_dir / str(dtype).removeprefix("torch."),
         disk_bytes=_disk_bytes(settings),
@@ -138,6 +141,8 @@ def engine_options(settings: Settings, config: KANConfig) -> EngineOptions:
         step_tokens=settings.step_tokens,
         busy_step_tokens=max(EngineOptions().busy_step_tokens, 2 * settings.max_running),
     )
+    bytes_per_page = page_bytes(options.configured(config), dtype)
+    return replace(options, pages=max(1, int(settings.cache_gib * GIB / bytes_per_page)))
 
 
 def _disk_bytes(settings: Settings) -> int:

@@ -60,6 +60,12 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     kernels: Literal["auto", "native", "torch"] = "auto"
     """The compiled kernels, or torch's operations."""
+    attention: Literal["auto", "full", "sqrt"] = "auto"
+    """Over everything, or √n attention in long contexts; `auto`: as the model was made."""
+    attention_blocks: int | None = Field(None, ge=1)
+    """Of √n attention: how many blocks a row chooses; none: as the model says."""
+    attention_threshold: int | None = Field(None, ge=0)
+    """Of √n attention: tokens of a context whose rows see everything; none: as the model says."""
     cache_gib: float = Field(1.0, gt=0)
     """Memory for KV pages."""
     page_cache_disk_gib: float = Field(4.0, ge=0)
@@ -154,6 +160,8 @@ class Settings(BaseSettings):
     def _check_together(self) -> Settings:
         if self.engine == "vllm" and self.page_dir is None:
             raise ValueError("page_cache_disk_gib: the vllm engine needs disk, its facts come from there")
+        if self.engine == "vllm" and self.attention == "sqrt":
+            raise ValueError("attention: the vllm engine computes full attention only, not sqrt")
         if self.vllm_args and self.engine != "vllm":
             raise ValueError("vllm_args: only the vllm engine takes them")
         if self.top_k > self.max_facts_per_request:

@@ -23,6 +23,7 @@ from kan.config import KANConfig
 from kan.kernels.native_attention import NativeAttention
 from kan.kernels.operations import Cache, Product
 from kan.kernels.paged_cache import PagedCache
+from kan.patterns import causal
 
 ABI = 3
 """KG_ABI of c/vectors.h. A library built from other sources is refused."""
@@ -60,7 +61,7 @@ class NativeKernels:
         self._rotate_and_store = _function(short.kg_rotate_and_store, [c_void_p] * 6 + [c_int64] * 5)
 
     def new_cache(self, config: KANConfig, pages: int, dtype: torch.dtype) -> Cache:
-        return PagedCache(config, pages, dtype, partial(NativeAttention, self))
+        return PagedCache(config, causal, pages, dtype, partial(NativeAttention, self))
 
     def attention(
         self, q: Tensor, kv: Tensor, sequences: Tensor, table: Tensor, phi: Tensor | None, mass: Tensor
@@ -168,6 +169,8 @@ _ERRORS = {1: _out_of_range, 2: _no_memory}
 
 def check_model(config: KANConfig, dtype: torch.dtype) -> None:
     """KernelsUnavailable if this model, in this dtype, is none for the native kernels."""
+    if config.attention != "full":
+        raise KernelsUnavailable(f"they know no attention but 'full', and this is {config.attention!r}")
     if dtype != torch.bfloat16:
         raise KernelsUnavailable(f"they compute in bfloat16, not {str(dtype).removeprefix('torch.')}")
     if config.group_order > 1:

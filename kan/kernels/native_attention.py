@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kan.attention import PAGE_SIZE, Pattern, SequenceRows, causal, phi_of
+from kan.attention import PAGE_SIZE, SequenceRows, phi_of
 from kan.kernels.paged_cache import slots_of
+from kan.patterns import Pattern, causal
 
 
 class Compiled(Protocol):

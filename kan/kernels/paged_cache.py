@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from kan.attention import PAGE_SIZE, PATTERNS, Pattern, SequenceRows
+from kan.attention import PAGE_SIZE, SequenceRows
 from kan.config import KANConfig
 from kan.kernels.operations import PagedAttention
+from kan.patterns import Pattern
 from kan.rope import rotate
 
 MakeAttention = Callable[[Sequence[Tensor], Pattern, Sequence[SequenceRows]], PagedAttention]
@@ -25,7 +27,9 @@ class PagedCache:
     scattered pages then misses the TLB much less often.
     """
 
-    def __init__(self, config: KANConfig, pages: int, dtype: torch.dtype, make_attention: MakeAttention) -> None:
+    def __init__(
+        self, config: KANConfig, pattern: Pattern, pages: int, dtype: torch.dtype, make_attention: MakeAttention
+    ) -> None:
         shape = (2, config.num_kv_heads, pages, PAGE_SIZE, config.head_dim)
         # Zeroed: a masked column has weight 0, and 0 · NaN from stale memory would still be NaN.
         bytes_per_layer = math.prod(shape) * dtype.itemsize
@@ -33,7 +37,7 @@ class PagedCache:
             torch.from_numpy(np.zeros(bytes_per_layer, np.uint8)).view(dtype).view(shape)
             for _ in range(config.num_layers)
         ]
-        self._pattern = PATTERNS[config.attention]
+        self._pattern = pattern
         self._make_attention = make_attention
 
     def write(self, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
@@ -44,6 +48,22 @@ class PagedCache:
 
     def attention(self, sequences: Sequence[SequenceRows]) -> PagedAttention:
         return self._make_attention(self._layers, self._pattern, sequences)
+
+
+def exact_type(dtype: torch.dtype) -> torch.dtype:
+    """Of sums over numbers of this type."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def gather_pages(kv: Tensor, pages: Tensor) -> Tensor:
+    """kv [planes, H_kv, pages, PAGE_SIZE, d], pages [N], or [H_kv, N] where heads differ
+    -> [planes · H_kv · N, PAGE_SIZE · d].
+
+    As rows of one table, because an embedding look-up uses every core and index_select along an inner axis does not.
+    """
+    planes, heads, total = kv.shape[:3]
+    rows = torch.arange(0, planes * heads * total, total).view(planes, heads, 1) + pages
+    return F.embedding(rows.view(-1), kv.view(planes * heads * total, -1))
 
 
 def slots_of(sequences: Sequence[SequenceRows]) -> Tensor:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kan.attention import Pattern, SequenceRows, pages_for, slot_of
+from kan.attention import SequenceRows, pages_for, slot_of
 from kan.kernels.paged_cache import rotate_and_store, slots_of
+from kan.patterns import Pattern, SqrtBlocks
 
 
 class ReferenceAttention:
@@ -31,27 +32,48 @@ class ReferenceAttention:
     def _attend(self, layer: int, q: Tensor, kv: Tensor, sequence: SequenceRows, mass: Tensor) -> Tensor:
         """q [n, H, d] -> [n, H·d]"""
         n, heads, d = q.shape
+        sharing = heads // kv.shape[1]
         mounted = _mounted(sequence)
         out = torch.empty(n, heads, d, dtype=torch.float64)
         for h in range(heads):
-            keys, values = kv[:, h // (heads // kv.shape[1])].flatten(1, 2).double()
+            keys, values = kv[:, h // sharing].flatten(1, 2).double()
+            group = slice(h - h % sharing, h - h % sharing + sharing)
             bias = [0.0 if sequence.prefix.phi is None else float(sequence.prefix.phi[layer, h, p]) for _, p in mounted]
             for row in range(n):
-                context = self._context(sequence, row)
-                seen = [slot for slot, _ in mounted] + context
+                place = sequence.computed + row
+                context = [slot_of(sequence.pages, key) for key in range(sequence.computed + n)]
+                context = [context[key] for key in seen(self._pattern, place, q[row, group], keys[context])]
+                columns = [slot for slot, _ in mounted] + context
                 phi = torch.tensor(bias + [0.0] * len(context), dtype=torch.float64)
-                weights = torch.softmax((keys[seen] @ q[row, h] + phi) / math.sqrt(d), dim=0)
-                out[row, h] = weights @ values[seen]
+                weights = torch.softmax((keys[columns] @ q[row, h] + phi) / math.sqrt(d), dim=0)
+                out[row, h] = weights @ values[columns]
                 if row == n - 1:
                     for weight, (_, part) in zip(weights, mounted, strict=False):
                         mass[part] += weight
         return out.view(n, heads * d)
 
-    def _context(self, sequence: SequenceRows, row: int) -> list[int]:
-        """Slots of the context tokens that a row sees."""
-        keys = torch.arange(sequence.computed + sequence.count)
-        seen = keys[self._pattern(torch.tensor(sequence.computed + row), keys)].tolist()
-        return [slot_of(sequence.pages, key) for key in seen]
+
+def seen(pattern: Pattern, place: int, queries: Tensor, keys: Tensor) -> list[int]:
+    """Places of the context tokens that the row at `place` sees, in order.
+
+    queries [sharing, d] of that row, of the heads of one group; keys [context, d] of their kv head
+    """
+    if isinstance(pattern, SqrtBlocks):
+        return _seen_in_blocks(pattern, place, queries, keys)
+    return torch.arange(len(keys))[pattern(torch.tensor(place), torch.arange(len(keys)))].tolist()
+
+
+def _seen_in_blocks(pattern: SqrtBlocks, place: int, queries: Tensor, keys: Tensor) -> list[int]:
+    size = pattern.smallest
+    while (2 * size) ** 2 <= place:
+        size *= 2
+    own = place // size
+    between = range(1, own - 1)
+    if place < pattern.threshold or len(between) <= pattern.chosen:
+        return list(range(place + 1))
+    scores = {b: float(queries.sum(0) @ keys[b * size : (b + 1) * size].mean(0)) for b in between}
+    chosen = sorted(between, key=lambda b: scores[b], reverse=True)[: pattern.chosen]
+    return [key for b in sorted({0, *chosen, own - 1, own}) for key in range(b * size, (b + 1) * size) if key <= place]
 
 
 def _mounted(sequence: SequenceRows) -> list[tuple[int, int]]:

@@ -10,21 +10,24 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from kan.attention import PAGE_SIZE, Pattern, SequenceRows, phi_of
-from kan.kernels.paged_cache import rotate_and_store, slots_of
+from kan.attention import PAGE_SIZE, SequenceRows, phi_of
+from kan.kernels.paged_cache import exact_type, gather_pages, rotate_and_store, slots_of
+from kan.patterns import Pattern, PlacePattern, SqrtBlocks
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
     """S sequences with n rows each, over P pages each (shorter ones are padded and masked); the first K may be mounted.
 
-    pages   [S, P] int64 page numbers
+    pages   [S, P] int64 page numbers, or [H_kv, S, P] where heads look at different ones
     mask    [S, n, P·PAGE_SIZE] 0 where a row may look, -inf elsewhere
     parts   [S, K] int64 the part of the step that a page belongs to; one past the last for context and padding
     phi     [layers, H, S, K] φ of those pages, or None for no bias
@@ -43,11 +46,23 @@ rows give to the first K pages, summed over heads: [S, K·PAGE_SIZE]."""
 
 def attend(q: Tensor, kv: Tensor, group: Group, layer: int) -> tuple[Tensor, Tensor]:
     """`Attend`. Scores, bias and softmax are float32 (float64 for a float64 cache)."""
+    scores, values = scores_and_values(q, kv, group, layer)
+    kv_heads, sequences, sharing, n, columns = scores.shape
+    weights = torch.softmax(scores, dim=-1)
+    # Of all at once, the same sum is five times slower.
+    last = weights[..., -1, : group.parts.shape[1] * PAGE_SIZE].sum(2).sum(0)
+
+    out = torch.bmm(weights.view(-1, sharing * n, columns).to(values.dtype), values)
+    return out.view(kv_heads, sequences, sharing, n, -1).permute(1, 3, 0, 2, 4).reshape(q.shape), last
+
+
+def scores_and_values(q: Tensor, kv: Tensor, group: Group, layer: int) -> tuple[Tensor, Tensor]:
+    """q [S, n, H, d] -> (Q Kᵀ + φ) / √d [H_kv, S, H / H_kv, n, P·PAGE_SIZE], masked, and V [H_kv·S, P·PAGE_SIZE, d]."""
     sequences, n, heads, d = q.shape
     kv_heads, columns = kv.shape[1], group.mask.shape[-1]
     sharing, mounted = heads // kv_heads, group.parts.shape[1]
 
-    keys, values = _gather(kv, group.pages.view(-1)).view(2, kv_heads * sequences, columns, d)
+    keys, values = gather_pages(kv, group.pages.flatten(-2)).view(2, kv_heads * sequences, columns, d)
     queries = q.view(sequences, n, kv_heads, sharing, d).permute(2, 0, 3, 1, 4).reshape(-1, sharing * n, d)
 
     products = torch.bmm(queries, keys.transpose(1, 2)).view(kv_heads, sequences, sharing, n, columns)
@@ -55,21 +70,61 @@ def attend(q: Tensor, kv: Tensor, group: Group, layer: int) -> tuple[Tensor, Ten
     if group.phi is not None:
         bias = group.phi[layer].view(kv_heads, sharing, sequences, 1, mounted, 1).transpose(1, 2) / math.sqrt(d)
         scores[..., : mounted * PAGE_SIZE].view(*scores.shape[:-1], mounted, PAGE_SIZE).add_(bias)
-    weights = torch.softmax(scores, dim=-1)
-    last = weights[..., -1, : mounted * PAGE_SIZE].sum(2).sum(0)  # at once, the same sum is five times slower
-
-    out = torch.bmm(weights.view(-1, sharing * n, columns).to(values.dtype), values)
-    return out.view(kv_heads, sequences, sharing, n, d).permute(1, 3, 0, 2, 4).reshape(sequences, n, heads, d), last
+    return scores, values
 
 
-def _gather(kv: Tensor, pages: Tensor) -> Tensor:
-    """kv [2, H_kv, pages, PAGE_SIZE, d], pages [N] -> [2 · H_kv · N, PAGE_SIZE · d].
+class Parts:
+    """The mounted parts of all sequences of a step, numbered through: their φ, and the attention that they get."""
 
-    As rows of one table, because an embedding look-up uses every core and index_select along an inner axis does not.
+    def __init__(self, sequences: Sequence[SequenceRows], exact: torch.dtype) -> None:
+        firsts = list(accumulate((len(one.prefix.lengths) for one in sequences), initial=0))
+        self.first = firsts[:-1]
+        """The number of each sequence's first."""
+        self.nobody = firsts[-1]
+        """The number of what belongs to no part."""
+        phi = phi_of(sequences)
+        self.phi = None if phi is None else F.pad(phi.to(exact), (0, 1))
+        """[layers, H, parts + 1]"""
+        self._mass = torch.zeros(self.nobody + 1, dtype=exact)
+        self.masses = [self._mass[first:end] for first, end in pairwise(firsts)]
+
+    def add(self, parts: Tensor, mass: Tensor) -> None:
+        """Attention [S, K·PAGE_SIZE] on pages that belong to parts [S, K]."""
+        if parts.numel():
+            self._mass.index_add_(0, parts.view(-1), mass.view(-1, PAGE_SIZE).sum(-1).to(self._mass.dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Rows of one sequence that are computed in one way.
+
+    first_part   the number of the sequence's first part
+    ends         whether its last row is the sequence's last in this step, whose attention on the parts is told
     """
-    planes = kv.shape[0] * kv.shape[1]
-    rows = torch.arange(planes)[:, None] * kv.shape[2] + pages
-    return F.embedding(rows.view(-1), kv.view(planes * kv.shape[2], -1))
+
+    rows: SequenceRows
+    first_part: int
+    ends: bool = True
+
+    @property
+    def columns(self) -> int:
+        return self.rows.prefix.columns + len(self.rows.context) * PAGE_SIZE
+
+    @property
+    def whole_context(self) -> NDArray[np.int64]:
+        """The places, counted in pages, of all that its rows may see."""
+        return np.arange(len(self.rows.context))
+
+
+class Piece(Protocol):
+    """Some rows of a step, made ready once for all layers."""
+
+    @property
+    def rows(self) -> int: ...
+
+    def __call__(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
+        """q [rows, H, d] after RoPE, the cache's layer -> [rows, H·d]"""
+        ...
 
 
 class TorchAttention:
@@ -78,81 +133,91 @@ class TorchAttention:
     def __init__(
         self, layers: Sequence[Tensor], pattern: Pattern, sequences: Sequence[SequenceRows], attend: Attend = attend
     ) -> None:
+        assert not isinstance(pattern, SqrtBlocks), "routed attention computes that"
         self._layers = layers
-        self._attend = attend
         self._slots = slots_of(sequences)
-        parts = list(accumulate((len(one.prefix.lengths) for one in sequences), initial=0))
-        exact = torch.float64 if layers[0].dtype == torch.float64 else torch.float32
-        self._mass = torch.zeros(parts[-1] + 1, dtype=exact)
-        """Of every part; at its end what goes to nobody's."""
-        self.masses = [self._mass[first:end] for first, end in pairwise(parts)]
-        phi = phi_of(sequences)
-        phi = None if phi is None else F.pad(phi.to(exact), (0, 1))
-        bundles = _bundles(list(zip(sequences, parts, strict=False)))
-        self._groups = [_group(bundle, pattern, phi, parts[-1]) for bundle in bundles]
-        self._rows = [len(bundle) * bundle[0][0].count for bundle in bundles]
+        parts = Parts(sequences, exact_type(layers[0].dtype))
+        self.masses = parts.masses
+        spans = [Span(one, first) for one, first in zip(sequences, parts.first, strict=True)]
+        self.pieces = [SeenRows(bundle, pattern, parts, attend) for bundle in bundles(spans)]
 
     def __call__(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         kv = self._layers[layer]
-        queries = rotate_and_store(qkv, cos, sin, self._slots, kv)
-        each = zip(torch.split(queries, self._rows), self._groups, strict=True)
-        outputs = [self._one_group(layer, q, kv, group) for q, group in each]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return in_pieces(self.pieces, layer, rotate_and_store(qkv, cos, sin, self._slots, kv), kv)
 
-    def _one_group(self, layer: int, q: Tensor, kv: Tensor, group: Group) -> Tensor:
-        sequences, n, _ = group.mask.shape
-        out, last = self._attend(q.reshape(sequences, n, *q.shape[1:]), kv, group, layer)
-        if group.parts.numel():
-            by_page = last.view(-1, PAGE_SIZE).sum(-1)
-            self._mass.index_add_(0, group.parts.view(-1), by_page.to(self._mass.dtype))
+
+def in_pieces(pieces: Sequence[Piece], layer: int, q: Tensor, kv: Tensor) -> Tensor:
+    """q [R, H, d] of all pieces, one after the other -> [R, H·d]"""
+    each = zip(pieces, torch.split(q, [piece.rows for piece in pieces]), strict=True)
+    outputs = [piece(layer, rows, kv) for piece, rows in each]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+class SeenRows:
+    """`Piece` of rows that see what a pattern of places says."""
+
+    def __init__(self, bundle: Sequence[Span], pattern: PlacePattern, parts: Parts, attend: Attend = attend) -> None:
+        self.group = group_of(bundle, [one.whole_context for one in bundle], pattern, parts)
+        self._parts = parts
+        self._attend = attend
+        self._told = bundle[-1].ends
+
+    @property
+    def rows(self) -> int:
+        return self.group.mask.shape[0] * self.group.mask.shape[1]
+
+    def __call__(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
+        sequences, n, _ = self.group.mask.shape
+        out, last = self._attend(q.reshape(sequences, n, *q.shape[1:]), kv, self.group, layer)
+        if self._told:
+            self._parts.add(self.group.parts, last)
         return out.reshape(sequences * n, -1)
 
 
-def _bundles(sequences: Sequence[tuple[SequenceRows, int]]) -> list[list[tuple[SequenceRows, int]]]:
-    """Neighbours to compute together, each with the number of its first part."""
-    bundles: list[list[tuple[SequenceRows, int]]] = []
-    for one in sequences:
-        if bundles and _alike(bundles[-1][0][0], one[0]):
-            bundles[-1].append(one)
+def bundles(spans: Sequence[Span]) -> list[list[Span]]:
+    """Neighbours to compute together."""
+    found: list[list[Span]] = []
+    for one in spans:
+        if found and _alike(found[-1][0], one):
+            found[-1].append(one)
         else:
-            bundles.append([one])
-    return bundles
+            found.append([one])
+    return found
 
 
-def _alike(one: SequenceRows, other: SequenceRows) -> bool:
+def _alike(one: Span, other: Span) -> bool:
     """Single rows, and of lengths such that padding never much more than doubles the work."""
-    shorter, longer = sorted((_columns(one), _columns(other)))
-    return one.count == other.count == 1 and longer <= 2 * shorter + 256
+    shorter, longer = sorted((one.columns, other.columns))
+    single = one.rows.count == other.rows.count == 1 and one.ends and other.ends
+    return single and longer <= 2 * shorter + 256
 
 
-def _columns(one: SequenceRows) -> int:
-    return one.prefix.columns + len(one.context) * PAGE_SIZE
-
-
-def _group(bundle: Sequence[tuple[SequenceRows, int]], pattern: Pattern, phi: Tensor | None, nobody: int) -> Group:
-    sequences = [one for one, _ in bundle]
-    longest = max(map(_columns, sequences)) // PAGE_SIZE
-    mounted = max(len(one.prefix.pages) for one in sequences)
+def group_of(
+    bundle: Sequence[Span], contexts: Sequence[NDArray[np.int64]], pattern: PlacePattern, parts: Parts
+) -> Group:
+    """Of spans that see all that is mounted and, by the pattern, their context's pages at these places."""
+    longest = max(len(one.rows.prefix.pages) + len(context) for one, context in zip(bundle, contexts, strict=True))
+    mounted = max(len(one.rows.prefix.pages) for one in bundle)
     pages = np.zeros((len(bundle), longest), np.int64)
-    parts = np.full((len(bundle), mounted), nobody)
-    for row, (one, first_part) in enumerate(bundle):
-        pages[row, : _columns(one) // PAGE_SIZE] = [*one.prefix.pages, *one.context]
-        parts[row, : len(one.prefix.pages)] = first_part + one.prefix.table[:, 2]
-    known = torch.from_numpy(parts)
-    return Group(
-        pages=torch.from_numpy(pages),
-        mask=torch.stack([_mask(one, pattern, longest * PAGE_SIZE) for one in sequences]),
-        parts=known,
-        phi=None if phi is None else phi[:, :, known],
-    )
+    owners = np.full((len(bundle), mounted), parts.nobody)
+    for row, (one, context) in enumerate(zip(bundle, contexts, strict=True)):
+        prefix = one.rows.prefix
+        looked_at = [*prefix.pages, *np.asarray(one.rows.pages)[context]]
+        pages[row, : len(looked_at)] = looked_at
+        owners[row, : len(prefix.pages)] = one.first_part + prefix.table[:, 2]
+    known = torch.from_numpy(owners)
+    masks = [_mask(one.rows, context, pattern, longest) for one, context in zip(bundle, contexts, strict=True)]
+    phi = None if parts.phi is None else parts.phi[:, :, known]
+    return Group(pages=torch.from_numpy(pages), mask=torch.stack(masks), parts=known, phi=phi)
 
 
-def _mask(one: SequenceRows, pattern: Pattern, columns: int) -> Tensor:
-    """[n, columns] for one sequence."""
-    mask = torch.full((one.count, columns), -torch.inf)
+def _mask(one: SequenceRows, context: NDArray[np.int64], pattern: PlacePattern, pages: int) -> Tensor:
+    """[n, pages·PAGE_SIZE] for one sequence."""
+    mask = torch.full((one.count, pages * PAGE_SIZE), -torch.inf)
     tokens = torch.from_numpy(one.prefix.table[:, 1, None])
-    prefix, end = one.prefix.columns, one.prefix.columns + one.computed + one.count
+    prefix, end = one.prefix.columns, one.prefix.columns + len(context) * PAGE_SIZE
     mask[:, :prefix].masked_fill_((torch.arange(PAGE_SIZE) < tokens).view(-1), 0)
-    context = torch.arange(one.computed + one.count)
-    mask[:, prefix:end].masked_fill_(pattern(context[one.computed :, None], context), 0)
+    rows = torch.arange(one.computed, one.computed + one.count)
+    places = (torch.from_numpy(context)[:, None] * PAGE_SIZE + torch.arange(PAGE_SIZE)).view(-1)
+    mask[:, prefix:end].masked_fill_(pattern(rows[:, None], places), 0)
     return mask

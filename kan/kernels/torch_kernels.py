@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,12 @@ from torch import Tensor
 
 from cpu.linear import Linear
 from kan.config import KANConfig
+from kan.kernels.block_means import BlockMeans
 from kan.kernels.operations import Cache, Product
 from kan.kernels.paged_cache import MakeAttention, PagedCache
+from kan.kernels.routed_attention import RoutedAttention
 from kan.kernels.torch_attention import TorchAttention
+from kan.patterns import Pattern, SqrtBlocks, pattern_of
 
 
 class TorchKernels:
@@ -21,14 +25,16 @@ class TorchKernels:
     name = "torch"
 
     def __init__(
-        self, make_attention: MakeAttention = TorchAttention, make_linear: Callable[..., Product] = Linear
+        self, make_attention: MakeAttention | None = None, make_linear: Callable[..., Product] = Linear
     ) -> None:
-        """Others than torch's may be given: for the reference, for measurements, for training."""
+        """Others than torch's own may be given: for the reference, for measurements, for training."""
         self._make_attention = make_attention
         self._make_linear = make_linear
 
     def new_cache(self, config: KANConfig, pages: int, dtype: torch.dtype) -> Cache:
-        return PagedCache(config, pages, dtype, self._make_attention)
+        pattern = pattern_of(config)
+        make_attention = self._make_attention or _attention(config, pattern, pages, dtype)
+        return PagedCache(config, pattern, pages, dtype, make_attention)
 
     def linear(self, weight: Tensor, bias: Tensor | None = None, *, packed: bool = True) -> Product:
         return self._make_linear(weight, bias, packed=packed)
@@ -39,3 +45,9 @@ class TorchKernels:
     def swiglu(self, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate) * up
+
+
+def _attention(config: KANConfig, pattern: Pattern, pages: int, dtype: torch.dtype) -> MakeAttention:
+    if isinstance(pattern, SqrtBlocks):
+        return partial(RoutedAttention, BlockMeans(config, pattern, pages, dtype))
+    return TorchAttention

@@ -19,7 +19,9 @@ from cpu.linear import Linear
 from kan.config import KANConfig
 from kan.kernels.torch_kernels import TorchKernels
 from kan.model import KANModel
+from kan.patterns import SqrtBlocks
 from kan.rope import rotate
+from lab.training.routed_mask import routed_mask
 
 
 def frozen_model(
@@ -115,11 +117,13 @@ class Knowledge:
 class DenseAttention:
     """`Attention` of rows on knowledge and, causally, on themselves: nothing is paged, and nothing outlives the pass.
 
-    phi     [layers, H, S, 1 + facts] in q·k units, its first column (the preamble) zero; None for no bias
+    phi         [layers, H, S, 1 + facts] in q·k units, its first column (the preamble) zero; None for no bias
+    pattern     what rows see of themselves: everything before, or √n blocks
     """
 
-    def __init__(self, rows: Rows, knowledge: Knowledge, phi: Tensor | None) -> None:
+    def __init__(self, rows: Rows, knowledge: Knowledge, phi: Tensor | None, pattern: SqrtBlocks | None = None) -> None:
         self._rows = rows
+        self._pattern = pattern
         self._knowledge = knowledge
         self._phi = phi
         self._mask = _mask(rows.longest, knowledge.owner)
@@ -134,7 +138,14 @@ class DenseAttention:
         keys = torch.cat((known_keys, padded[:, heads:-kv_heads]), dim=2)
         values = torch.cat((known_values, padded[:, -kv_heads:]), dim=2)
         scores = (queries @ keys.transpose(2, 3)).view(sequences, heads, n, -1).to(cos.dtype) / math.sqrt(d)
-        weights = torch.softmax(self._biased(scores, layer, d), dim=-1).to(values.dtype)
+        scores = self._biased(scores, layer, d)
+        if self._pattern is not None:
+            own = keys[:, :, known_keys.shape[2] :]
+            seen = routed_mask(self._pattern, queries.view(sequences, kv_heads, -1, n, d), own)
+            hidden = F.pad(~seen, (known_keys.shape[2], 0))
+            scores = scores.view(sequences, kv_heads, -1, *scores.shape[2:])
+            scores = scores.masked_fill(hidden.unsqueeze(2), -torch.inf).flatten(1, 2)
+        weights = torch.softmax(scores, dim=-1).to(values.dtype)
         out = (weights.view(sequences, kv_heads, -1, weights.shape[-1]) @ values).view(sequences, heads, n, d)
         return out.transpose(1, 2).reshape(sequences * n, heads * d)[self._rows.places]
 

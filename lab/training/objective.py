@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kan.knowledge.phi import Phi
 from kan.model import Batch, KANModel
+from kan.patterns import SqrtBlocks, pattern_of
 from lab.training.differentiable import DenseAttention, Rows
 from lab.training.examples import Example
 from lab.training.fact_bank import FactBank
@@ -37,6 +38,8 @@ class Objective:
     """
 
     def __init__(self, model: KANModel, bank: FactBank) -> None:
+        pattern = pattern_of(model.config)
+        self._pattern = pattern if isinstance(pattern, SqrtBlocks) else None
         self._model = model
         self._bank = bank
 
@@ -98,7 +101,7 @@ class Objective:
         adapter = None if phi is None else phi.adapter
         knowledge = self._bank.knowledge([one.facts for one in examples], adapter)
         bias = None if phi is None else _bias(phi, examples).to(self._model.device)
-        attention = DenseAttention(rows, knowledge, bias)
+        attention = DenseAttention(rows, knowledge, bias, self._pattern)
         batch = Batch(rows.tokens, rows.positions, attention, outputs=places.to(self._model.device))
         return self._model.logits(self._model.forward(batch)).cpu(), targets
 

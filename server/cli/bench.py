@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from server.cli.bench_attention import attention
 from server.cli.bench_layers import layers
 from server.cli.measuring import measure, own_server
 from server.cli.options import DEFAULT_SERVER, AdminKey, AdminUrl, ClientKey, DataDir, Server
@@ -158,6 +159,7 @@ def phi(
 
 app.command()(peers)
 app.command()(layers)
+app.command()(attention)
 
 
 def _run(scenario: str, options: Options, data_dir: Path | None, json: Path | None) -> None:

@@ -1,4 +1,5 @@
-"""`kalmagrove eval`: does mounted knowledge answer, compared with the same facts in the prompt?"""
+"""`kalmagrove eval`: does mounted knowledge answer, compared with the same facts in the prompt? And what does √n
+attention cost?"""
 
 from __future__ import annotations
 
@@ -12,12 +13,9 @@ from server.cli.console import FAILED, USAGE, CommandError, messages, output, pr
 from server.cli.laboratory import failures_told
 from server.cli.options import DataDir, model_directory
 
-app = typer.Typer(help="Evaluate knowledge: what it adds, and what it must leave alone.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """So that `knowledge` stays a command of its own name."""
+app = typer.Typer(
+    help="Evaluate knowledge: what it adds, and what it must leave alone; and √n attention.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -80,7 +78,7 @@ def knowledge(
         plan = Plan(
             data=data,
             sets=_names(sets),
-            distractors=_counts(distractors),
+            distractors=_counts(distractors, "--distractors"),
             questions=questions,
             dev_questions=dev_questions,
             parts=_names(parts),
@@ -93,12 +91,32 @@ def knowledge(
         evaluate_knowledge(candidate, plan, files, sys.argv[1:], progress_bar(), output())
 
 
+@app.command()
+def attention(
+    data: Annotated[Path, typer.Option("--data", help="Directory of the texts' files.")],
+    blocks: Annotated[str, typer.Option(help="Numbers k of blocks that a row chooses.")] = "8,16,32",
+    threshold: Annotated[int, typer.Option(min=0, help="Tokens of a context whose rows see everything.")] = 4096,
+    window: Annotated[int, typer.Option(min=2, help="Tokens of a window of prose.")] = 8192,
+    documents: Annotated[int, typer.Option(min=0, max=1000, help="Windows of each kind of prose.")] = 4,
+    retrievals: Annotated[int, typer.Option(min=0, max=500, help="Lists of 75 keys with their values.")] = 8,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
+    model: Annotated[str, typer.Option(help="A name under the models directory, or a path.")] = "smollm2-135m",
+    data_dir: DataDir = Path("data"),
+) -> None:
+    """What √n attention costs in quality: perplexity and retrieval in long texts, full attention beside it."""
+    with failures_told():
+        from lab.evaluation.long_context.run import LongContextPlan, evaluate_attention
+
+        plan = LongContextPlan(data, _counts(blocks, "--blocks"), threshold, window, documents, retrievals)
+        evaluate_attention(model_directory(data_dir, model), plan, json, sys.argv[1:], progress_bar(), output())
+
+
 def _names(given: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in given.split(",") if name.strip())
 
 
-def _counts(given: str) -> tuple[int, ...]:
+def _counts(given: str, option: str) -> tuple[int, ...]:
     try:
         return tuple(sorted({int(count) for count in given.split(",")}))
     except ValueError:
-        raise CommandError(f"--distractors: {given!r} is no list of numbers", USAGE) from None
+        raise CommandError(f"{option}: {given!r} is no list of numbers", USAGE) from None

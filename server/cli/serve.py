@@ -38,6 +38,13 @@ def serve(
     client_keys_file: Annotated[Path | None, typer.Option(help="Keys for /v1.")] = None,
     admin_keys_file: Annotated[Path | None, typer.Option(help="Keys for /admin.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, bfloat16 or float32.")] = None,
+    attention: Annotated[
+        str | None, typer.Option(help="auto, full, or sqrt for √n attention in long contexts.")
+    ] = None,
+    attention_blocks: Annotated[int | None, typer.Option(help="Of sqrt: blocks that a row chooses.")] = None,
+    attention_threshold: Annotated[
+        int | None, typer.Option(help="Of sqrt: tokens of a context whose rows see everything.")
+    ] = None,
     cache_gib: Annotated[float | None, typer.Option(help="Memory for KV pages.")] = None,
     knowledge_url: Annotated[str | None, typer.Option(help="Path or database URL of the facts log.")] = None,
     demo: Annotated[

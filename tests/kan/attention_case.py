@@ -75,7 +75,9 @@ def case(
     there are several. `bias` is the deviation of φ; some of it is -inf if that is infinite; None for no φ.
     """
     generator = torch.Generator().manual_seed(seed)
-    config = tiny_config(num_layers=layers, num_heads=kv_heads * group, num_kv_heads=kv_heads, head_dim=d)
+    config = tiny_config(
+        num_layers=layers, num_heads=kv_heads * group, num_kv_heads=kv_heads, head_dim=d, max_position_embeddings=4096
+    )
     shared = 1 + sum(map(pages_for, max((parts for parts, _, _ in sequences), key=sum)))
     owned = [pages_for(computed + count) + seed % 2 for _, computed, count in sequences]
     ends = list(accumulate(owned, initial=shared))

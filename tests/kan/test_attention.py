@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 
 from kan.attention import Prefix, SequenceRows
-from kan.kernels import paged_cache
+from kan.kernels import torch_kernels
 from kan.kernels.reference import ReferenceAttention
 from kan.kernels.torch_kernels import TorchKernels
 from tests.kan.attention_case import Case, case, cases
@@ -42,7 +42,7 @@ def test_single_rows_of_unlike_length_are_not_padded_to_the_longest() -> None:
     ragged = case(3, [([10], computed, 1) for computed in (3, 40, 3000, 3100)], kv_heads=2)
     cache = TorchKernels().new_cache(ragged.config, ragged.kv.shape[2] // 16, torch.float32)
     attention = cache.attention(ragged.sequences)
-    assert [group.pages.shape[0] for group in attention._groups] == [2, 2]  # type: ignore[attr-defined]
+    assert [piece.rows for piece in attention.pieces] == [2, 2]  # type: ignore[attr-defined]
     found, _ = ragged.run(TorchKernels(), torch.float64)
     torch.testing.assert_close(found, ragged.run(REFERENCE, torch.float64)[0], atol=1e-12, rtol=1e-12)
 
@@ -51,7 +51,7 @@ def test_any_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who sees whom is said in one place: a row that sees its three nearest context tokens and all that is mounted."""
     mixed = case(9, [([20, 3], 5, 9), ([], 18, 1), ([4], 30, 1)], kv_heads=2, bias=3.0)
     causal, _ = mixed.run(TorchKernels(), torch.float64)
-    monkeypatch.setattr(paged_cache, "PATTERNS", {"full": lambda query, key: (key <= query) & (key > query - 3)})
+    monkeypatch.setattr(torch_kernels, "pattern_of", lambda _: lambda query, key: (key <= query) & (key > query - 3))
     expected, expected_masses = mixed.run(REFERENCE, torch.float64)
     found, masses = mixed.run(TorchKernels(), torch.float64)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)

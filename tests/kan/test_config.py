@@ -41,7 +41,9 @@ REFUSED: list[tuple[str, Any]] = [
     ("group_action", (((3, 4),),)),
     ("group_action", [[[3, 4]]]),
     ("group_action", (((3.0, 4),),)),
-    ("attention", "sqrt"),
+    ("attention", "cubic"),
+    ("attention_blocks", 0),
+    ("attention_threshold", -1),
 ]
 
 

@@ -76,7 +76,7 @@ class EmbeddedEngine:
 
         Raises CheckpointError, naming the file; ValueError for options that do not fit the model.
         """
-        config = checkpoint.config
+        config = options.configured(checkpoint.config)
         dtype = choose_dtype(options.dtype)
         kernels = choose_kernels(options.kernels, config, dtype)
         model = KANModel(config, checkpoint.tensors(), dtype=dtype, kernels=kernels)

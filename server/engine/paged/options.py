@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from kan.config import KANConfig
 from kan.kernels import KernelsName
+from kan.patterns import SqrtBlocks, pattern_of
 
+AttentionName = Literal["auto", "full", "sqrt"]
 DtypeName = Literal["auto", "bfloat16", "float32", "float64"]
 
 
@@ -18,6 +21,10 @@ class EngineOptions:
     dtype: DtypeName = "auto"
     kernels: KernelsName = "auto"
     """`native` refuses to start where the compiled kernels cannot be used; `auto` uses torch there."""
+    attention: AttentionName = "auto"
+    """Another pattern than the model's own; with `attention_blocks` and `attention_threshold` where they are given."""
+    attention_blocks: int | None = None
+    attention_threshold: int | None = None
     pages: int = 4096
     """KV pages (of `PAGE_SIZE` tokens), shared by contexts and knowledge."""
     page_dir: Path | None = None
@@ -37,10 +44,30 @@ class EngineOptions:
     close_seconds: float = 10.0
     """How long closing waits for the step that is running."""
 
+    def configured(self, config: KANConfig) -> KANConfig:
+        """The model's configuration with this attention. Raises ValueError for what does not go together."""
+        attention = config.attention if self.attention == "auto" else self.attention
+        blocks, threshold = self.attention_blocks, self.attention_threshold
+        if attention == "full" and (blocks is not None or threshold is not None):
+            raise ValueError("attention_blocks and attention_threshold are of sqrt attention, and this is full")
+        chosen = replace(
+            config,
+            attention=attention,
+            attention_blocks=config.attention_blocks if blocks is None else blocks,
+            attention_threshold=config.attention_threshold if threshold is None else threshold,
+        )
+        pattern = pattern_of(chosen)
+        if isinstance(pattern, SqrtBlocks) and self.max_fact_tokens > pattern.first_routed:
+            raise ValueError(
+                f"max_fact_tokens: facts of {self.max_fact_tokens} tokens would be longer than what sqrt attention "
+                f"sees whole ({pattern.first_routed} tokens), and their pages would depend on it"
+            )
+        return chosen
+
     def __post_init__(self) -> None:
         for bound in fields(self):
             value = getattr(self, bound.name)
-            least = 0 if bound.name == "disk_reserve_bytes" else 1e-9
+            least = 0 if bound.name in ("disk_reserve_bytes", "attention_threshold") else 1e-9
             if isinstance(value, int | float) and value < least:
                 raise ValueError(f"{bound.name} must be above 0, not {value}")
         if self.busy_step_tokens <= self.max_running:

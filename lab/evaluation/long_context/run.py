@@ -1,0 +1,125 @@
+"""`kalmagrove eval attention`: what √n attention costs in quality, beside full attention on the same texts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from kan.checkpoint.directory import Checkpoint
+from kan.model import KANModel
+from kan.tokenizer import Tokenizer
+from lab.errors import PlanError
+from lab.evaluation.long_context.reading import Advance, Reading, read, with_attention
+from lab.evaluation.long_context.texts import PROSE, RETRIEVAL, Text, retrievals, windows
+from lab.evaluation.report import Findings, Report, print_report, write_json
+from lab.evaluation.statistics import bootstrap
+
+DENSE = "full attention"
+
+
+@dataclass(frozen=True, slots=True)
+class LongContextPlan:
+    """PlanError for what the model cannot do.
+
+    blocks      k of √n attention, each beside full attention
+    documents   windows of each kind of prose
+    retrievals  lists of 75 keys
+    """
+
+    data: Path
+    blocks: tuple[int, ...]
+    threshold: int
+    window: int
+    documents: int
+    retrievals: int
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        if not self.data.is_dir():
+            raise PlanError(f"--data: {self.data} is no directory")
+        if self.window > checkpoint.config.max_position_embeddings:
+            raise PlanError(f"--window: the model reads {checkpoint.config.max_position_embeddings} tokens at most")
+        if not self.blocks or min(self.blocks) < 1:
+            raise PlanError("--blocks: at least 1 each")
+
+
+def evaluate_attention(
+    directory: Path, plan: LongContextPlan, json: Path | None, command: Sequence[str], bar: Progress, console: Console
+) -> None:
+    """Measure, print the report and write it to `json`. Raises CheckpointError, LabError or OSError."""
+    started = time.perf_counter()
+    with bar:
+        bar.add_task("loading the model", total=None)
+        checkpoint = Checkpoint.open(directory)
+        plan.check(checkpoint)
+        tokenizer = Tokenizer(checkpoint.tokenizer_path)
+        model = KANModel(checkpoint.config, checkpoint.tensors(), dtype=torch.float32)
+        words = ["DIR" if word == str(plan.data) else word for word in command]
+        header = {"command": " ".join(["kalmagrove", *words]), "model": checkpoint.config.name, "dtype": "float32"}
+        report = Report({**header, "threshold": plan.threshold, "window": plan.window})
+        for name, texts in _texts(plan, tokenizer).items():
+            task = bar.add_task(name, total=sum(len(text.tokens) for text in texts) * (1 + len(plan.blocks)))
+            readings = _readings(model, plan, texts, lambda tokens, task=task: bar.advance(task, tokens))  # type: ignore[misc]
+            report.findings.append(_retrieved(name, readings) if name == "75 keys" else _perplexities(name, readings))
+    report.seconds = round(time.perf_counter() - started, 1)
+    print_report(report, console)
+    if json:
+        write_json(report, json)
+
+
+def _texts(plan: LongContextPlan, tokenizer: Tokenizer) -> dict[str, list[Text]]:
+    found = {}
+    if plan.documents:
+        for name, file in PROSE.items():
+            found[name] = list(windows(plan.data / file, tokenizer, plan.documents, plan.window))
+    if plan.retrievals:
+        found["75 keys"] = list(retrievals(plan.data / RETRIEVAL, tokenizer, plan.retrievals))
+    return found
+
+
+def _readings(
+    model: KANModel, plan: LongContextPlan, texts: Sequence[Text], advance: Advance
+) -> dict[str, list[Reading]]:
+    """By the name of the attention."""
+    kinds = {DENSE: None, **{f"k = {blocks}": blocks for blocks in plan.blocks}}
+    return {
+        name: [
+            read(with_attention(model, blocks=blocks, threshold=plan.threshold), text.tokens, text.asked, advance)
+            for text in texts
+        ]
+        for name, blocks in kinds.items()
+    }
+
+
+def _perplexities(name: str, readings: dict[str, list[Reading]]) -> Findings:
+    """Over all tokens; and by how many per cent it is above that of full attention: over all, and text by text."""
+    texts = readings[DENSE]
+    findings = Findings(f"perplexity: {name}, {len(texts)} windows of {len(texts[0].losses) + 1} tokens")
+    for kind, each in readings.items():
+        findings.figures[f"perplexity, {kind}"] = math.exp(_mean([one.loss for one in each]))
+    for kind, each in readings.items():
+        if kind != DENSE:
+            apart = [one.loss - dense.loss for one, dense in zip(each, texts, strict=True)]
+            for which, difference in (("", _mean(apart)), (", least", min(apart)), (", most", max(apart))):
+                findings.figures[f"above {DENSE}, {kind}{which} (%)"] = 100 * math.expm1(difference)
+    return findings
+
+
+def _retrieved(name: str, readings: dict[str, list[Reading]]) -> Findings:
+    """Values that greedy decoding gets right to the end, and how likely their tokens are."""
+    findings = Findings(f"retrieval: {name}, {len(readings[DENSE])} lists")
+    for kind, each in readings.items():
+        findings.figures[f"exact, {kind}"] = bootstrap([float(one.exact) for one in each])
+        findings.figures[f"tokens right, {kind}"] = bootstrap([float(one.likeliest.float().mean()) for one in each])
+        findings.figures[f"nats per token of the value, {kind}"] = _mean([one.loss for one in each])
+    return findings
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
