@@ -142,7 +142,7 @@ async def search(body: SearchRequest, context: ContextDep, caller: CallerDep, ac
     criteria = Criteria.of(body.options, context.settings, param="top_k")
     async with context.reads.enter(Key(caller)):
         with account.during("retrieval"):
-            found = await context.retrieval.search(criteria, body.query)
+            found = await context.retrieval.search(caller, criteria, body.query)
     account.knowledge_version = found.version
     reply = SearchResponse(
         version=found.version,
