@@ -51,6 +51,8 @@ class Target:
     """Fields of every completion."""
     endless: Mapping[str, object] = field(default_factory=lambda: {"ignore_eos": True})
     """What in a request makes the model go on to max_tokens, whatever it says."""
+    keeps_connections: bool = True
+    """False: every request takes a connection of its own, as the server closes them without having said so."""
 
 
 class ServerClient:
@@ -189,7 +191,9 @@ async def connect(target: Target, *, connections: int = 1, timeout_s: float = 60
     """A client with its own connections; asks the server which model it serves. Raises RequestError."""
     # Servers close idle connections after 5 s, some of them; at that very moment a request would be lost.
     limits = httpx.Limits(
-        max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEPALIVE_S
+        max_connections=connections,
+        max_keepalive_connections=connections if target.keeps_connections else 0,
+        keepalive_expiry=KEEPALIVE_S,
     )
     async with httpx.AsyncClient(
         base_url=target.url,
