@@ -116,8 +116,9 @@ train: $(VENV)/.test-installed $(SMOLLM2) ## learn φ and adapter for SmolLM2-13
 	$(TRAIN) --out out/phi-1 --adapter-rank 0 --steps 300 --learning-rate 0.05 --questions 600
 	$(BIN)/kalmagrove train refit --data $(DATA) --start out/phi-1/phi.safetensors --out out/phi-2
 	$(TRAIN) --start out/phi-2/phi.safetensors --out out/phi-3 --steps 700 --learning-rate 0.03 --questions 800
-	$(TRAIN) --start out/phi-3/phi.safetensors --out out/phi --steps 120 --learning-rate 0.02 \
+	$(TRAIN) --start out/phi-3/phi.safetensors --out out/phi-4 --steps 120 --learning-rate 0.02 \
 	  --adapter-learning-rate 0.0007 --questions 800
+	$(BIN)/kalmagrove train blend --start out/phi-4/phi.safetensors --out out/phi
 
 .PHONY: eval
 eval: $(VENV)/.test-installed $(SMOLLM2) ## measure answers with the shipped φ; JSON and PNG into docs (DATA=directory)

@@ -45,10 +45,11 @@ class Linear:
 
 
 def can_pack(weight: Tensor) -> bool:
-    """True where oneDNN has a kernel for this weight (CPU, contiguous, bf16 or fp32)."""
+    """True where oneDNN has a kernel for this weight (CPU, contiguous, fp32; bf16 if the processor knows it)."""
     return (
         weight.device.type == "cpu"
         and weight.dtype in PACKABLE
         and bool(torch._C._has_mkldnn)
         and weight.is_contiguous()
+        and (weight.dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
     )

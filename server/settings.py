@@ -111,6 +111,8 @@ class Settings(BaseSettings):
     """At most so many facts are mounted if a request does not say."""
     retrieval: SearchMethod = "hybrid"
     """How facts are found if a request does not say: by meaning, by words, or by both."""
+    follow_up: bool = True
+    """Look up a turn that points back ("And its depot?") with what it points to, if a request does not say."""
     min_score: float = Field(0.2, ge=-1, le=1)
     """Least relevance of a mounted fact if a request does not say."""
     max_gap: float = Field(0.2, ge=0, le=4)

@@ -21,6 +21,7 @@ from lab.evaluation.subject import Subject
 from lab.questions.mounting import Distractors
 from lab.questions.question import Question, Split
 from lab.questions.sources import load_pool
+from lab.training.blend import blended
 from lab.training.card import LICENCES, ModelCard, write_card
 from lab.training.curve import plot_curve
 from lab.training.differentiable import frozen_model
@@ -125,12 +126,22 @@ def refit_phi(run: PhiRun, options: RefitOptions, progress: Progress) -> None:
     save_phi(refit(start, mountings, run.checkpoint.config.head_dim, options), run.output / PHI)
 
 
+def blend_phi(checkpoint: Checkpoint, start: str, share: float, output: Path) -> None:
+    """Write phi.safetensors: `share` of the φ that `start` names, the rest of `gap`. Raises as `train_phi`."""
+    output.mkdir(parents=True, exist_ok=True)
+    save_phi(blended(_named(start, checkpoint, MiniLMEncoder()), share, checkpoint.config.head_dim), output / PHI)
+
+
 def _start(run: PhiRun, encoder: MiniLMEncoder) -> Phi:
-    config, fingerprint = run.checkpoint.config, encoder.model_fingerprint
-    phi, _ = load_learned(run.start, run.checkpoint, fingerprint)
+    return _named(run.start, run.checkpoint, encoder)
+
+
+def _named(name: str, checkpoint: Checkpoint, encoder: MiniLMEncoder) -> Phi:
+    config, fingerprint = checkpoint.config, encoder.model_fingerprint
+    phi, _ = load_learned(name, checkpoint, fingerprint)
     return replace(
         phi or zero_phi(config.num_layers, config.num_heads),
-        model_fingerprint=run.checkpoint.fingerprint,
+        model_fingerprint=checkpoint.fingerprint,
         encoder_fingerprint=fingerprint,
     )
 

@@ -82,6 +82,25 @@ def refit(
     messages().print(f"wrote {output}", highlight=False)
 
 
+@app.command()
+def blend(
+    output: Annotated[Path, typer.Option("--out", help="Directory for phi.safetensors.")],
+    start: Annotated[str, typer.Option(help="The trained φ: a file, or auto (the shipped one).")],
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="How much of it; the rest is gap, which nobody trained.")
+    ] = 0.5,
+    model: Annotated[str, typer.Option(help="A name under the models directory, or a path.")] = "smollm2-135m",
+    data_dir: DataDir = Path("data"),
+) -> None:
+    """Go part of the way back to the untrained φ: less is won on kinds that it was trained on, less lost on others."""
+    from kan.checkpoint.directory import Checkpoint
+    from lab.training.run import blend_phi
+
+    with failures_told():
+        blend_phi(Checkpoint.open(model_directory(data_dir, model)), start, share, output)
+    messages().print(f"wrote {output}", highlight=False)
+
+
 def _shares(sets: str) -> dict[str, float]:
     """What `--sets` says. Raises typer.BadParameter."""
     parts = [one.split("=") for one in sets.split(",") if one]

@@ -20,6 +20,8 @@ class KnowledgeOptions:
     max_gap: float | None = None
     """How far behind the best fact another may rank."""
     retrieval: SearchMethod | None = None
+    follow_up: bool | None = None
+    """Whether a turn that points back is looked up with what it points to."""
     min_version: int | None = None
     """Answer from this version of the knowledge or a newer one."""
     require_grounded: bool = False

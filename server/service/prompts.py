@@ -49,8 +49,8 @@ class Source(Protocol):
         """It cannot have fewer, no token being longer than `longest` bytes."""
         ...
 
-    def question(self, builder: PromptBuilder) -> str:
-        """What retrieval looks for."""
+    def question(self, builder: PromptBuilder, *, follow_up: bool) -> str:
+        """What retrieval looks for; follow_up: in the light of what was said before."""
         ...
 
     def tokens(self, builder: PromptBuilder, *, with_knowledge: bool) -> list[int]:
@@ -80,10 +80,10 @@ class Conversation:
     def least_tokens(self, longest: int) -> int:
         return -(-self.length // longest)
 
-    def question(self, builder: PromptBuilder) -> str:
-        """The last thing the user said, in the light of what he said before."""
-        said = [message.content for message in self.messages if message.role == "user"]
-        return in_context(said) if said else self.messages[-1].content
+    def question(self, builder: PromptBuilder, *, follow_up: bool) -> str:
+        """The last thing the user said."""
+        said = [message.content for message in self.messages if message.role == "user"] or [self.messages[-1].content]
+        return in_context(said) if follow_up else said[-1]
 
     def tokens(self, builder: PromptBuilder, *, with_knowledge: bool) -> list[int]:
         """By the model's chat template."""
@@ -112,11 +112,9 @@ class Text:
     def least_tokens(self, longest: int) -> int:
         return -(-self.length // longest) if isinstance(self.prompt, str) else self.length
 
-    def question(self, builder: PromptBuilder) -> str:
+    def question(self, builder: PromptBuilder, *, follow_up: bool) -> str:
         """The prompt's text."""
-        if isinstance(self.prompt, str):
-            return self.prompt
-        return builder.tokenizer.decode(self.prompt, skip_special=False)
+        return self._text(builder)
 
     def own_tokens(self, builder: PromptBuilder) -> list[int]:
         """The end of `tokens`."""
@@ -127,7 +125,12 @@ class Text:
         return builder.completion(self.prompt, with_knowledge=with_knowledge)
 
     def echoed(self, builder: PromptBuilder) -> Echo | None:
-        return Echo(self.question(builder), tuple(self.own_tokens(builder))) if self.echo else None
+        return Echo(self._text(builder), tuple(self.own_tokens(builder))) if self.echo else None
+
+    def _text(self, builder: PromptBuilder) -> str:
+        if isinstance(self.prompt, str):
+            return self.prompt
+        return builder.tokenizer.decode(self.prompt, skip_special=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +172,8 @@ class Prompts:
     async def ask(self, caller: str, sources: Sequence[Source], wanted: KnowledgeOptions) -> Questions:
         """The questions, embedded. Raises InvalidRequest."""
         criteria = Criteria.of(wanted, self._settings)
-        texts = partial(_questions, sources, self._builder)
+        follow_up = self._settings.follow_up if wanted.follow_up is None else wanted.follow_up
+        texts = partial(_questions, sources, self._builder, follow_up)
         short = _length(sources) <= SHORT_CHARACTERS
         found = texts() if short else await self._lane(sources).run(texts)
         return await self._retrieval.ask(caller, criteria, found)
@@ -231,8 +235,8 @@ def _length(sources: Sequence[Source]) -> int:
     return sum(source.length for source in sources)
 
 
-def _questions(sources: Sequence[Source], builder: PromptBuilder) -> list[str]:
-    return [source.question(builder) for source in sources]
+def _questions(sources: Sequence[Source], builder: PromptBuilder, follow_up: bool) -> list[str]:
+    return [source.question(builder, follow_up=follow_up) for source in sources]
 
 
 @contextmanager

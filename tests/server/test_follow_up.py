@@ -88,8 +88,10 @@ async def test_a_conversation_finds_what_its_last_turn_means(service: Service) -
         {"role": "user", "content": "And where are its trains kept?"},
     ]
     found = []
-    for messages in (turns, turns[-1:]):
-        answer = await service.chat(messages=messages, knowledge={"max_gap": 4, "min_score": -1})
-        found.append([fact["id"] for fact in answer.json()["knowledge"]["facts"]])
-    assert found[0][0] == "cobalt"
+    for messages, follow_up in ((turns, True), (turns, False), (turns[-1:], True)):
+        knowledge = {"max_gap": 4, "min_score": -1, "follow_up": follow_up}
+        facts = (await service.chat(messages=messages, knowledge=knowledge)).json()["knowledge"]["facts"]
+        found.append([(fact["id"], fact["score"]) for fact in facts])
+    assert found[0][0][0] == "cobalt"
     assert len(found[0]) == len(found[1]) == 3
+    assert found[0] != found[1] == found[2]

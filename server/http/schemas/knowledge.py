@@ -36,6 +36,8 @@ class KnowledgeRequest(Request):
     """How far behind the best fact another may rank; 4: as far as it likes."""
     retrieval: SearchMethod | None = None
     """How facts are found: by meaning, by words, or by both."""
+    follow_up: bool | None = None
+    """Whether a turn that points back ("And its depot?") is looked up with what it points to."""
     min_version: Version | None = None
     """Answer from this version of the knowledge or a newer one."""
     require_grounded: bool | None = None
@@ -51,6 +53,7 @@ class KnowledgeRequest(Request):
             min_score=self.min_score,
             max_gap=self.max_gap,
             retrieval=self.retrieval,
+            follow_up=self.follow_up,
             min_version=self.min_version,
             require_grounded=bool(self.require_grounded),
         )

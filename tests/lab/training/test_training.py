@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from kan.checkpoint.directory import Checkpoint
 from kan.knowledge.adapter import Adapter
 from kan.knowledge.fit import Fit
-from kan.knowledge.phi import FEATURES, Phi, load_phi, zero_phi
+from kan.knowledge.phi import FEATURES, Phi, gap_phi, load_phi, zero_phi
 from kan.model import Batch, KANModel
 from kan.prompt import PromptBuilder
 from kb.encoder.minilm import MiniLMEncoder
@@ -249,6 +249,13 @@ def test_from_the_command_line(tiny: Checkpoint, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     other = load_phi(tmp_path / "refit" / "phi.safetensors", tiny.config, **fingerprints)
     assert other.digest != phi.digest
+    blend = ["train", "blend", "--model", str(tiny.directory), "--start", str(tmp_path / "refit" / "phi.safetensors")]
+    done = CliRunner().invoke(app, [*blend, "--share", "0", "--out", str(tmp_path / "blend")])
+    assert done.exit_code == 0, done.output
+    untrained = load_phi(tmp_path / "blend" / "phi.safetensors", tiny.config, **fingerprints)
+    assert torch.equal(
+        untrained.coefficients, gap_phi(*untrained.coefficients.shape[:2], tiny.config.head_dim).coefficients
+    )
     missing = CliRunner().invoke(
         app, [*command[:5], str(tmp_path / "none"), *command[6:], "--start", str(tmp_path / "absent")]
     )
