@@ -44,6 +44,44 @@ class FactNotFound(KnowledgeError):
         self.index = index
 
 
+@dataclass(frozen=True)
+class Conflict:
+    """A fact is not at the version that a change expects."""
+
+    index: int
+    """The change's position in its batch."""
+    namespace: str
+    fact_id: str
+    expected: int
+    """0: no such fact."""
+    current: int | None
+    """None: there is none."""
+
+    @property
+    def final(self) -> bool:
+        """Whether the fact is past what is expected, and so never comes back to it."""
+        return self.current is not None and self.current > self.expected > 0
+
+    def __str__(self) -> str:
+        fact = f"fact {self.fact_id!r} in namespace {self.namespace!r}"
+        if self.current is None:
+            return f"{fact} does not exist, and is expected at version {self.expected}"
+        return f"{fact} is at version {self.current}, and is expected {self._wanted}"
+
+    @property
+    def _wanted(self) -> str:
+        return f"at version {self.expected}" if self.expected else "not to exist"
+
+
+class VersionConflict(KnowledgeError):
+    """Facts are not at the versions that changes expect; nothing of their batch was applied."""
+
+    def __init__(self, conflicts: Sequence[Conflict]) -> None:
+        super().__init__("; ".join(map(str, conflicts)))
+        self.conflicts = tuple(conflicts)
+        """All of the batch, at least one."""
+
+
 class UnknownVersion(KnowledgeError):
     """A version that the store has never had."""
 

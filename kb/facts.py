@@ -16,6 +16,7 @@ from kb.errors import (
     StoreLocked,
     StoreUnavailable,
     UnknownVersion,
+    VersionConflict,
     WriteFailed,
 )
 
@@ -30,6 +31,8 @@ NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._:@~-]*"
 """Of ids and namespaces. The first character is a letter or digit, so that no id is "." or ".." in a URL path."""
 LAST_SECOND = 253_402_300_799
 """9999-12-31T23:59:59Z in unix seconds: the last that ISO 8601 with four digits can say."""
+LAST_VERSION = 2**63 - 1
+"""The greatest that a database holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class Upsert:
     metadata: Mapping[str, JSON] = field(default_factory=dict)
     expires_at: float | None = None
     """Unix seconds; None: never."""
+    if_version: int | None = None
+    """What the fact's version must be when this takes effect; 0: there must be no such fact; None: no matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,8 @@ class Delete:
 
     id: str
     namespace: str
+    if_version: int | None = None
+    """What the fact's version must be when this takes effect, at least 1; None: no matter."""
 
 
 Change: TypeAlias = Upsert | Delete
@@ -97,6 +104,7 @@ __all__ = [
     "DEFAULT_NAMESPACE",
     "JSON",
     "LAST_SECOND",
+    "LAST_VERSION",
     "NAME_PATTERN",
     "Change",
     "Delete",
@@ -114,5 +122,6 @@ __all__ = [
     "StoreUnavailable",
     "UnknownVersion",
     "Upsert",
+    "VersionConflict",
     "WriteFailed",
 ]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
+from kb.conditions import conflicts
 from kb.encoder.embeddings import EmbeddingCache
 from kb.encoder.protocol import Encoder
 from kb.errors import (
@@ -21,6 +22,7 @@ from kb.errors import (
     KnowledgeError,
     StoreClosed,
     UnknownVersion,
+    VersionConflict,
     WriteFailed,
 )
 from kb.facts import Change, Delete, Limits, Upsert
@@ -161,8 +163,8 @@ class Store:
     def commit(self, prepared: Prepared) -> Commit:
         """Makes the batch durable, then visible. All or nothing.
 
-        Raises FactNotFound when it deletes a fact that does not exist (any more), WriteFailed when it could
-        not be made durable.
+        Raises VersionConflict when a fact is not at the version that a change expects, FactNotFound when it deletes
+        one that does not exist (any more), WriteFailed when it could not be made durable.
         """
         with self._writer:
             return self._commit("edit", prepared.changes, prepared.vectors)
@@ -216,6 +218,8 @@ class Store:
     def _commit(self, kind: str, changes: Sequence[Change], vectors: Mapping[str, Vectors]) -> Commit:
         self._require_open()
         self._settle()
+        if failed := conflicts(changes, self.snapshot, time.time()):
+            raise VersionConflict(failed)
         for index, change in enumerate(changes):
             if isinstance(change, Delete) and (change.namespace, change.id) not in self.snapshot.by_key:
                 raise FactNotFound(change.namespace, change.id, index)

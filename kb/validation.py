@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from ulid import ULID
 
 from kb.errors import InvalidChange, Problem
-from kb.facts import LAST_SECOND, NAME_PATTERN, Change, Delete, Limits, Upsert
+from kb.facts import LAST_SECOND, LAST_VERSION, NAME_PATTERN, Change, Delete, Limits, Upsert
 from kb.metadata import has_surrogate, normalised_metadata
 
 Check: TypeAlias = Callable[[Any], object]
@@ -69,13 +69,14 @@ def _checks(change: Change, limits: Limits) -> dict[str, Check]:
     name = partial(_name, longest=limits.id_chars)
     space = partial(_name, longest=limits.namespace_chars)
     if isinstance(change, Delete):
-        return {"namespace": space, "id": name}
+        return {"namespace": space, "id": name, "if_version": partial(_version, least=1)}
     return {
         "namespace": space,
         "id": lambda value: str(ULID()) if value is None else name(value),
         "text": partial(_text, longest=limits.text_chars),
         "metadata": partial(normalised_metadata, longest=limits.metadata_bytes, depth=limits.metadata_depth),
         "expires_at": partial(_expiry, now=time.time()),
+        "if_version": partial(_version, least=0),
     }
 
 
@@ -117,6 +118,16 @@ def _text(text: object, longest: int) -> str:
 def _shows(character: str) -> bool:
     category = unicodedata.category(character)
     return (category[0] in _VISIBLE or category == "Co") and character not in _BLANK
+
+
+def _version(version: object, least: int) -> int | None:
+    if version is None:
+        return None
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise ValueError("must be a version or null")
+    if not least <= version <= LAST_VERSION:
+        raise ValueError(f"must lie between {least} and {LAST_VERSION}")
+    return version
 
 
 def _expiry(expires_at: object, now: float) -> float | None:

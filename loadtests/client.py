@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import httpx
+
+from loadtests.answer import Answer, AnswerReader
+from loadtests.refusals import RequestError, refusal
 
 IMPORT_BATCH = 64
 """Facts per PUT when a scenario loads its knowledge."""
 KEEPALIVE_S = 2.0
 """How long a connection is kept for the next request."""
-
-
-class RequestError(Exception):
-    """The server refused a request, broke off a stream or answered with something that is no answer."""
-
-
-class Refused(RequestError):
-    """429: the server is full."""
-
-    def __init__(self, message: str, retry_after: str | None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-        """The header of this name, as it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,43 +37,6 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
-class MountedReport:
-    """A fact that an answer says it was drawn from."""
-
-    id: str
-    version: int
-    score: float
-    page: str
-    """Names the K/V pages that were read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole streamed answer. Times are seconds after the request was sent."""
-
-    text: str
-    content_times: tuple[float, ...]
-    completion_tokens: int
-    """As the server counts them; the pieces of content, where it does not tell."""
-    prompt_tokens: int
-    """0 where the server does not tell."""
-    knowledge_version: int | None
-    retrieval_ms: float | None
-    facts: tuple[MountedReport, ...]
-    ended: float = 0.0
-    """When the stream did: tokens without text, as a turn's end, bring no content."""
-
-    @property
-    def ttft(self) -> float:
-        return self.content_times[0]
-
-    @property
-    def gaps(self) -> list[float]:
-        """Seconds between one piece of content and the next."""
-        return [b - a for a, b in pairwise(self.content_times)]
-
-
-@dataclass(frozen=True, slots=True)
 class Target:
     """Where the server is and what opens it. A server without keys takes None."""
 
@@ -100,6 +51,8 @@ class Target:
     """Fields of every completion."""
     endless: Mapping[str, object] = field(default_factory=lambda: {"ignore_eos": True})
     """What in a request makes the model go on to max_tokens, whatever it says."""
+    keeps_connections: bool = True
+    """False: every request takes a connection of its own, as the server closes them without having said so."""
 
 
 class ServerClient:
@@ -129,7 +82,7 @@ class ServerClient:
         except httpx.HTTPError as error:
             raise RequestError(f"{method} {path}: {type(error).__name__} {error}") from error
         if response.is_error:
-            raise _refusal(f"{method} {path}", response)
+            raise refusal(f"{method} {path}", response)
         return response
 
     async def put_facts(self, facts: Sequence[FactRecord], namespace: str, expires_at: float) -> Edit:
@@ -178,19 +131,19 @@ class ServerClient:
             "stream_options": {"include_usage": True},
             **(self._target.endless if to_the_end else {}),
         }
-        collector = _Collector(time.perf_counter(), on_content)
+        reader = AnswerReader(time.perf_counter(), on_content)
         try:
             async with self._http.stream(
                 "POST", "/v1/chat/completions", json=body, headers=_bearer(self._target.client_key)
             ) as response:
                 if response.is_error:
                     await response.aread()
-                    raise _refusal("chat", response)
+                    raise refusal("chat", response)
                 async for line in response.aiter_lines():
-                    collector.take(line)
+                    reader.take(line)
         except httpx.HTTPError as error:
             raise RequestError(f"chat: {type(error).__name__} {error}") from error
-        return collector.answer()
+        return reader.answer()
 
     async def ask_whole(
         self, messages: Sequence[Mapping[str, str]], knowledge: Mapping[str, object], max_tokens: int
@@ -208,7 +161,7 @@ class ServerClient:
             async with self._http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
                 if response.is_error:
                     await response.aread()
-                    raise _refusal("chat", response)
+                    raise refusal("chat", response)
                 async for line in response.aiter_lines():
                     pieces -= line.startswith("data:")
                     if pieces <= 0:
@@ -229,76 +182,8 @@ class ServerClient:
         }
 
 
-class _Collector:
-    """Reads server-sent events one line at a time."""
-
-    def __init__(self, started: float, on_content: Callable[[], None] | None) -> None:
-        self._started = started
-        self._on_content = on_content
-        self._text: list[str] = []
-        self._times: list[float] = []
-        self._usage: dict[str, Any] = {}
-        self._knowledge: dict[str, Any] = {}
-        self._ended: float | None = None
-
-    def take(self, line: str) -> None:
-        if not line.startswith("data:"):
-            return
-        now = time.perf_counter() - self._started
-        payload = line[len("data:") :].strip()
-        if payload == "[DONE]":
-            self._ended = now
-            return
-        event = json.loads(payload)
-        if "error" in event:
-            raise RequestError(f"chat: the stream broke off: {_reason(payload)}")
-        self._usage = event.get("usage") or self._usage
-        self._knowledge = event.get("knowledge") or self._knowledge
-        for choice in event["choices"]:
-            content = choice["delta"].get("content")
-            if content:
-                self._text.append(content)
-                self._times.append(now)
-                if self._on_content:
-                    self._on_content()
-
-    def answer(self) -> Answer:
-        if self._ended is None:
-            raise RequestError("chat: the stream ended without [DONE]")
-        if not self._times:
-            raise RequestError("chat: the answer has no content")
-        knowledge = self._knowledge
-        facts = [MountedReport(f["id"], f["version"], f["score"], f["page"]) for f in knowledge.get("facts", [])]
-        return Answer(
-            "".join(self._text),
-            tuple(self._times),
-            int(self._usage.get("completion_tokens", len(self._times))),
-            int(self._usage.get("prompt_tokens", 0)),
-            knowledge.get("version"),
-            knowledge.get("retrieval_ms"),
-            tuple(facts),
-            self._ended,
-        )
-
-
 def _bearer(key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
-
-
-def _refusal(what: str, response: httpx.Response) -> RequestError:
-    """Of an error response that has been read."""
-    message = f"{what}: {response.status_code} {_reason(response.text)}"
-    if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
-        return Refused(message, response.headers.get("retry-after"))
-    return RequestError(message)
-
-
-def _reason(text: str) -> str:
-    """The message of an OpenAI error object, or the start of whatever came instead."""
-    try:
-        return str(json.loads(text)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return text[:200]
 
 
 @asynccontextmanager
@@ -306,7 +191,9 @@ async def connect(target: Target, *, connections: int = 1, timeout_s: float = 60
     """A client with its own connections; asks the server which model it serves. Raises RequestError."""
     # Servers close idle connections after 5 s, some of them; at that very moment a request would be lost.
     limits = httpx.Limits(
-        max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEPALIVE_S
+        max_connections=connections,
+        max_keepalive_connections=connections if target.keeps_connections else 0,
+        keepalive_expiry=KEEPALIVE_S,
     )
     async with httpx.AsyncClient(
         base_url=target.url,

@@ -2,7 +2,8 @@
 
 Streams, plain requests and edits, each client one after the other without a pause. In their midst the server is told to
 end; the clients go on until its process is gone. Then it is started on the same store, which must hold every edit that
-was acknowledged. Again for every round.
+was acknowledged. Again for every round. Where /admin has a listener of its own, edits go there, and more streams, as
+from the console.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ from loadtests.serving import Server, serving, temporary_home
 
 CLIENTS = {"stream": 8, "plain": 4, "edit": 2}
 """How many of each kind; together no more than the server runs at once."""
+CLIENTS_APART = {**CLIENTS, "console": 2}
+"""The same with a listener of its own for /admin."""
+STREAMED, ON_ADMIN = frozenset({"stream", "console"}), frozenset({"edit", "console"})
+"""Kinds that stream, and kinds that ask where /admin is."""
 STREAM_TOKENS = 32
 PLAIN_TOKENS = 16
 REFUSED_PAUSE_S = 0.05
@@ -63,7 +68,7 @@ class Attempt:
         """Accepted and answered to the end."""
         if not self.accepted or self.came.failure:
             return False
-        return self.kind != "stream" or (self.came.body.endswith(DONE) and b'"error"' not in self.came.body)
+        return self.kind not in STREAMED or (self.came.body.endswith(DONE) and b'"error"' not in self.came.body)
 
     @property
     def refused(self) -> bool:
@@ -90,15 +95,18 @@ class Round:
         return {one.fact.id: one.fact.text for one in self.attempts if one.fact and one.whole}
 
 
-async def run(options: Options, data_dir: Path, progress: Progress) -> Report:
-    """`count` rounds with about `max_seconds` of load before each SIGTERM. Raises RequestError, ServerStartError."""
+async def run(options: Options, data_dir: Path, progress: Progress, *, admin_apart: bool = False) -> Report:
+    """`count` rounds with about `max_seconds` of load before each SIGTERM. Raises RequestError, ServerStartError.
+
+    admin_apart     /admin has a listener of its own, and both are under load
+    """
     rounds: list[Round] = []
     report: Report | None = None
     draw = random.Random(options.seed)
     with temporary_home(data_dir) as home:
         for number in range(options.count + 1):
             progress("rounds", number, options.count + 1)
-            with serving(home) as server:
+            with serving(home, admin_apart=admin_apart) as server:
                 async with open_bench(replace(options, target=server.target), progress) as bench:
                     bench.namespace = ASKED  # the same in every life of the server
                     report = report or new_report("drain", bench)
@@ -117,14 +125,18 @@ async def run(options: Options, data_dir: Path, progress: Progress) -> Report:
 async def _round(bench: Bench, server: Server, number: int, seconds: float) -> Round:
     gone = asyncio.Event()
     attempts: list[Attempt] = []
-    connections = sum(CLIENTS.values())
-    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-    async with httpx.AsyncClient(
-        base_url=server.target.url, limits=limits, timeout=REQUEST_TIMEOUT_S, trust_env=False
-    ) as http:
+    target = server.target
+    async with _connections(target.url) as public, _connections(target.admin_url or target.url) as admin:
         clients = [
-            asyncio.create_task(_client(http, _Requests(bench, kind, f"{number}-{kind}-{one}"), gone, attempts))
-            for kind, count in CLIENTS.items()
+            asyncio.create_task(
+                _client(
+                    admin if kind in ON_ADMIN else public,
+                    _Requests(bench, kind, f"{number}-{kind}-{one}"),
+                    gone,
+                    attempts,
+                )
+            )
+            for kind, count in (CLIENTS_APART if target.admin_url else CLIENTS).items()
             for one in range(count)
         ]
         await asyncio.sleep(seconds)
@@ -135,6 +147,13 @@ async def _round(bench: Bench, server: Server, number: int, seconds: float) -> R
         gone.set()
         await asyncio.gather(*clients)
     return Round(terminated_at, exited_at, status, attempts)
+
+
+def _connections(url: str) -> httpx.AsyncClient:
+    """As many as there are clients."""
+    most = sum(CLIENTS_APART.values())
+    limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
+    return httpx.AsyncClient(base_url=url, limits=limits, timeout=REQUEST_TIMEOUT_S, trust_env=False)
 
 
 async def _exit(server: Server) -> int | None:
@@ -170,7 +189,7 @@ class _Requests:
         return "PUT", "/admin/kb/facts", {"facts": [row]}, fact
 
     def _question(self, item: Item) -> Mapping[str, object]:
-        streamed = self.kind == "stream"
+        streamed = self.kind in STREAMED
         return {
             "model": self._bench.client.model,
             "messages": user(item.question),
@@ -217,6 +236,7 @@ def summarise(report: Report, rounds: Sequence[Round]) -> None:
     late = [one for each in rounds for one in each.attempts if each.terminated_at <= one.sent_at < each.exited_at]
     early = [one for each in rounds for one in each.attempts if one.sent_at < each.terminated_at]
     running = [one for each in rounds for one in each.attempts if one.sent_at < each.terminated_at < one.ended_at]
+    on_admin = [one for one in running if one.kind in ON_ADMIN]
     accepted = [one for one in told if one.accepted]
     report.add_series(EXIT, [(each.exited_at - each.terminated_at) * 1e3 for each in rounds])
     report.add_series(REFUSED, [(one.ended_at - one.sent_at) * 1e3 for one in late if one.refused])
@@ -224,6 +244,7 @@ def summarise(report: Report, rounds: Sequence[Round]) -> None:
         "rounds": len(rounds),
         "requests sent": len(told),
         "under way at SIGTERM": len(running),
+        "of them where /admin is": len(on_admin),
         "accepted": len(accepted),
         "of them answered whole": sum(one.whole for one in accepted),
         "sent after SIGTERM": len(late),
@@ -236,8 +257,9 @@ def summarise(report: Report, rounds: Sequence[Round]) -> None:
     }
     report.figures.update(figures)
     _judge(report, rounds, [one for one in accepted if not one.whole], early, told)
-    if not running:
-        report.failures.append("nothing was under way at SIGTERM: this shows nothing")
+    apart = any(one.kind not in CLIENTS for one in told)
+    if not running or (apart and (not on_admin or len(on_admin) == len(running))):
+        report.failures.append("nothing was under way at SIGTERM, or on one listener only: this shows nothing")
 
 
 def _judge(

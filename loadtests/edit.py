@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from loadtests.client import RequestError, ServerClient, connect
+from loadtests.client import ServerClient, connect
 from loadtests.corpus import rewritten
+from loadtests.refusals import RequestError
 from loadtests.report import Report
 from loadtests.scenario import WARM_UP, Bench, Options, Progress, new_report, open_bench, user
 

@@ -14,8 +14,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from loadtests.client import Answer, Refused, RequestError, ServerClient, connect
+from loadtests.answer import Answer
+from loadtests.client import ServerClient, connect
 from loadtests.corpus import Item
+from loadtests.refusals import Refused, RequestError
 from loadtests.report import Report
 from loadtests.scenario import WARM_UP, Bench, Options, Progress, new_report, open_bench, user
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 
-from loadtests.client import Answer, Target
+from loadtests.answer import Answer
+from loadtests.client import Target
 from loadtests.corpus import Item
 from loadtests.report import Report
 from loadtests.scenario import WARM_UP, Bench, Options, Progress, new_report, open_bench

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from loadtests.client import Answer, Edit, FactRecord, connect
+from loadtests.answer import Answer
+from loadtests.client import Edit, FactRecord, connect
 from loadtests.corpus import person
 from loadtests.report import Report
 from loadtests.scenario import Options, Progress, new_report, open_bench, user

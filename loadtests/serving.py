@@ -10,8 +10,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -65,13 +65,22 @@ def temporary_home(data_dir: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def serving(home: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Server]:
-    """A server of what is in the data directory, stopped at the end. Raises ServerStartError."""
-    port = free_port()
+def serving(
+    home: Path, settings: Mapping[str, str] = MappingProxyType({}), *, admin_apart: bool = False
+) -> Iterator[Server]:
+    """A server of what is in the data directory, stopped at the end. Raises ServerStartError.
+
+    admin_apart     /admin has a listener of its own, as the target says
+    """
+    port, admin_port = free_ports(2)
     command = [sys.executable, "-m", "server.cli", "serve"]
     environment = {**_environment(home, port), **settings}
+    admin_url = None
+    if admin_apart:
+        environment["KALMAGROVE_ADMIN_PORT"] = str(admin_port)
+        admin_url = f"http://127.0.0.1:{admin_port}"
     with running(command, environment, port, ready="/ready", log_path=home / "server.log") as server:
-        yield server
+        yield replace(server, target=replace(server.target, admin_url=admin_url))
 
 
 @contextmanager
@@ -115,9 +124,17 @@ def _environment(directory: Path, port: int) -> Mapping[str, str]:
 
 def free_port() -> int:
     """One of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    (port,) = free_ports(1)
+    return port
+
+
+def free_ports(count: int) -> list[int]:
+    """So many, all different."""
+    with ExitStack() as probes:
+        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in sockets]
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log_path: Path, timeout_s: float) -> None:

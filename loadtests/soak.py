@@ -13,8 +13,9 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from loadtests.client import RequestError, ServerClient, connect
+from loadtests.client import ServerClient, connect
 from loadtests.corpus import Item, rewritten
+from loadtests.refusals import RequestError
 from loadtests.report import Report
 from loadtests.resources import HANDLES, PAGES, RSS, THREADS, Samples, held_by_requests, slope
 from loadtests.scenario import Bench, Options, Progress, new_report, open_bench, user

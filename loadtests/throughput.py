@@ -7,8 +7,9 @@ import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 
-from loadtests.client import Answer, RequestError
+from loadtests.answer import Answer
 from loadtests.corpus import Item
+from loadtests.refusals import RequestError
 from loadtests.report import Report
 from loadtests.scenario import WARM_UP, Bench, Options, Progress, new_report, open_bench, user
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loadtests.client import Answer
+from loadtests.answer import Answer
 from loadtests.corpus import Item, pasted
 from loadtests.report import Report
 from loadtests.scenario import WARM_UP, Bench, Options, Progress, new_report, open_bench, user

@@ -101,7 +101,10 @@ class Context:
         metrics = Metrics(engine, store, lambda: generations.waiting)
         lanes, versions = Lanes(metrics), Versions(store, settings.max_waiting)
         pages = FactPages(store, engine, services.prompt)
-        embedding = Embedding(services.encoder, services.encoder_tokenizer, engine, lanes)
+        requests = settings.max_running + settings.max_waiting + READS_AT_ONCE + MAX_WAITING_READS
+        embedding = Embedding(
+            services.encoder, services.encoder_tokenizer, engine, lanes, requests, settings.key_weights
+        )
         retrieval = Retrieval(store, embedding, pages, lanes, metrics)
         prompts = Prompts(retrieval, services.prompt, engine.info, lanes, settings)
         return cls(

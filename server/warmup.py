@@ -31,7 +31,7 @@ async def warm_up(context: Context) -> None:
     """So that the first request is as fast as the others: embed, encode, mount and generate once. Afterwards only the
     pages of facts that are held are left."""
     services = context.services
-    await context.embedding.of_questions([WARM_UP_TEXT])
+    await context.embedding.of_questions("", [WARM_UP_TEXT])
     fact = context.pages.tokens(WARM_UP_TEXT)
     await services.engine.encode([fact])
     request = GenerationRequest(

@@ -12,6 +12,8 @@ import orjson
 from kb.facts import Change, Fact, Key, Upsert
 from kb.metadata import decode_metadata, encode_metadata
 
+HASHED_AT_ONCE = 256
+"""Entries; other threads get the interpreter in between. A batch may have a hundred thousand."""
 GENESIS = hashlib.sha256(b"knowledge log, format 1").digest()
 
 Values: TypeAlias = tuple[str, str, str, str | None, str | None, float | None]
@@ -82,6 +84,28 @@ class Batch:
     @classmethod
     def following(cls, previous: bytes, version: int, created_at: float, kind: str, entries: Sequence[Entry]) -> Batch:
         """The batch that follows the one whose chain is `previous`."""
-        content = orjson.dumps([version, created_at, kind, [entry.values for entry in entries]])
-        chain = hashlib.sha256(previous + content).digest()
-        return cls(version, created_at, kind, tuple(entries), chain)
+        chain = Chaining(previous, version, created_at, kind)
+        for start in range(0, len(entries), HASHED_AT_ONCE):
+            chain.add([entry.values for entry in entries[start : start + HASHED_AT_ONCE]])
+        return cls(version, created_at, kind, tuple(entries), chain.digest())
+
+
+class Chaining:
+    """A batch's chain in the making: sha256 over the previous one and [version, created_at, kind, entries] as JSON."""
+
+    def __init__(self, previous: bytes, version: int, created_at: float, kind: str) -> None:
+        self._hash = hashlib.sha256(previous)
+        self._hash.update(orjson.dumps([version, created_at, kind])[:-1] + b",[")
+        self._separator = b""
+
+    def add(self, some: Sequence[Values]) -> None:
+        """The next entries; better not many at once."""
+        if some:
+            self._hash.update(self._separator + orjson.dumps(some)[1:-1])
+            self._separator = b","
+
+    def digest(self) -> bytes:
+        """Of the entries so far."""
+        whole = self._hash.copy()
+        whole.update(b"]]")
+        return whole.digest()

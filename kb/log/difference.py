@@ -36,27 +36,22 @@ def differences(log: FactLog, before: int, after: int, limit: int, start: Key | 
     older, newer = sorted((before, after))
     touched = log.keys_between(older + 1, newer, limit + 1, start)
     keys = touched[:limit]
-    earlier, later = ({key: _last_touch(log, key, version) for key in keys} for version in (before, after))
-    entries = _entries(log, [*earlier.items(), *later.items()])
-    found = [Difference(key, entries.get((key, earlier[key])), entries.get((key, later[key]))) for key in keys]
+    earlier, later = (log.last_touches(keys, version) for version in (before, after))
+    told = _told(log, [*earlier.items(), *later.items()])
+    found = [Difference(key, told.get((key, earlier.get(key))), told.get((key, later.get(key)))) for key in keys]
     return Differences(
         tuple(one for one in found if one.before != one.after), keys[-1] if len(touched) > limit else None
     )
 
 
-def _last_touch(log: FactLog, key: Key, version: int) -> int:
-    """The version that said what the fact was as of `version`; 0: there was none."""
-    return next(iter(log.versions_of(*key, limit=1, before=version + 1)), 0)
-
-
-def _entries(log: FactLog, places: Sequence[tuple[Key, int]]) -> dict[tuple[Key, int], Entry]:
-    """What versions say of facts, without those that they delete. Each version is read once, and none is kept: it may
-    hold a hundred thousand other facts."""
+def _told(log: FactLog, places: Sequence[tuple[Key, int]]) -> dict[tuple[Key, int | None], Entry]:
+    """What versions say of facts, without those that they delete. Each version is read once."""
     wanted: dict[int, set[Key]] = {}
     for key, version in places:
         wanted.setdefault(version, set()).add(key)
-    found: dict[tuple[Key, int], Entry] = {}
-    for version, keys in wanted.items():
-        for batch in log.between(version, version) if version else ():
-            found |= {(one.key, version): one for one in batch.entries if one.key in keys and one.op != "delete"}
-    return found
+    return {
+        (entry.key, version): entry
+        for version, keys in wanted.items()
+        for entry in log.excerpt(version, keys).entries
+        if entry.op != "delete"
+    }

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, insert, literal, select, tuple_
+from sqlalchemy import create_engine, func, insert, literal, select, tuple_
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from kb.errors import StoreCorrupt, StoreUnavailable, WriteFailed
 from kb.facts import Key
-from kb.log import schema
-from kb.log.batch import GENESIS, Batch, Entry
-from kb.log.damage import damage
+from kb.log import schema, sqlite
+from kb.log.batch import GENESIS, HASHED_AT_ONCE, Batch, Chaining, Entry
 from kb.log.location import Location
 from kb.log.marker import Head
 from kb.log.schema import batches, entries
 
 CHECK_SECONDS = 5.0
 """How long a start may check the structure of the database: some millions of facts."""
+YIELD_S = 0.0002
+"""How long a thread that reads a whole batch sleeps between two slices of it, so that others get the interpreter."""
 _ROWS = 1000
+_KEYS = 250
+"""Looked up in one query."""
 _DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error)
-_PRAGMAS = ("synchronous=FULL", "busy_timeout=5000", "cell_size_check=ON", "trusted_schema=OFF")
 
 _logger = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ class FactLog:
         except (ImportError, NoSuchModuleError) as error:
             raise StoreUnavailable(f"{self._name}: {error}") from error
         if self._sqlite:
-            _configure_sqlite(self.engine)
+            sqlite.configure(self.engine)
         try:
             with self._reading():
                 # Held open for good: while a connection lives, SQLite keeps its view of the write-ahead log,
@@ -78,6 +81,18 @@ class FactLog:
             found = found.where(e.version < before)
         with self._reading(), self.engine.connect() as connection:
             return list(connection.execute(found.order_by(e.version.desc()).limit(limit)).scalars())
+
+    def last_touches(self, keys: Sequence[Key], upto: int) -> dict[Key, int]:
+        """For each of some facts the newest version up to `upto` that touched it; those without one are left out."""
+        e = entries.c
+        found: dict[Key, int] = {}
+        with self._reading(), self.engine.connect() as connection:
+            for start in range(0, len(keys), _KEYS):
+                some = tuple_(e.namespace, e.id).in_(keys[start : start + _KEYS])
+                newest = select(e.namespace, e.id, func.max(e.version)).where(some, e.version <= upto)
+                rows = connection.execute(newest.group_by(e.namespace, e.id))
+                found |= {(namespace, fact_id): version for namespace, fact_id, version in rows}
+        return found
 
     def keys_between(self, first: int, last: int, limit: int, start: Key | None) -> list[Key]:
         """Facts that versions `first` to `last` touched, by namespace and id, those greater than `start`."""
@@ -128,6 +143,29 @@ class FactLog:
             reached = batch.version
         if reached < last:
             raise StoreCorrupt(self._name, f"the log is damaged at version {reached + 1}")
+
+    def excerpt(self, version: int, keys: Collection[Key]) -> Batch:
+        """A version's batch with its entries for `keys` only, facts that it touched. All are read and checked against
+        the chain, slice by slice, and none of the rest is kept: it may be a hundred thousand facts. Raises like `scan`.
+        """
+        previous, found = self.chain_at(version - 1), list[Entry]()
+        columns = [entries.c[name] for name in _ENTRY_COLUMNS]
+        with self._reading(), self.engine.connect() as connection:
+            head = connection.execute(select(batches).where(batches.c.version == version)).one_or_none()
+            if previous is None or head is None:
+                raise StoreCorrupt(self._name, f"the log is damaged at version {version}")
+            chain = Chaining(previous, version, head.created_at, head.kind)
+            rows = connection.execution_options(yield_per=HASHED_AT_ONCE).execute(
+                select(*columns).where(entries.c.version == version).order_by(entries.c.seq)
+            )
+            for some in rows.partitions():
+                told = [Entry(*row) for row in some]
+                chain.add([entry.values for entry in told])
+                found += [entry for entry in told if entry.key in keys]
+                time.sleep(YIELD_S)
+            if chain.digest() != head.chain or len(found) != len(keys):
+                raise StoreCorrupt(self._name, f"the log is damaged at version {version}")
+        return Batch(version, head.created_at, head.kind, tuple(found), head.chain)
 
     def _verified(self, after: Head, heads: Any, rows: Any) -> Iterator[Batch]:
         groups = groupby(rows, key=lambda row: row[0])
@@ -192,11 +230,7 @@ class FactLog:
         with self._writing():
             self._writer.rollback()
             if self._sqlite:
-                cursor = _driver(self._writer).execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                busy = cursor.fetchone()[0]
-                cursor.close()
-                if busy:
-                    raise WriteFailed(f"{self._name}: busy after a failed write; try again")
+                sqlite.cut_write_ahead_log(self._writer, self._name)
 
     def close(self) -> None:
         """Closes every connection."""
@@ -222,52 +256,15 @@ class FactLog:
 
     def _prepare_database(self, check_seconds: float) -> None:
         if self._sqlite:
-            self._check_sqlite(check_seconds)
+            sqlite.check(self._writer, self._name, check_seconds)
         with self._writer.begin():
             schema.metadata.create_all(self._writer)
         # Damage to a table's definition may show only when something is written.
         if self._sqlite and schema.shape(self._writer) != schema.expected_shape():
             raise StoreCorrupt(self._name, f"its tables are not those of format {schema.FORMAT}")
 
-    def _check_sqlite(self, check_seconds: float) -> None:
-        driver = _driver(self._writer)
-        if driver.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):
-            raise StoreUnavailable(f"{self._name}: SQLite cannot keep a write-ahead log here")
-        # A database that cannot be written is refused now rather than at the first edit.
-        # (SQLite lets a write transaction begin there all the same; only a write tells.)
-        driver.execute("BEGIN IMMEDIATE")
-        driver.execute("PRAGMA user_version=0")
-        driver.execute("ROLLBACK")
-        found = damage(driver, check_seconds)
-        if found:
-            raise StoreCorrupt(self._name, f"SQLite finds it damaged: {found}")
-        (version,) = driver.execute("PRAGMA user_version").fetchone()
-        (tables,) = driver.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables == 0 and version == 0:
-            driver.execute(f"PRAGMA user_version={schema.FORMAT}")
-        elif version != schema.FORMAT:
-            raise StoreCorrupt(self._name, f"has format {version}; this program reads format {schema.FORMAT}")
-
 
 _ENTRY_COLUMNS = ("op", "namespace", "id", "text", "metadata", "expires_at")
-
-
-def _configure_sqlite(engine: Engine) -> None:
-    def on_connect(connection: sqlite3.Connection, _: object) -> None:
-        connection.isolation_level = None  # transactions begin where SQLAlchemy says so, below
-        for pragma in _PRAGMAS:
-            connection.execute(f"PRAGMA {pragma}")
-
-    def on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
-
-    event.listen(engine, "connect", on_connect)
-    event.listen(engine, "begin", on_begin)
-
-
-def _driver(connection: Connection) -> Any:
-    # PRAGMAs that must run outside a transaction, which SQLAlchemy would begin.
-    return connection.connection.driver_connection
 
 
 def _reason(error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kb.facts import JSON, Key
+from kb.facts import JSON
 from kb.log.batch import Batch
 from kb.log.fact_log import FactLog
 from kb.metadata import decode_metadata
@@ -47,7 +47,7 @@ class History:
     def of_fact(self, namespace: str, fact_id: str, limit: int, before: int | None) -> list[FactVersion]:
         """Versions below `before` that touched the fact, newest first. Raises StoreCorrupt, StoreUnavailable."""
         versions = self._log.versions_of(namespace, fact_id, limit, before)
-        return [_fact_version(batch, (namespace, fact_id)) for v in versions for batch in self._log.between(v, v)]
+        return [_fact_version(self._log.excerpt(version, {(namespace, fact_id)})) for version in versions]
 
     def of_store(self, limit: int, before: int | None) -> list[LogEntry]:
         """Versions below `before`, newest first. Raises StoreCorrupt, StoreUnavailable."""
@@ -56,8 +56,8 @@ class History:
         return found[::-1]
 
 
-def _fact_version(batch: Batch, key: Key) -> FactVersion:
-    entry = next(entry for entry in batch.entries if entry.key == key)
+def _fact_version(batch: Batch) -> FactVersion:
+    (entry,) = batch.entries
     return FactVersion(
         version=batch.version,
         created_at=batch.created_at,

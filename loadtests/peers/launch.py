@@ -56,6 +56,7 @@ class Peer:
     variables: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, object] = field(default_factory=dict)
     endless: Mapping[str, object] = field(default_factory=lambda: {"ignore_eos": True})
+    keeps_connections: bool = True
 
     def executable(self, environments: Path) -> Path:
         return environments / self.environment / "bin" / self.program
@@ -107,6 +108,8 @@ def _llama_server(kind: str) -> Peer:
         f"{kind.upper()} weights, {PLACES} slots; llama.cpp's own server, from the sources in this version's package",
         command,
         gguf=kind,
+        # It closes the connection after each stream, whose headers promise to keep it: who asks again at once may lose.
+        keeps_connections=False,
     )
 
 
@@ -153,6 +156,8 @@ def started(peer: Peer, environments: Path, weights: Weights) -> Iterator[System
         with running(
             command, {**own, **peer.variables}, port, ready=peer.ready, log_path=log_path, timeout_s=START_TIMEOUT_S
         ) as server:
-            target = replace(server.target, extra=peer.extra, endless=peer.endless)
+            target = replace(
+                server.target, extra=peer.extra, endless=peer.endless, keeps_connections=peer.keeps_connections
+            )
             about = f"{peer.distribution} {peer.version(environments)}: {peer.options}"
             yield System(peer.name, target, about=about, settle_s=peer.settle_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from loadtests.client import Answer
+from loadtests.answer import Answer
 from loadtests.peers.systems import ANSWER_TOKENS, Case
 from loadtests.report import Report
 from loadtests.stats import percentage, ratio_of_medians

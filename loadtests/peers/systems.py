@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from loadtests.client import Answer, FactRecord, RequestError, ServerClient, Target
+from loadtests.answer import Answer
+from loadtests.client import FactRecord, ServerClient, Target
 from loadtests.corpus import Item, pasted
+from loadtests.refusals import RequestError
 from loadtests.scenario import Bench, user
 
 ANSWER_TOKENS = 64

@@ -123,6 +123,9 @@ def drain(
     seconds: Annotated[float, typer.Option(min=0.1, help="About how long the load lasts before SIGTERM.")] = 4.0,
     facts: Facts = 64,
     seed: Seed = 1,
+    admin_apart: Annotated[
+        bool, typer.Option("--admin-apart", help="/admin has a listener of its own, and both are under load.")
+    ] = False,
     json: Json = None,
 ) -> None:
     """SIGTERM under load, to a server of its own, again and again: no accepted request and no edit may be lost."""
@@ -131,7 +134,7 @@ def drain(
     from loadtests.scenario import Options
 
     def scenario(options: Options, progress: Progress) -> Coroutine[Any, Any, Report]:
-        return run(options, data_dir, progress)
+        return run(options, data_dir, progress, admin_apart=admin_apart)
 
     measure(scenario, Options(Target(""), rounds, facts, seed, max_seconds=seconds), json)
 

@@ -13,6 +13,7 @@ FAILED = 1
 USAGE = 2
 NOT_FOUND = 3
 UNREACHABLE = 4
+CONFLICT = 5
 
 
 class CommandError(Exception):

@@ -33,6 +33,7 @@ StoreDir = Annotated[
     Path | None, typer.Option("--store", help="Use this store directory (data/kb) instead of a server.")
 ]
 Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the fact.")]
+IfVersion = Annotated[int | None, typer.Option("--if-version", min=1, help="Only if this is the fact's version.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -43,12 +44,16 @@ def add(
     namespace: Namespace = "default",
     metadata: Annotated[str, typer.Option(help="A JSON object.")] = "{}",
     expires_at: Annotated[str | None, typer.Option(help="ISO 8601 with an offset: 2031-01-01T00:00:00Z.")] = None,
+    if_version: Annotated[
+        int | None,
+        typer.Option("--if-version", min=0, help="Only if this is the fact's version; 0: only if there is none."),
+    ] = None,
     server: AdminServer = DEFAULT_SERVER,
     key: Key = None,
     store: StoreDir = None,
 ) -> None:
     """Add a fact, or replace the one with the same id."""
-    fact = NewFact(id or _new_id(), namespace, text, _object(metadata), _seconds(expires_at))
+    fact = NewFact(id or _new_id(), namespace, text, _object(metadata), _seconds(expires_at), if_version)
     with _opened(server, key, store) as target:
         written = target.put(fact)
     messages().print(f"{fact.id} is in version {written.version}", highlight=False)
@@ -73,13 +78,14 @@ def get(
 def delete(
     id: Annotated[str, typer.Argument()],
     namespace: Namespace = "default",
+    if_version: IfVersion = None,
     server: AdminServer = DEFAULT_SERVER,
     key: Key = None,
     store: StoreDir = None,
 ) -> None:
     """Delete one fact. No answer admitted after this is drawn from it."""
     with _opened(server, key, store) as target:
-        written = target.delete(namespace, id)
+        written = target.delete(namespace, id, if_version)
     messages().print(f"{id} is gone from version {written.version}", highlight=False)
 
 

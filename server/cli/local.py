@@ -18,12 +18,13 @@ from kb.facts import (
     SearchMethod,
     StoreLocked,
     Upsert,
+    VersionConflict,
 )
 from kb.loading import Progress
 from kb.ndjson import export_lines, read_batches
 from kb.store import Commit, Store
 from kb.verification import Verified
-from server.cli.console import FAILED, NOT_FOUND, CommandError, progress_bar
+from server.cli.console import CONFLICT, FAILED, NOT_FOUND, CommandError, progress_bar
 from server.cli.targets import FactRow, HistoryRow, HitRow, NewFact, Written
 
 DEFAULT_TOP_K = 8
@@ -55,7 +56,7 @@ class StoreTarget:
 
     def put(self, fact: NewFact) -> Written:
         with _told():
-            change = Upsert(fact.id, fact.namespace, fact.text, fact.metadata, fact.expires_at)
+            change = Upsert(fact.id, fact.namespace, fact.text, fact.metadata, fact.expires_at, fact.if_version)
             return _written(self._store.apply([change]))
 
     def get(self, namespace: str, fact_id: str) -> FactRow:
@@ -64,9 +65,9 @@ class StoreTarget:
             raise CommandError(f"no fact {fact_id!r} in namespace {namespace!r}", NOT_FOUND)
         return _row(fact)
 
-    def delete(self, namespace: str, fact_id: str) -> Written:
+    def delete(self, namespace: str, fact_id: str, if_version: int | None) -> Written:
         with _told():
-            return _written(self._store.apply([Delete(fact_id, namespace)]))
+            return _written(self._store.apply([Delete(fact_id, namespace, if_version)]))
 
     def search(
         self,
@@ -138,8 +139,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except KnowledgeError as error:
-        code = NOT_FOUND if isinstance(error, FactNotFound) else FAILED
-        raise CommandError(_message(error), code) from error
+        codes = {FactNotFound: NOT_FOUND, VersionConflict: CONFLICT}
+        raise CommandError(_message(error), codes.get(type(error), FAILED)) from error
 
 
 def _message(error: KnowledgeError) -> str:

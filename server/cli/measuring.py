@@ -39,7 +39,7 @@ def own_server(data_dir: Path, settings: Mapping[str, str] = MappingProxyType({}
 
 def measure(scenario: Scenario, options: Options, json: Path | None, show: Show | None = None) -> None:
     """Run it, write the report, show it; ends the command if it failed or is no evidence."""
-    from loadtests.client import RequestError
+    from loadtests.refusals import RequestError
     from loadtests.report import print_report, write_json
     from loadtests.serving import ServerStartError
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 
 from kb.facts import SearchMethod
-from server.cli.console import FAILED, NOT_FOUND, UNREACHABLE, CommandError
+from server.cli.console import CONFLICT, FAILED, NOT_FOUND, UNREACHABLE, CommandError
 from server.cli.targets import FactRow, HistoryRow, HitRow, NewFact, Written
 
 TIMEOUT_S = 60.0
@@ -51,14 +51,16 @@ class ServerTarget:
             "text": fact.text,
             "metadata": fact.metadata,
             "expires_at": fact.expires_at,
+            "if_version": fact.if_version,
         }
         return _written(self._call("PUT", "/admin/kb/facts", body={"facts": [row]}))
 
     def get(self, namespace: str, fact_id: str) -> FactRow:
         return _row(self._call("GET", _fact_path(fact_id), params={"namespace": namespace}))
 
-    def delete(self, namespace: str, fact_id: str) -> Written:
-        return _written(self._call("DELETE", _fact_path(fact_id), params={"namespace": namespace}))
+    def delete(self, namespace: str, fact_id: str, if_version: int | None) -> Written:
+        params = {"namespace": namespace} | ({} if if_version is None else {"if_version": str(if_version)})
+        return _written(self._call("DELETE", _fact_path(fact_id), params=params))
 
     def search(
         self,
@@ -156,7 +158,7 @@ def _refusal(status: int, body: bytes) -> CommandError:
         return CommandError(message)
     if status == 401:
         message += " (--key, or KALMAGROVE_ADMIN_KEY)"
-    return CommandError(message, NOT_FOUND if status == 404 else FAILED)
+    return CommandError(message, {404: NOT_FOUND, 409: CONFLICT}.get(status, FAILED))
 
 
 def _fact_path(fact_id: str) -> str:

@@ -59,16 +59,19 @@ class NewFact:
     text: str
     metadata: dict[str, Any]
     expires_at: float | None
+    if_version: int | None = None
+    """What the fact's version must be; 0: there must be none; None: no matter."""
 
 
 class KnowledgeTarget(Protocol):
-    """Every method raises CommandError, with NOT_FOUND for what does not exist."""
+    """Every method raises CommandError, with NOT_FOUND for what does not exist, CONFLICT for what is not at the version
+    that was expected."""
 
     def put(self, fact: NewFact) -> Written: ...
 
     def get(self, namespace: str, fact_id: str) -> FactRow: ...
 
-    def delete(self, namespace: str, fact_id: str) -> Written: ...
+    def delete(self, namespace: str, fact_id: str, if_version: int | None) -> Written: ...
 
     def search(
         self,

@@ -31,6 +31,7 @@ KnowledgeError              500  internal_error (StoreUnavailable, StoreLocked, 
 ├─ InvalidLine              400  invalid_line
 ├─ UnknownVersion           400  unknown_version
 ├─ FactNotFound             404  not_found
+├─ VersionConflict          409  version_conflict
 ├─ WriteFailed              503  knowledge_write_failed, Retry-After
 └─ StoreClosed              503  server_unavailable, Retry-After
 any other exception         500  internal_error

@@ -21,6 +21,7 @@ from kb.errors import (
     Problem,
     StoreClosed,
     UnknownVersion,
+    VersionConflict,
     WriteFailed,
 )
 from server.engine.protocol import (
@@ -118,6 +119,9 @@ def _from_knowledge(error: KnowledgeError) -> ApiError:
         return invalid(str(error), error.field, "invalid_line")
     if isinstance(error, FactNotFound):
         return not_found(str(error), "id")
+    if isinstance(error, VersionConflict):
+        told = [(f"facts[{one.index}].if_version", str(one)) for one in error.conflicts]
+        return _listed(409, "version_conflict", told)
     if isinstance(error, UnknownVersion):
         return invalid(str(error), "version", "unknown_version")
     if isinstance(error, WriteFailed):
@@ -128,16 +132,19 @@ def _from_knowledge(error: KnowledgeError) -> ApiError:
 
 
 def _from_problems(problems: Sequence[Problem]) -> ApiError:
-    """All problems of a batch, as far as one message should hold them."""
-    params = [f"facts[{problem.index}].{problem.field}" for problem in problems]
-    told = [f"{param}: {problem.message}" for param, problem in zip(params, problems, strict=True)]
+    told = [(f"facts[{problem.index}].{problem.field}", problem.message) for problem in problems]
+    return _listed(400, "invalid_fact", told)
+
+
+def _listed(status: int, code: str, told: Sequence[tuple[str, str]]) -> ApiError:
+    """What is wrong with the facts of a batch, each param with its message, as far as one message should hold them."""
     more = [f"and {len(told) - MAX_PROBLEMS} more"] if len(told) > MAX_PROBLEMS else []
     return ApiError(
-        400,
-        "; ".join([*told[:MAX_PROBLEMS], *more]),
+        status,
+        "; ".join([*(f"{param}: {message}" for param, message in told[:MAX_PROBLEMS]), *more]),
         type="invalid_request_error",
-        code="invalid_fact",
-        param=params[0],
+        code=code,
+        param=told[0][0],
         longest=MAX_PROBLEMS * MAX_MESSAGE,
     )
 

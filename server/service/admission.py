@@ -1,18 +1,19 @@
 """Who goes next: one bounded, weighted fair queue in front of whatever is scarce.
 
-A place waits, holds a slot, is given back. A free slot goes to the caller that holds the fewest for its weight; of its
-namespaces, to the one that holds the fewest; between equals, to what has waited longest; within a key, in order of
-arrival. The last few slots are only for callers that hold none: however much one sends, another one's first request
-finds a slot free.
+A place may be reserved at first; it waits in line, holds a slot, is given back. What is reserved counts, but gets no
+slot. A free one goes to the caller that holds the fewest for its weight; of its namespaces, to the one that holds the
+fewest; between equals, to what came first; within a key, in order of arrival. The last few slots are only for callers
+that hold none: however much one sends, another one's first request finds a slot free.
 """
 
 from __future__ import annotations
 
 import asyncio
+import bisect
 import itertools
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -50,15 +51,18 @@ class Place:
     key: Key
     number: int
     """In order of arrival, over all keys."""
-    joined: float = field(default_factory=time.monotonic)
+    lined_up_at: float | None = None
+    """None: it is only reserved."""
     admitted_at: float | None = None
     """None: it has no slot yet. Both on time.monotonic()'s clock."""
     _turn: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
     def waited(self) -> float:
-        """Seconds, until it was admitted."""
-        return 0.0 if self.admitted_at is None else self.admitted_at - self.joined
+        """Seconds in line, until it was admitted."""
+        if self.lined_up_at is None or self.admitted_at is None:
+            return 0.0
+        return self.admitted_at - self.lined_up_at
 
     async def turn(self) -> None:
         """Return once the place holds a slot."""
@@ -81,13 +85,14 @@ class Admission:
         self._weights = weights
         self._spare = bounds.slots // SPARE if bounds.shared else 0
         self._numbers = itertools.count()
+        self._reserved: dict[Key, set[Place]] = {}
         self._waiting: dict[Key, deque[Place]] = {}
         self._holding: dict[Key, set[Place]] = {}
 
     @property
     def waiting(self) -> int:
         """Places without a slot."""
-        return _places(self._waiting)
+        return _places(self._reserved) + _places(self._waiting)
 
     @property
     def holding(self) -> int:
@@ -95,15 +100,16 @@ class Admission:
         return _places(self._holding)
 
     @contextmanager
-    def join(self, key: Key, count: int = 1) -> Iterator[list[Place]]:
+    def join(self, key: Key, count: int = 1, *, reserved: bool = False) -> Iterator[list[Place]]:
         """So many places at the end of the key's queue, each to be waited for; all are given back in the end.
 
-        Raises Overloaded, taking none, if that many cannot wait.
+        `reserved`: they get no slot before they line up. Raises Overloaded, taking none, if that many cannot wait.
         """
         self._require_room(key.caller, count)
         places = [Place(key, next(self._numbers)) for _ in range(count)]
-        self._waiting.setdefault(key, deque()).extend(places)
-        self._admit()
+        self._reserved.setdefault(key, set()).update(places)
+        if not reserved:
+            self.line_up(places)
         try:
             yield places
         finally:
@@ -117,16 +123,25 @@ class Admission:
             await place.turn()
             yield
 
+    def line_up(self, places: Sequence[Place]) -> None:
+        """Those that were reserved wait for a slot from now on, in the order in which the key's places were joined."""
+        for place in places:
+            if place in self._reserved.get(place.key, ()):
+                _remove(self._reserved, place)
+                place.lined_up_at = time.monotonic()
+                bisect.insort(self._waiting.setdefault(place.key, deque()), place, key=lambda one: one.number)
+        self._admit()
+
     def leave(self, place: Place) -> None:
         """Give back what the place holds or waits for. Idempotent."""
-        for places in (self._waiting, self._holding):
+        for places in (self._reserved, self._waiting, self._holding):
             if place in places.get(place.key, ()):
                 _remove(places, place)
         self._admit()
 
     def _require_room(self, caller: str, count: int) -> None:
         bounds, everyone = self._bounds, self.waiting + self.holding
-        own = _places(self._waiting, caller) + _places(self._holding, caller)
+        own = sum(_places(places, caller) for places in (self._reserved, self._waiting, self._holding))
         if everyone + count > bounds.slots + bounds.waiting or own + count > bounds.per_caller:
             raise Overloaded(f"Too many {self.what} at once. Try again shortly.")
 

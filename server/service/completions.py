@@ -1,16 +1,17 @@
 """One HTTP request for tokens, from admission to the last chunk of its last choice.
 
 It knows prompts, knowledge and the engine, not how answers are written. Each choice is admitted by itself, the request
-with the first of them: facts are looked up then. Whatever ends the request early (the client leaving, a deadline, an
-error) leaves by the one context manager here, which gives everything back.
+with the first of them: facts are looked up then, and the other choices want no slot before that is done. Questions that
+take long to embed are embedded before the request has any. Whatever ends the request early (the client leaving, a
+deadline, an error) leaves by the one context manager here, which gives everything back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -24,7 +25,7 @@ from server.service.errors import InvalidRequest
 from server.service.judging import Judging
 from server.service.prompts import Prompt, Prompts
 from server.service.require_grounded import require_grounded
-from server.service.retrieval import Retrieval
+from server.service.retrieval import Questions, Retrieval
 from server.service.run import Job, Run
 from server.service.versions import Versions
 from server.settings import Settings
@@ -65,7 +66,7 @@ class Completions:
         run = Run(job.choices)
         try:
             await self._wait_for_version(job)
-            with self._admission.join(Key(job.caller), len(job.sources) * job.choices) as places:
+            with self._admission.join(Key(job.caller), len(job.sources) * job.choices, reserved=True) as places:
                 choices = None
                 try:
                     choices = await self._choices(run, job, places)
@@ -96,15 +97,23 @@ class Completions:
 
     async def _choices(self, run: Run, job: Job, places: Sequence[Place]) -> Choices:
         async with in_time(self._deadline(job)):
+            asked = await self._asked_before(run, job)
+            self._admission.line_up(places[:1])
             with job.account.during("queue"):
                 await places[0].turn()
-            run.stage = "retrieval"
-            with job.account.during("retrieval"):
-                run.prompts = await self._prompts.make(job.sources, job.knowledge)
+            with _looking_up(run, job):
+                run.prompts = await self._prompts.make(job.caller, job.sources, job.knowledge, asked)
                 if self._grounding is not None:
                     run.judging = Judging(self._grounding, run.prompts, run.choices)
-            run.stage = "queue"
+            self._admission.line_up(places)
         return Choices(self._engine, self._admission, places, self._requests(job, run.prompts), job.account)
+
+    async def _asked_before(self, run: Run, job: Job) -> Questions | None:
+        """What takes long to embed."""
+        if not self._prompts.slow_to_ask(job.sources, job.knowledge):
+            return None
+        with _looking_up(run, job):
+            return await self._prompts.ask(job.caller, job.sources, job.knowledge)
 
     def _chunks(self, run: Run, job: Job, choices: Choices) -> Chunks:
         chunks = choices.start(only_grounded=job.knowledge.require_grounded)
@@ -175,6 +184,14 @@ class Completions:
             self._metrics.facts_mounted.inc(len(prompt.facts))
             if prompt.facts and prompt.retrieved:
                 self._retrieval.release(prompt.retrieved)
+
+
+@contextmanager
+def _looking_up(run: Run, job: Job) -> Iterator[None]:
+    run.stage = "retrieval"
+    with job.account.during("retrieval"):
+        yield
+    run.stage = "queue"
 
 
 def _account_for(run: Run, job: Job) -> None:

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
-from kb.errors import InvalidChange, Problem
+from kb.conditions import conflicts
+from kb.errors import InvalidChange, Problem, VersionConflict
 from kb.facts import Change, Upsert
 from kb.index.segment import Vectors
 from kb.store import Commit, Prepared, Store
@@ -171,6 +172,9 @@ class Edits:
     def _check(self, changes: Sequence[Change]) -> Checked:
         """Before any work: a refused edit must cost nothing. Blocks."""
         checked = validate_batch(changes, self._store.limits)
+        found = conflicts(checked, self._store.snapshot, time.time())
+        if passed := [one for one in found if one.final]:  # the others may yet be what is expected
+            raise VersionConflict(passed)
         tokens = [self._pages.tokens(change.text) if isinstance(change, Upsert) else None for change in checked]
         problems = [problem for index, fact in enumerate(tokens) if fact for problem in self._too_long(index, fact)]
         if problems:

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -18,6 +18,7 @@ from kb.encoder.minilm import packaged_model
 from kb.encoder.protocol import Encoder
 from kb.index.segment import Vectors
 from server.engine.protocol import Engine
+from server.service.admission import Admission, Bounds, Key
 from server.service.errors import ContextTooLong
 from server.service.lanes import Lanes
 
@@ -31,6 +32,8 @@ QUESTION_SENTENCES = 4
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s*")
 SLICE_TEXTS = 16
 """Embedded in one go on a lane: others get their turn in between."""
+SLICES_AT_ONCE = 2
+"""One is embedded, one is ready to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,24 +108,33 @@ def _likely_questions(text: str) -> list[str]:
 
 
 class Embedding:
-    """Embeds what requests bring."""
+    """Embeds what requests bring. At most `requests` of them are let in at once, by the admissions before it."""
 
-    def __init__(self, encoder: Encoder, tokenizer: EncoderTokenizer, engine: Engine, lanes: Lanes) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        tokenizer: EncoderTokenizer,
+        engine: Engine,
+        lanes: Lanes,
+        requests: int,
+        weights: Mapping[str, float],
+    ) -> None:
+        self._slices = Admission(
+            "texts", Bounds(slots=SLICES_AT_ONCE, waiting=requests, per_caller=SLICES_AT_ONCE + requests), weights
+        )
         self._encoder = encoder
         self._tokenizer = tokenizer
         self._engine = engine
         self._lanes = lanes
 
-    async def of_questions(self, texts: Sequence[str]) -> list[Windows]:
+    async def of_questions(self, caller: str, texts: Sequence[str]) -> list[Windows]:
         """One per text."""
-        windows: list[tuple[str, ...]] = [(text,) for text in texts]
-        if max(map(len, texts)) > SHORT_CHARACTERS:
-            windows = await self._lanes.reads.run(lambda: [self._tokenizer.windows(text) for text in texts])
-        vectors = await self._embed([text for one in windows for text in one])
+        windows = [await self._windows(text) for text in texts]
+        vectors = await self._embed(caller, [text for one in windows for text in one])
         ends = itertools.accumulate(map(len, windows))
         return [Windows(one, vectors[end - len(one) : end]) for one, end in zip(windows, ends, strict=True)]
 
-    async def of_inputs(self, texts: Sequence[str]) -> tuple[Vectors, int]:
+    async def of_inputs(self, caller: str, texts: Sequence[str]) -> tuple[Vectors, int]:
         """float32 [len(texts), dimension], and the word pieces of all of them.
 
         Raises ContextTooLong for a text that the encoder would cut.
@@ -134,15 +146,24 @@ class Embedding:
         for index, count in enumerate(counts):
             if count > self._tokenizer.max_tokens:
                 raise self._too_long(index, f"{count} tokens")
-        return await self._embed(texts), sum(counts)
+        return await self._embed(caller, texts), sum(counts)
 
-    async def _embed(self, texts: Sequence[str]) -> Vectors:
+    async def _windows(self, text: str) -> tuple[str, ...]:
+        if len(text) <= SHORT_CHARACTERS:
+            return (text,)
+        return await self._lanes.reads.run(partial(self._tokenizer.windows, text))
+
+    async def _embed(self, caller: str, texts: Sequence[str]) -> Vectors:
         """A few are fastest on the engine's thread, which has every core; many would make its streams wait, and short
-        questions on a lane that those need."""
+        questions on a lane that those need. There callers take turns, slice by slice."""
         if len(texts) <= TEXTS_BETWEEN_STEPS:
             return await self._engine.run(partial(self._encoder.embed, texts))
         slices = [texts[start : start + SLICE_TEXTS] for start in range(0, len(texts), SLICE_TEXTS)]
-        return np.concatenate([await self._lanes.texts.run(partial(self._encoder.embed, some)) for some in slices])
+        return np.concatenate([await self._embedded(Key(caller), some) for some in slices])
+
+    async def _embedded(self, key: Key, texts: Sequence[str]) -> Vectors:
+        async with self._slices.enter(key):
+            return await self._lanes.texts.run(partial(self._encoder.embed, texts))
 
     def _too_long(self, index: int, size: str) -> ContextTooLong:
         message = f"The text has {size}; the encoder reads at most {self._tokenizer.max_tokens} tokens."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Literal, Protocol
 
 from kan.prompt import ChatMessage, PromptBuilder
 from server.engine.protocol import EngineInfo, MountedFact
-from server.service.embedding import SHORT_CHARACTERS
+from server.service.embedding import SHORT_CHARACTERS, TEXTS_BETWEEN_STEPS
 from server.service.errors import ContextTooLong, InvalidRequest
 from server.service.follow_up import in_context
 from server.service.lanes import Lane, Lanes
@@ -164,11 +165,29 @@ class Prompts:
         if least > self._info.context_length:
             raise self._too_long(f"this request has at least {least}", source.param)
 
-    async def make(self, sources: Sequence[Source], wanted: KnowledgeOptions) -> tuple[Prompt, ...]:
-        """Without facts a prompt is the bare model's. Raises InvalidRequest."""
-        lane = self._lane(sources)
-        questions = await self._ask(lane, sources, wanted) if wanted.enabled else None
-        return await lane.run(lambda: tuple(self._prompt(one, questions, i) for i, one in enumerate(sources)))
+    def slow_to_ask(self, sources: Sequence[Source], wanted: KnowledgeOptions) -> bool:
+        """Whether embedding the questions may take seconds: whoever waits for it should hold nothing meanwhile."""
+        return wanted.enabled and (len(sources) > TEXTS_BETWEEN_STEPS or _length(sources) > SHORT_CHARACTERS)
+
+    async def ask(self, caller: str, sources: Sequence[Source], wanted: KnowledgeOptions) -> Questions:
+        """The questions, embedded. Raises InvalidRequest."""
+        criteria = Criteria.of(wanted, self._settings)
+        follow_up = self._settings.follow_up if wanted.follow_up is None else wanted.follow_up
+        texts = partial(_questions, sources, self._builder, follow_up)
+        short = _length(sources) <= SHORT_CHARACTERS
+        found = texts() if short else await self._lane(sources).run(texts)
+        return await self._retrieval.ask(caller, criteria, found)
+
+    async def make(
+        self, caller: str, sources: Sequence[Source], wanted: KnowledgeOptions, asked: Questions | None = None
+    ) -> tuple[Prompt, ...]:
+        """Without facts a prompt is the bare model's. `asked`: the questions, if they are embedded already. Raises
+        InvalidRequest."""
+        if wanted.enabled and (asked is None or self._retrieval.outdated(asked)):
+            asked = await self.ask(caller, sources, wanted)
+        lane, began = self._lane(sources), time.perf_counter()
+        jobs = [partial(self._prompt, one, asked, place, began) for place, one in enumerate(sources)]
+        return tuple([await lane.run(job) for job in jobs])
 
     async def tokens(self, source: Source) -> list[int]:
         """Of the client's part alone. Raises InvalidRequest."""
@@ -192,19 +211,11 @@ class Prompts:
             raise self._needs(prompt, f"{taken + max_tokens} tokens ({max_tokens} of them for the answer)")
 
     def _lane(self, sources: Sequence[Source]) -> Lane:
-        long = sum(source.length for source in sources) > LONG
-        return self._lanes.reads if long else self._lanes.questions
+        return self._lanes.reads if _length(sources) > LONG else self._lanes.questions
 
-    async def _ask(self, lane: Lane, sources: Sequence[Source], wanted: KnowledgeOptions) -> Questions:
-        criteria = Criteria.of(wanted, self._settings)
-        follow_up = self._settings.follow_up if wanted.follow_up is None else wanted.follow_up
-        texts = partial(_questions, sources, self._builder, follow_up)
-        short = sum(source.length for source in sources) <= SHORT_CHARACTERS
-        return await self._retrieval.ask(criteria, texts() if short else await lane.run(texts))
-
-    def _prompt(self, source: Source, questions: Questions | None, place: int) -> Prompt:
+    def _prompt(self, source: Source, questions: Questions | None, place: int, began: float) -> Prompt:
         """Blocks."""
-        retrieved = self._retrieval.found(questions, place) if questions else None
+        retrieved = self._retrieval.found(questions, place, began) if questions else None
         facts = self._retrieval.mount(retrieved) if retrieved else ()
         with _explained(source):
             tokens = source.tokens(self._builder, with_knowledge=bool(facts))
@@ -218,6 +229,10 @@ class Prompts:
 
     def _too_long(self, what: str, param: str) -> ContextTooLong:
         return ContextTooLong(f"The model's context window has {self._info.context_length} tokens; {what}.", param)
+
+
+def _length(sources: Sequence[Source]) -> int:
+    return sum(source.length for source in sources)
 
 
 def _questions(sources: Sequence[Source], builder: PromptBuilder, follow_up: bool) -> list[str]:

@@ -63,8 +63,8 @@ class Questions:
     """One per question; None: there was nothing to find."""
     snapshot: Snapshot
     """The newest when they were asked."""
-    started: float
-    """On time.perf_counter()'s clock."""
+    seconds: float
+    """What that took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Retrieved:
 
 
 class Retrieval:
-    """First embed (`ask`, on the event loop), then search (`found`, which blocks)."""
+    """First embed (`ask`, on the event loop), then search (`found`, which blocks). Time may pass in between."""
 
     def __init__(self, store: Store, embedding: Embedding, pages: FactPages, lanes: Lanes, metrics: Metrics) -> None:
         self._store = store
@@ -91,16 +91,20 @@ class Retrieval:
         self._lanes = lanes
         self._metrics = metrics
 
-    async def ask(self, criteria: Criteria, texts: Sequence[str]) -> Questions:
+    async def ask(self, caller: str, criteria: Criteria, texts: Sequence[str]) -> Questions:
         """Embed the questions, unless there is nothing to find."""
         started, snapshot = time.perf_counter(), self._store.snapshot
-        findable = criteria.top_k > 0 and snapshot.count(criteria.namespace) > 0
-        windows = await self._embedding.of_questions(texts) if findable else None
-        return Questions(criteria, texts, windows, snapshot, started)
+        findable = _findable(criteria, snapshot)
+        windows = await self._embedding.of_questions(caller, texts) if findable else None
+        return Questions(criteria, texts, windows, snapshot, time.perf_counter() - started)
 
-    def found(self, questions: Questions, place: int) -> Retrieved:
-        """Facts for one of the questions. Blocks. The snapshot is pinned here, so it is never older than the
-        request."""
+    def outdated(self, questions: Questions) -> bool:
+        """Whether there was nothing to find when they were asked, and now there is."""
+        return questions.windows is None and _findable(questions.criteria, self._store.snapshot)
+
+    def found(self, questions: Questions, place: int, began: float) -> Retrieved:
+        """Facts for one of the questions, looked for since `began` (on time.perf_counter()'s clock). Blocks. The
+        snapshot is pinned here, so it is never older than the request."""
         hits: list[Hit] = []
         mounted: tuple[Hit, ...] = ()
         found: tuple[Fit, ...] = ()
@@ -110,15 +114,15 @@ class Retrieval:
             hits, vector = _best_window(snapshot, wanted, questions.windows[place])
             mounted = leading(hits, wanted.max_gap)
             found = fits_of(vector, mounted)
-        seconds = time.perf_counter() - questions.started
+        seconds = questions.seconds + time.perf_counter() - began
         self._metrics.retrieval_seconds.observe(seconds)
         others = tuple(hit.score for hit in hits[len(mounted) :])
         return Retrieved(questions.texts[place], snapshot.version, mounted, found, others, seconds)
 
-    async def search(self, criteria: Criteria, text: str) -> Retrieved:
+    async def search(self, caller: str, criteria: Criteria, text: str) -> Retrieved:
         """Both, for one question."""
-        questions = await self.ask(criteria, [text])
-        return await self._lanes.reads.run(partial(self.found, questions, 0))
+        questions = await self.ask(caller, criteria, [text])
+        return await self._lanes.reads.run(partial(self.found, questions, 0, time.perf_counter()))
 
     def mount(self, retrieved: Retrieved) -> tuple[MountedFact, ...]:
         """The facts as the engine takes them. Blocks."""
@@ -130,6 +134,10 @@ class Retrieval:
     def release(self, retrieved: Retrieved) -> None:
         """The request that mounted these facts has ended."""
         self._pages.forget_read(retrieved.version, retrieved.hits)
+
+
+def _findable(criteria: Criteria, snapshot: Snapshot) -> bool:
+    return criteria.top_k > 0 and snapshot.count(criteria.namespace) > 0
 
 
 def fits_of(question: Vectors, mounted: Sequence[Hit]) -> tuple[Fit, ...]:

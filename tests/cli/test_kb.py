@@ -79,6 +79,22 @@ def test_add_get_replace_delete(kb: Kb) -> None:
     assert kb("get", "tower").exit_code == 3
 
 
+def test_only_the_version_that_was_read_is_replaced_or_deleted(kb: Kb) -> None:
+    _done(kb("add", "The tower is red.", "--id", "tower", "--if-version", "0"))
+    version = _json(kb("get", "tower", "--json"))["version"]
+    for arguments in (["add", "It is blue.", "--id", "tower"], ["delete", "tower"]):
+        refused = kb(*arguments, "--if-version", str(version + 1))
+        assert refused.exit_code == 5
+        assert f"is at version {version}" in refused.stderr
+    _done(kb("add", "The tower is blue.", "--id", "tower", "--if-version", str(version)))
+    assert kb("delete", "tower", "--if-version", str(version)).exit_code == 5
+    assert kb("delete", "tower", "--if-version", "0").exit_code == 2
+    second = _json(kb("get", "tower", "--json"))
+    assert second["text"] == "The tower is blue."
+    _done(kb("delete", "tower", "--if-version", str(second["version"])))
+    assert kb("get", "tower").exit_code == 3
+
+
 def test_an_id_is_made_up_if_none_is_given(kb: Kb) -> None:
     made = [_done(kb("add", "The tower is red.")).stderr.split()[0] for _ in range(2)]
     assert len(set(made)) == 2

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from kb.facts import Upsert
+from kb.facts import Upsert, VersionConflict
 from kb.index import compaction
 from kb.index import namespace as index
 from kb.index.namespace import NamespaceIndex, Row
@@ -131,3 +131,30 @@ def test_rows_that_die_during_a_merge_stay_dead(removed: list[str]) -> None:
         assert result.replaced(plan, merged) is None  # taken away already
         assert len(built) == 24
         assert built.tombstones == 0
+
+
+def test_of_editors_who_read_the_same_version_one_wins(store: Store) -> None:
+    """So that nobody's edit is lost: each adds one to what it has read, as often as it takes."""
+    editors, times = 4, 15
+    all_have_read = threading.Barrier(editors)
+
+    def count(_: int) -> int:
+        done, refused = 0, 0
+        while done < times:
+            held = store.snapshot.find("default", "count")
+            number, version = (int(held.text), held.version) if held else (0, 0)
+            if not done + refused:
+                all_have_read.wait()
+            try:
+                store.apply([Upsert("count", "default", str(number + 1), if_version=version)])
+                done += 1
+            except VersionConflict:
+                refused += 1
+        return refused
+
+    with ThreadPoolExecutor(editors) as pool:
+        refused = sum(pool.map(count, range(editors)))
+    held = store.snapshot.find("default", "count")
+    assert held is not None
+    assert (held.text, store.snapshot.version) == (str(editors * times), editors * times)
+    assert refused >= editors - 1

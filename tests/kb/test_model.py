@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 from unittest import mock
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kb import saving
-from kb.facts import Change, Delete, FactNotFound, Key, SearchMethod, Upsert
+from kb.facts import Change, Delete, FactNotFound, Key, SearchMethod, Upsert, VersionConflict
 from kb.index import namespace as index
 from kb.index.search import relevance
 from kb.store import Store
@@ -89,6 +90,26 @@ class StoreMachine(RuleBasedStateMachine):
                 self.touched[key] = len(self.versions)
         self.store.apply(changes)
         self._new_version(content)
+
+    @rule(changes=BATCHES, expected=st.lists(st.sampled_from(["held", "none", "other", "any"]), min_size=8, max_size=8))
+    def conditional_edit(self, changes: list[Change], expected: list[str]) -> None:
+        """It is the edit without conditions, or it is refused."""
+        conditional, refused = [], []
+        for place, (change, what) in enumerate(zip(changes, expected, strict=False)):
+            key = (change.namespace, str(change.id))
+            held = self.touched[key] if key in self.content else 0
+            version = {"held": held, "none": 0, "other": held + 1, "any": None}[what]
+            if version == 0 and isinstance(change, Delete):
+                version = None
+            conditional.append(replace(change, if_version=version))
+            if version not in (None, held):
+                refused.append((place, *key, version, held or None))
+        if not refused:
+            self.edit(conditional)
+            return
+        with pytest.raises(VersionConflict) as caught:
+            self.store.apply(conditional)
+        assert [(o.index, o.namespace, o.fact_id, o.expected, o.current) for o in caught.value.conflicts] == refused
 
     @rule(back=st.integers(0, 5))
     def rollback(self, back: int) -> None:

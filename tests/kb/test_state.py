@@ -16,7 +16,7 @@ import pytest
 
 from kb import saving
 from kb.facts import Delete, StoreCorrupt, Upsert
-from kb.log import fact_log
+from kb.log import sqlite
 from kb.log.damage import damage
 from kb.log.fact_log import FactLog
 from kb.log.location import Location
@@ -187,7 +187,7 @@ class _Endless:
 def test_the_check_of_a_large_database_stops_in_time(
     copy: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(fact_log, "damage", lambda driver, seconds: damage(_Endless(driver), seconds))
+    monkeypatch.setattr(sqlite, "damage", lambda driver, seconds: damage(_Endless(driver), seconds))
     caplog.set_level(logging.WARNING)
     FactLog(Location.of(copy), check_seconds=0.001).close()
     assert "kalmagrove kb verify" in caplog.text

@@ -79,7 +79,14 @@ def test_lost_edits_and_unclean_exits_are_told() -> None:
 def test_a_server_that_was_idle_shows_nothing() -> None:
     report = Report("drain", "stub", "nowhere")
     drain.summarise(report, [Round(10.0, 20.0, 0, [EDIT, TOLD_TO_GO])])
-    assert report.failures == ["nothing was under way at SIGTERM: this shows nothing"]
+    assert report.failures == ["nothing was under way at SIGTERM, or on one listener only: this shows nothing"]
+
+
+def test_of_two_listeners_both_must_have_been_busy() -> None:
+    console = Attempt("console", 8.0, 12.0, WHOLE)
+    assert _verdict(console).failures == []
+    assert "one listener only" in _verdict(replace(console, ended_at=9.0)).failures[0]
+    assert _verdict(replace(console, came=Exchange(200, None, b"data: {}\n\n"))).failures
 
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -132,13 +139,16 @@ async def test_nobody_there(unused_tcp_port: int) -> None:
 
 
 @pytest.mark.slow
-async def test_a_real_server_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("admin_apart", [False, True], ids=["one listener", "two listeners"])
+async def test_a_real_server_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, admin_apart: bool) -> None:
     (tmp_path / "models").mkdir()
     tiny_checkpoint(tmp_path / "models", max_position_embeddings=4096)
     monkeypatch.setenv("KALMAGROVE_MODEL", "tiny")
-    report = await drain.run(Options(Target(""), 2, facts=16, max_seconds=1.0), tmp_path, lambda *_: None)
+    options = Options(Target(""), 2, facts=16, max_seconds=1.0)
+    report = await drain.run(options, tmp_path, lambda *_: None, admin_apart=admin_apart)
     assert report.failures == []
     assert report.figures["rounds"] == 2
     assert report.figures["of them refused with Retry-After"] > 0
     assert report.figures["edits acknowledged"] > 0
+    assert report.figures["of them where /admin is"] > 0
     assert json.dumps(report.to_json())

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from loadtests import overload
-from loadtests.client import Answer, Refused, RequestError, Target
+from loadtests.answer import Answer
+from loadtests.client import Target
 from loadtests.overload import Outcome
+from loadtests.refusals import Refused, RequestError
 from loadtests.report import Report
 from loadtests.scenario import Options
 from tests.loadtests.stub_server import Stub, quiet, running

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from loadtests.client import RequestError, Target
+from loadtests.client import Target
 from loadtests.corpus import make_corpus, pasted
 from loadtests.peers.plot import write_plot
 from loadtests.peers.run import STREAMS, WARM_UP, plan, run
 from loadtests.peers.summary import AGAIN, FIRST, PROMPT, RIGHT, TOKEN, WHOLE, ahead, of, rate
 from loadtests.peers.systems import ANSWER_TOKENS, Case, System
 from loadtests.peers.tables import print_tables
+from loadtests.refusals import RequestError
 from loadtests.report import Report
 from loadtests.scenario import Options
 from tests.loadtests.stub_server import Stub, quiet, running

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from loadtests import edit, phi, recency, throughput, ttft
-from loadtests.client import Answer, MountedReport, RequestError, Target
+from loadtests.answer import Answer, MountedReport
+from loadtests.client import Target
+from loadtests.refusals import RequestError
 from loadtests.report import Report
 from loadtests.scenario import Options
 from tests.loadtests.stub_server import Stub, quiet, running

@@ -22,8 +22,8 @@ bounds = st.builds(
     st.floats(0.1, 1),
 )
 weights = st.dictionaries(st.sampled_from(CALLERS), st.floats(0.1, 10))
-joins = st.tuples(st.just("join"), keys, st.integers(1, 4))
-leaves = st.tuples(st.just("leave"), st.integers(0, 1000), st.just(0))
+joins = st.tuples(st.sampled_from(["join", "reserve"]), keys, st.integers(1, 4))
+others = st.tuples(st.sampled_from(["leave", "line up"]), st.integers(0, 1000), st.just(0))
 
 
 class Checked:
@@ -33,18 +33,28 @@ class Checked:
         self.admission = Admission("requests", bounds, weights)
         self.bounds = bounds
         self.present: list[Place] = []
+        self.passed: dict[Place, list[Place]] = {}
+        """Places of those in line, and who of their key was admitted before they lined up."""
         self._stack = ExitStack()
 
-    def join(self, key: Key, count: int) -> None:
+    def join(self, key: Key, count: int, *, reserved: bool) -> None:
         before = len(self.present)
         own = sum(place.key.caller == key.caller for place in self.present)
         fits = before + count <= self.bounds.slots + self.bounds.waiting and own + count <= self.bounds.per_caller
         try:
-            self.present += self._stack.enter_context(self.admission.join(key, count))
+            places = self._stack.enter_context(self.admission.join(key, count, reserved=True))
         except Overloaded:
             assert not fits
-        else:
-            assert fits
+            return
+        assert fits
+        self.present += places
+        if not reserved:
+            self.line_up(places)
+
+    def line_up(self, places: list[Place]) -> None:
+        admitted = self.admitted()
+        self.passed |= {place: admitted for place in places if place not in self.passed}
+        self.admission.line_up(places)
 
     def leave(self, which: int) -> None:
         if self.present:
@@ -60,24 +70,31 @@ class Checked:
         assert len(admitted) <= self.bounds.slots
         holding = Counter(place.key.caller for place in admitted)
         free = self.bounds.slots - len(admitted)
-        for place in waiting:  # only the last slots are kept, and only from those who hold one
+        assert all(place in self.passed for place in admitted)
+        for place in waiting:
+            if place not in self.passed:  # reserved
+                continue
+            # Only the last slots are kept, and only from those who hold one.
             assert free == 0 or (holding[place.key.caller] > 0 and free <= self.bounds.slots // SPARE)
-            others = [one for one in admitted if one.key == place.key]
-            assert all(one.number < place.number for one in others)
+            later = [one for one in admitted if one.key == place.key and one not in self.passed[place]]
+            assert all(one.number < place.number for one in later)
 
 
-@given(bounds, weights, st.lists(joins | leaves, max_size=60))
+@given(bounds, weights, st.lists(joins | others, max_size=60))
 def test_any_coming_and_going(
     bounds: Bounds, weights: dict[str, float], steps: list[tuple[str, Key | int, int]]
 ) -> None:
     async def go() -> None:
         checked = Checked(bounds, weights)
-        for _, what, count in steps:
+        for step, what, count in steps:
             if isinstance(what, Key):
-                checked.join(what, count)
-            else:
+                checked.join(what, count, reserved=step == "reserve")
+            elif step == "leave":
                 checked.leave(what)
+            elif checked.present:
+                checked.line_up([checked.present[what % len(checked.present)]])
             checked.check()
+        checked.line_up(checked.present)
         # Whoever waits gets a turn when all those before have ended: nobody is lost, nobody starves.
         while len(admitted := checked.admitted()) < len(checked.present):
             assert admitted, "everybody waits"
@@ -108,6 +125,19 @@ def test_slots_are_shared_by_weight(slots: int, weight: float) -> None:
 
 def _held(places: list[Place]) -> int:
     return sum(place.admitted_at is not None for place in places)
+
+
+async def test_what_is_reserved_counts_and_holds_nothing() -> None:
+    admission = Admission("requests", Bounds(slots=4, waiting=2, per_caller=6), {})
+    with admission.join(Key("one"), 4, reserved=True) as places, admission.join(Key("one"), 2):
+        assert (admission.holding, admission.waiting) == (2, 4)
+        with pytest.raises(Overloaded), admission.join(Key("one")):
+            pass
+        admission.line_up(places[:1])
+        async with asyncio.timeout(1):
+            await places[0].turn()
+        assert (admission.holding, admission.waiting) == (3, 3)
+    assert (admission.holding, admission.waiting) == (0, 0)
 
 
 async def test_a_flood_of_one_key_leaves_a_slot_for_another() -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
 import pytest
 
 from kan.checkpoint.directory import Checkpoint
@@ -70,6 +71,67 @@ async def test_a_batch_is_all_or_nothing(service: Service) -> None:
     assert response.status_code == 400
     assert error(response)["param"] == "facts[1].text"
     assert service.version == 0
+
+
+async def test_of_two_editors_who_read_the_same_version_one_wins(service: Service) -> None:
+    """Whichever writes first; and what was refused leaves neither facts nor pages."""
+
+    async def save(name: str, version: int) -> httpx.Response:
+        facts = [
+            {"id": "ceo", "text": f"The chief executive is {name}.", "if_version": version},
+            {"id": f"by-{name}", "text": f"{name} was here."},
+        ]
+        return await service.http.put("/admin/kb/facts", json={"facts": facts})
+
+    await service.put(ceo=FACTS["ceo"])
+    for version in (1, 2):
+        ann, eve = await asyncio.gather(save("Ann", version), save("Eve", version))
+        won, lost = ("Ann", eve) if ann.status_code == 200 else ("Eve", ann)
+        assert sorted((ann.status_code, eve.status_code)) == [200, 409]
+        refusal = error(lost)
+        assert (refusal["code"], refusal["param"]) == ("version_conflict", "facts[0].if_version")
+        told = f"fact 'ceo' in namespace 'default' is at version {version + 1}, and is expected at version {version}"
+        assert refusal["message"] == f"facts[0].if_version: {told}"
+        facts = (await service.http.get("/admin/kb/facts")).json()["facts"]
+        assert (service.version, facts[-1]["text"]) == (version + 1, f"The chief executive is {won}.")
+    names = {fact["id"].removeprefix("by-") for fact in facts[:-1]}
+    await service.engine.audit()
+    held = service.engine.stats().pages_knowledge
+    before = service.engine.stats().facts_encoded
+    assert (await save("Nobody", 1)).status_code == 409
+    await service.engine.audit()
+    assert (service.engine.stats().pages_knowledge, service.engine.stats().facts_encoded) == (held, before)
+    assert names <= {"Ann", "Eve"}
+
+
+async def test_a_fact_that_must_be_new(service: Service) -> None:
+    async def save(**fact: object) -> httpx.Response:
+        return await service.http.put("/admin/kb/facts", json={"facts": [{"id": "ceo", "text": "One.", **fact}]})
+
+    assert (await save(if_version=0)).status_code == 200
+    assert (await save(if_version=0)).status_code == 409
+    assert (await save(if_version=None)).status_code == 200
+    for bad in (-1, 2**64, "2", 2.5, True):
+        refused = await save(if_version=bad)
+        assert (refused.status_code, error(refused)["param"]) == (400, "facts[0].if_version")
+
+
+async def test_deleting_the_version_that_was_read(service: Service) -> None:
+    async def delete(version: object) -> httpx.Response:
+        return await service.http.delete("/admin/kb/facts/ceo", params={"if_version": str(version)})
+
+    await service.put(ceo="One.")
+    await service.put(ceo="Two.")
+    refused = await delete(1)
+    assert (refused.status_code, error(refused)["code"], error(refused)["param"]) == (
+        409,
+        "version_conflict",
+        "if_version",
+    )
+    for bad in (0, -1, "two"):
+        assert (await delete(bad)).status_code == 400
+    assert (await delete(2)).json()["version"] == 3
+    assert (await delete(2)).status_code == 409
 
 
 async def test_namespaces_are_apart(service: Service) -> None:

@@ -167,7 +167,7 @@ async def test_without_calibration_it_is_refused_by_name(service: Service) -> No
 
 async def test_an_engine_that_tells_no_attention_is_judged_by_the_rest(judged: Service) -> None:
     """As vLLM does."""
-    prompts = await judged.context.prompts.make([Text(SUPPORTED)], KnowledgeOptions())
+    prompts = await judged.context.prompts.make("me", [Text(SUPPORTED)], KnowledgeOptions())
     told_apart = Grounding(calibration(ATTENDED, -60.0), calibration(UNATTENDED, 60.0), calibration(REPLY, 60.0))
 
     async def chunks(attention: tuple[float, ...] | None) -> AsyncGenerator[tuple[int, TokenChunk], None]:

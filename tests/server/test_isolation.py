@@ -17,7 +17,9 @@ from kb.encoder.minilm import MiniLMEncoder
 from server.http.keys import Keys, hash_key
 from server.service.embedding import TEXTS_BETWEEN_STEPS
 from server.service.lanes import Lane
-from tests.server.support import FACTS, MODEL, Service, build_services, chat_body, error, running, until
+from server.service.options import KnowledgeOptions
+from server.service.prompts import Text
+from tests.server.support import FACTS, MODEL, QUESTION, Service, build_services, chat_body, error, running, until
 
 WORDS = ["amber", "basalt", "cedar", "delta", "ember", "flint", "grove", "harbour"]
 
@@ -166,6 +168,51 @@ async def test_short_questions_pass_long_ones(
     finally:
         go_on.set()
     assert [(await one).status_code for one in long] == [200] * 3
+
+
+@pytest.mark.parametrize("words", [3, 110], ids=["short", "long"])
+async def test_a_request_holds_no_slot_while_its_questions_are_embedded(
+    informed: Service, slow_texts: tuple[threading.Event, threading.Event], words: int
+) -> None:
+    """However many prompts it has, and nobody being there to be told apart from."""
+    begun, go_on = slow_texts
+    generations = informed.context.generations
+    body = {"model": MODEL, "prompt": [f"{i} {' '.join(WORDS[i % 8] for i in range(words))}?" for i in range(16)]}
+    many = asyncio.create_task(informed.http.post("/v1/completions", json={**body, "max_tokens": 2}))
+    try:
+        await until(begun.is_set)
+        assert (generations.holding, generations.waiting) == (0, 16)
+        async with asyncio.timeout(30):
+            answers = await asyncio.gather(*(informed.chat() for _ in range(informed.context.settings.max_running)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert not many.done()
+    finally:
+        go_on.set()
+    answer = (await many).json()
+    assert [choice["index"] for choice in answer["choices"]] == list(range(16))
+
+
+async def test_a_request_holds_one_slot_while_it_is_looked_up(informed: Service) -> None:
+    generations = informed.context.generations
+    async with busy_lanes(informed):
+        asked = asyncio.create_task(informed.chat(n=8))
+        await until(lambda: generations.holding > 0)
+        assert (generations.holding, generations.waiting) == (1, 7)
+    assert len((await asked).json()["choices"]) == 8
+
+
+@pytest.mark.parametrize("before", [{}, FACTS], ids=["nothing", "something"])
+async def test_what_is_written_after_the_questions_were_embedded_is_found(
+    service: Service, before: dict[str, str]
+) -> None:
+    if before:
+        await service.put(**before)
+    prompts, wanted = service.context.prompts, KnowledgeOptions()
+    asked = await prompts.ask("me", [Text(QUESTION)], wanted)
+    await service.put(ceo="The chief executive of Zorvex is somebody else.")
+    (prompt,) = await prompts.make("me", [Text(QUESTION)], wanted, asked)
+    assert prompt.retrieved is not None
+    assert (prompt.retrieved.version, prompt.retrieved.hits[0].fact.version) == (service.version, service.version)
 
 
 async def test_a_bulk_edit_whose_client_left_stops_and_leaves_nothing(informed: Service) -> None:

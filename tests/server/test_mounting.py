@@ -19,7 +19,7 @@ def criteria(**fields: float) -> Criteria:
 
 async def test_facts_are_mounted_with_their_fit(informed: Service, encoder: MiniLMEncoder) -> None:
     retrieval = informed.context.retrieval
-    mounted = retrieval.mount(await retrieval.search(criteria(), QUESTION))
+    mounted = retrieval.mount(await retrieval.search("me", criteria(), QUESTION))
     texts = sorted(FACTS.values(), key=lambda text: "Zorvex" not in text)
     vectors = dict(zip(texts, encoder.embed(texts), strict=True))
     question = encoder.embed([QUESTION])[0]
@@ -35,4 +35,4 @@ async def test_facts_are_mounted_with_their_fit(informed: Service, encoder: Mini
 
 async def test_nothing_is_mounted_where_nothing_is_found(informed: Service) -> None:
     retrieval = informed.context.retrieval
-    assert retrieval.mount(await retrieval.search(criteria(min_best_score=1.1), QUESTION)) == ()
+    assert retrieval.mount(await retrieval.search("me", criteria(min_best_score=1.1), QUESTION)) == ()

@@ -50,6 +50,6 @@ async def test_a_question_is_found_wherever_it_stands(informed: Service, place: 
 
 async def test_what_fits_is_embedded_as_it_stands(informed: Service, encoder: MiniLMEncoder) -> None:
     questions = [QUESTION, f"{QUESTION} {'amber ' * 180}"]
-    windows = await informed.context.embedding.of_questions(questions)
+    windows = await informed.context.embedding.of_questions("me", questions)
     assert [one.texts for one in windows] == [(question,) for question in questions]
     np.testing.assert_allclose(np.concatenate([one.vectors for one in windows]), encoder.embed(questions), atol=1e-6)

@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 from fastapi import Path, Query
 from starlette.responses import Response
 
-from kb.facts import DEFAULT_NAMESPACE, Delete, Fact, Upsert
+from kb.facts import DEFAULT_NAMESPACE, Delete, Fact, Upsert, VersionConflict
 from kb.log.batch import Entry
 from kb.log.history import FactVersion
 from kb.metadata import decode_metadata
@@ -47,11 +47,15 @@ NamespaceQuery = Annotated[Namespace, Query()]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[FactId | None, Query()]
 Before = Annotated[Version | None, Query()]
+IfVersion = Annotated[Version | None, Query(ge=1)]
 
 
 @router.put("/admin/kb/facts", responses={200: {"model": Upserted}})
 async def put_facts(body: PutFacts, context: ContextDep, caller: CallerDep, account: AccountDep) -> Response:
-    """Add or replace facts, all or none. The reply means: durable, and seen by every request from now on."""
+    """Add or replace facts, all or none. The reply means: durable, and seen by every request from now on.
+
+    409 if one of them is not at the version that its `if_version` expects.
+    """
     limit = context.settings.max_batch_facts
     if len(body.facts) > limit:
         raise invalid(f"facts: at most {limit} in one edit", "facts", "invalid_value")
@@ -62,6 +66,7 @@ async def put_facts(body: PutFacts, context: ContextDep, caller: CallerDep, acco
             fact.text,
             fact.metadata or {},
             fact.expires_at,
+            fact.if_version,
         )
         for fact in body.facts
     ]
@@ -105,9 +110,13 @@ async def delete_fact(
     caller: CallerDep,
     account: AccountDep,
     namespace: NamespaceQuery = DEFAULT_NAMESPACE,
+    if_version: IfVersion = None,
 ) -> Response:
-    """Delete one fact. No request admitted after the reply can see it."""
-    edited = await context.edits.apply(caller, [Delete(id, namespace)], account)
+    """Delete one fact. No request admitted after the reply can see it. 409 if it is not at version `if_version`."""
+    try:
+        edited = await context.edits.apply(caller, [Delete(id, namespace, if_version)], account)
+    except VersionConflict as error:
+        raise invalid(str(error), "if_version", "version_conflict", status=409) from error
     return json_response(Deleted(version=edited.version, deleted=edited.deleted, visible_ms=edited.visible_ms))
 
 
@@ -142,7 +151,7 @@ async def search(body: SearchRequest, context: ContextDep, caller: CallerDep, ac
     criteria = Criteria.of(body.options, context.settings, param="top_k")
     async with context.reads.enter(Key(caller)):
         with account.during("retrieval"):
-            found = await context.retrieval.search(criteria, body.query)
+            found = await context.retrieval.search(caller, criteria, body.query)
     account.knowledge_version = found.version
     reply = SearchResponse(
         version=found.version,

@@ -57,7 +57,7 @@ async def embeddings(body: EmbeddingRequest, context: ContextDep, caller: Caller
         message = f"input: at most {context.settings.max_embedding_inputs} texts on this server"
         raise invalid(message, "input", "invalid_value")
     async with context.reads.enter(Key(caller)):
-        vectors, tokens = await context.embedding.of_inputs(body.texts)
+        vectors, tokens = await context.embedding.of_inputs(caller, body.texts)
         return await context.lanes.reads.run(partial(_embedded, body, vectors, tokens))
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic.types import JsonValue
 from typing_extensions import TypedDict
 
-from kb.facts import DEFAULT_NAMESPACE, LAST_SECOND, NAME_PATTERN, SearchMethod
+from kb.facts import DEFAULT_NAMESPACE, LAST_SECOND, LAST_VERSION, NAME_PATTERN, SearchMethod
 from server.http.schemas.base import Request
 from server.http.schemas.knowledge import LIMITS, Gap, Namespace, Score, TopK, Version
 from server.service.options import KnowledgeOptions
@@ -35,6 +35,8 @@ class FactInput(Request):
     metadata: dict[str, Any] | None = None
     expires_at: Annotated[float, _told(minimum=0, maximum=LAST_SECOND)] | None = None
     """Unix seconds in the future; null: never."""
+    if_version: Annotated[int, _told(minimum=0, maximum=LAST_VERSION)] | None = None
+    """Only if this is the fact's version; 0: only if there is no such fact; null: in any case."""
 
 
 class PutFacts(Request):

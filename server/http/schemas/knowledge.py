@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from kb.facts import DEFAULT_NAMESPACE, NAME_PATTERN, Limits, SearchMethod
+from kb.facts import DEFAULT_NAMESPACE, LAST_VERSION, NAME_PATTERN, Limits, SearchMethod
 from server.http.schemas.base import Request
 from server.service.options import KnowledgeOptions
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LIMITS = Limits()
 Namespace = Annotated[str, Field(min_length=1, max_length=LIMITS.namespace_chars, pattern=f"^{NAME_PATTERN}$")]
 FactId = Annotated[str, Field(min_length=1, max_length=LIMITS.id_chars, pattern=f"^{NAME_PATTERN}$")]
-Version = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Version = Annotated[int, Field(ge=0, le=LAST_VERSION)]
 TopK = Annotated[int, Field(ge=0, le=4096)]
 Score = Annotated[float, Field(ge=-1, le=1)]
 Gap = Annotated[float, Field(ge=0, le=4)]

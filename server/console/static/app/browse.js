@@ -81,7 +81,8 @@ function Listed({ fact, note, onEdited }) {
   const { api, probe } = useServer();
   const [editing, setEditing] = useState(false);
   const [remove, removing] = useAction(async () => {
-    await api.json("DELETE", withQuery(`admin/kb/facts/${encodeURIComponent(fact.id)}`, { namespace: fact.namespace }));
+    const seen = { namespace: fact.namespace, if_version: fact.version };
+    await api.json("DELETE", withQuery(`admin/kb/facts/${encodeURIComponent(fact.id)}`, seen));
     await probe();
   });
   const edited = (edit) => {

@@ -33,7 +33,7 @@ export function NewFact({ onSaved, onCancel }) {
 
 function FactForm({ fact, isNew, onSaved, onCancel }) {
   const save = useSaving();
-  const seen = useRef({ id: fact.id, version: fact.version ?? null }); // what a save is to replace; null: nothing
+  const seen = useRef(fact); // what a save is to replace; without a version: nothing
   const [id, setId] = useState(fact.id);
   const [text, setText] = useState(fact.text);
   const [run, { busy, problem }] = useAction(save);
@@ -41,7 +41,7 @@ function FactForm({ fact, isNew, onSaved, onCancel }) {
   useEffect(() => first.current.focus(), []);
   const submit = async (event) => {
     event.preventDefault();
-    const saved = await run({ ...fact, id: id.trim(), text }, seen);
+    const saved = await run({ id: id.trim(), namespace: fact.namespace, text, isNew }, seen);
     if (saved) onSaved(saved);
   };
   const onKeyDown = (event) => {
@@ -66,16 +66,20 @@ function FactForm({ fact, isNew, onSaved, onCancel }) {
  * wrote meanwhile is told first, and replaced only if it is saved again. */
 function useSaving() {
   const { api, measure, probe } = useServer();
-  return async ({ id, namespace, text, metadata, expires_at, version }, seen) => {
-    const now = await current(api, id, namespace);
-    const expected = seen.current.id === id ? seen.current.version : null;
-    if ((now?.version ?? null) !== expected) {
-      seen.current = { id, version: now?.version ?? null };
-      throw new Problem(409, "changed", conflict(now, version === undefined));
-    }
-    const kept = version === undefined ? {} : { metadata, expires_at, ...(now && rest(now)) };
+  return async ({ id, namespace, text, isNew }, seen) => {
+    const { metadata, expires_at } = seen.current;
+    const fact = { id, namespace, text, ...(!isNew && { metadata, expires_at }) };
+    const if_version = (seen.current.id === id && seen.current.version) || 0;
     const started = performance.now();
-    const reply = await api.json("PUT", "admin/kb/facts", { facts: [{ id, namespace, text, ...kept }] });
+    let reply;
+    try {
+      reply = await api.json("PUT", "admin/kb/facts", { facts: [{ ...fact, if_version }] });
+    } catch (problem) {
+      if (problem.code !== "version_conflict") throw problem;
+      const now = await current(api, id, namespace);
+      seen.current = now ?? { id, metadata, expires_at };
+      throw new Problem(409, "changed", conflict(now, isNew));
+    }
     const tookMs = performance.now() - started;
     measure("edit", tookMs);
     probe();
@@ -83,14 +87,12 @@ function useSaving() {
   };
 }
 
-const rest = ({ metadata, expires_at }) => ({ metadata, expires_at });
-
-/** The fact as it is; null if there is none. An id that cannot be one is left to the save to be refused. */
+/** The fact as it is; null if there is none. */
 async function current(api, id, namespace) {
   try {
     return await api.json("GET", withQuery(`admin/kb/facts/${encodeURIComponent(id)}`, { namespace }));
   } catch (problem) {
-    if (problem.status === 404 || problem.status === 400) return null;
+    if (problem.status === 404) return null;
     throw problem;
   }
 }
