@@ -67,8 +67,11 @@ def strict_router() -> APIRouter:
 
 
 def streamable(model: object) -> dict[int | str, dict[str, Any]]:
-    """Documents a response that is `model`, or a stream of events."""
-    return {200: {"model": model, "content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+    """Documents a response that is `model`, or a stream of events. Before OpenAPI 3.2 a stream's schema is that of each
+    event."""
+    data = {"type": "string", "description": "a chunk as JSON; [DONE] at the end"}
+    event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+    return {200: {"model": model, "content": {"text/event-stream": {"schema": event}}}}
 
 
 def json_response(content: Any) -> Response:
