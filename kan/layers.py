@@ -123,7 +123,7 @@ class EquivariantLayers:
 
     def down(self, weight: Tensor, bias: Tensor | None) -> Product:
         inputs = weight.shape[1]
-        return Rearranged(lambda x: x.view(-1, inputs), self._commuting(weight, bias))
+        return Rearranged(lambda x: x.reshape(-1, inputs), self._commuting(weight, bias))
 
     def head(self, weight: Tensor) -> Rows:
         return Head(self._action, weight, self._linear)

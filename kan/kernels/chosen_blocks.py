@@ -30,7 +30,7 @@ def attend_chosen(q: Tensor, kv: Tensor, blocks: Tensor, choice: Tensor) -> tupl
     pages = (torch.arange(kv_heads)[:, None, None] * kv.shape[2] + blocks).flatten(0, 1)
     keys, values = kv.flatten(1, 2).flatten(2)
     kinds = choice + torch.arange(kv_heads)[:, None, None] * len(blocks)
-    order, products = _products(kinds.view(-1).numpy(), sharing * blocks.shape[1] * PAGE_SIZE)
+    order, products = _products(kinds.reshape(-1).numpy(), sharing * blocks.shape[1] * PAGE_SIZE)
 
     queries = q.reshape(-1, sharing * d)
     results = torch.empty(sum(pairs.size for _, pairs in products), sharing, d, dtype=exact_type(q.dtype))

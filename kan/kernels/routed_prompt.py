@@ -50,14 +50,14 @@ class RoutedPrompt:
         means = self._means.of(layer, self._level, self._between[:, -1])
         choice = choose(summed_queries(q, means), means, self._mask, self._chosen)
         far, far_sums, index = attend_chosen(_by_kv_head(q, kv_heads), kv, self._between, choice)
-        sums = torch.cat((near_sums.view(-1, 1), far_sums[index]), dim=1)
+        sums = torch.cat((near_sums.reshape(-1, 1), far_sums[index]), dim=1)
         total = sums.logsumexp(dim=1, keepdim=True)
         shares = sums.sub_(total).exp_()
         out = F.embedding_bag(index, far, mode="sum", per_sample_weights=shares[:, 1:].contiguous())
-        out.addcmul_(near.view(-1, d), shares[:, :1])
+        out.addcmul_(near.reshape(-1, d), shares[:, :1])
         if self._told:
-            self._tell(last_scores, total.view(kv_heads, n, -1)[:, -1])
-        return out.view(kv_heads, n, -1, d).transpose(0, 1).reshape(n, heads * d).to(q.dtype)
+            self._tell(last_scores, total.reshape(kv_heads, n, -1)[:, -1])
+        return out.reshape(kv_heads, n, -1, d).transpose(0, 1).reshape(n, heads * d).to(q.dtype)
 
     def _attend_near(self, layer: int, q: Tensor, kv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Results [H_kv, n, H / H_kv, d], log sums [H_kv, n, H / H_kv], and the last row's scores [H_kv, H / H_kv, …]
@@ -67,8 +67,8 @@ class RoutedPrompt:
             scores, values = scores_and_values(rows.unsqueeze(0), kv, group, layer)
             weights, log_sums = normalised(scores.squeeze(1))
             kv_heads, sharing, n, columns = weights.shape
-            out = torch.bmm(weights.view(kv_heads, sharing * n, columns).to(values.dtype), values)
-            outs.append(out.view(kv_heads, sharing, n, -1).transpose(1, 2))
+            out = torch.bmm(weights.reshape(kv_heads, sharing * n, columns).to(values.dtype), values)
+            outs.append(out.reshape(kv_heads, sharing, n, -1).transpose(1, 2))
             sums.append(log_sums.transpose(1, 2))
         mounted = self._near[-1].parts.shape[1] * PAGE_SIZE
         near = torch.cat(outs, dim=1).to(scores.dtype)
@@ -88,4 +88,4 @@ def _by_own_block(span: Span, own: Tensor) -> Iterator[Span]:
 
 def _by_kv_head(q: Tensor, kv_heads: int) -> Tensor:
     """q [n, H, d] -> q / √d [H_kv, n, H / H_kv, d]"""
-    return (q / math.sqrt(q.shape[-1])).view(len(q), kv_heads, -1, q.shape[-1]).transpose(0, 1)
+    return (q / math.sqrt(q.shape[-1])).reshape(len(q), kv_heads, -1, q.shape[-1]).transpose(0, 1)

@@ -47,7 +47,7 @@ class RoutedRows:
         out, last = attend(q.unsqueeze(1), kv, group, layer)
         if self._told:
             self._parts.add(group.parts, last)
-        return out.view(len(q), -1)
+        return out.reshape(len(q), -1)
 
     def _pages(self, layer: int, q: Tensor, kv_heads: int) -> Tensor:
         """[H_kv, S, P]: those that are always seen, then those of the chosen blocks."""
@@ -55,6 +55,6 @@ class RoutedRows:
         means = self._means.of(layer, self._level, self._between[..., -1])
         queries = summed_queries(q, means).reshape(-1, 1, q.shape[-1])
         choice = choose(queries, means.flatten(0, 1), self._mask.repeat(kv_heads, 1, 1), self._chosen)
-        choice = choice.view(kv_heads, sequences, -1) + blocks * torch.arange(sequences)[:, None]
+        choice = choice.reshape(kv_heads, sequences, -1) + blocks * torch.arange(sequences)[:, None]
         chosen = self._between.flatten(0, 1)[choice].flatten(2)
         return torch.cat((self._group.pages.expand(kv_heads, -1, -1), chosen), dim=2)

@@ -79,7 +79,7 @@ class FourierLinear:
     def _product(self, x: Tensor) -> Tensor:
         """[R, n · c] -> [R, n, o], strided"""
         rows, n, channels = len(x), self._order, x.shape[1] // self._order
-        functions = x.view(rows, n, channels).transpose(0, 1).reshape(n, rows * channels)
+        functions = x.reshape(rows, n, channels).transpose(0, 1).reshape(n, rows * channels)
         spectra = torch.mm(self._analysis, functions).view(n, rows, channels)
         y: Tensor | None = None
         for size, one in zip(self._sizes, torch.split(spectra, self._counts), strict=True):

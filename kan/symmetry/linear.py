@@ -42,7 +42,7 @@ class BlockedLinear:
     def _seen(self, x: Tensor) -> Tensor:
         """[R, n · c] -> [R · n, n · c]: for each g all x[g·k], one after the other."""
         rows, width = x.shape
-        seen = x.view(rows, self._order, width // self._order).index_select(1, self._places.to(x.device))
+        seen = x.reshape(rows, self._order, width // self._order).index_select(1, self._places.to(x.device))
         return seen.view(rows * self._order, width)
 
 

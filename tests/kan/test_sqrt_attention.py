@@ -96,7 +96,12 @@ def long_cases(draw: st.DrawFn) -> Case:
     )
 
 
+TWO_TOKENS = case(0, [([], 1030, 1)] * 2, kv_heads=2, group=1, d=2, bias=None, layers=2)
+"""Decoding two sequences of a model without grouped queries."""
+
+
 @settings(max_examples=25)
+@example(drawn=TWO_TOKENS, chosen=1, threshold=0)
 @given(drawn=long_cases(), chosen=st.integers(1, 4), threshold=st.sampled_from([0, 100, 1024]))
 def test_routed_equals_reference(drawn: Case, chosen: int, threshold: int) -> None:
     pattern = SqrtBlocks(chosen, threshold, PAGE_SIZE)
