@@ -1,7 +1,8 @@
 """What a training step sees: questions with facts mounted as retrieval would, and the reply to be learned.
 
 The reply is the data set's. Where a set has none ("explain", "summarise"), it is the frozen model's own with the right
-facts alone, to be followed token by token: there φ is to learn where to look, and not how to talk.
+facts alone, to be followed token by token: there φ is to learn where to look, and not how to talk. So it is with a set
+that a run follows, whose teacher reads with the φ that the run began with.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from kan.knowledge.fit import Fit
@@ -41,6 +42,7 @@ class Example:
     weights   of the reply's tokens in the loss
     teacher   the facts with which the frozen model, without φ, is to be followed token by token: the gold ones, or none
               where no gold fact is mounted. None: there is only the reply to be learned.
+    teacher_fits  of those facts, where the teacher reads with the φ that the run began with; (): it is without φ
     """
 
     facts: tuple[str, ...]
@@ -49,6 +51,7 @@ class Example:
     reply: list[int]
     weights: list[float]
     teacher: tuple[str, ...] | None = None
+    teacher_fits: tuple[Fit, ...] = ()
 
     @property
     def answerable(self) -> bool:
@@ -76,10 +79,13 @@ class Sampler:
         *,
         seed: int,
         taught: Mapping[Question, str] | None = None,
+        followed: Collection[str] = (),
     ) -> None:
-        """`taught`: replies of the frozen model, to be followed."""
+        """`taught`: replies to be followed: of the frozen model, or, of the sets named by `followed`, of the φ that the
+        run began with."""
         self._sources = sources
         self._taught = taught or {}
+        self._followed = followed
         self._shares = [source.weight for source in sources]
         self._prompt = prompt
         self._end_token = end_token
@@ -92,21 +98,34 @@ class Sampler:
 
     def _draw(self, rng: random.Random) -> Example:
         source = rng.choices(self._sources, self._shares)[0]
-        return self._example(mounted_at_random(source.distractors, rng.choice(source.pool.questions), rng))
+        question = rng.choice(source.pool.questions)
+        mounted = mounted_at_random(source.distractors, question, rng)
+        return self._example(mounted, *self._teacher(source, mounted))
 
-    def _example(self, mounted: Mounted) -> Example:
+    def _teacher(self, source: Source, mounted: Mounted) -> tuple[tuple[str, ...] | None, tuple[Fit, ...]]:
+        """`teacher` and `teacher_fits` of the example."""
+        question = mounted.question
+        if not mounted.gold:
+            return (), ()
+        if question not in self._taught:
+            return None, ()
+        if source.pool.dataset not in self._followed:
+            return question.facts, ()
+        alone = gold_alone(source.distractors, question)
+        return alone.facts, alone.fits
+
+    def _example(self, mounted: Mounted, teacher: tuple[str, ...] | None, teacher_fits: tuple[Fit, ...]) -> Example:
         question = mounted.question
         turns = [ChatMessage("user", question.text)]
-        taught = self._taught.get(question)
-        reply = self._prompt.tokenizer.encode(question.reply if taught is None else taught)
-        follows = question.facts if taught is not None else None
+        reply = self._prompt.tokenizer.encode(self._taught.get(question, question.reply))
         return Example(
             facts=mounted.facts,
             fits=mounted.fits,
             prompt=self._prompt.chat(turns, with_knowledge=True),
             reply=[*reply, self._end_token],
             weights=[*self._weights_of(reply, question), ASIDE],
-            teacher=follows if mounted.gold else (),
+            teacher=teacher,
+            teacher_fits=teacher_fits,
         )
 
     def _weights_of(self, reply: list[int], question: Question) -> list[float]:
@@ -136,6 +155,11 @@ def mounted_at_random(distractors: Distractors, question: Question, rng: random.
         base=SMALL_BASE_FACTS if rng.random() < SMALL_BASE else None,
         rng=rng,
     )
+
+
+def gold_alone(distractors: Distractors, question: Question) -> Mounted:
+    """The question with the facts that answer it and no others."""
+    return distractors.mount(question, 0, rng=random.Random(0))
 
 
 def answer_spans(reply: bytes, answers: Sequence[str]) -> list[tuple[int, int]]:

@@ -34,14 +34,16 @@ class Objective:
     distributions from the teacher's, KL(teacher ‖ student), over the whole reply.
 
     The teacher is the frozen model with the gold facts alone: what is mounted beside them should change nothing. Where
-    no gold fact is mounted, it is the model with no facts at all: φ should make it ignore what is mounted.
+    no gold fact is mounted, it is the model with no facts at all: φ should make it ignore what is mounted. An example
+    with fits for its teacher is followed with `followed`, the φ that the run began with.
     """
 
-    def __init__(self, model: KANModel, bank: FactBank) -> None:
+    def __init__(self, model: KANModel, bank: FactBank, followed: Phi | None = None) -> None:
         pattern = pattern_of(model.config)
         self._pattern = pattern if isinstance(pattern, SqrtBlocks) else None
         self._model = model
         self._bank = bank
+        self._followed = followed
 
     def __call__(self, examples: Sequence[Example], phi: Phi | None) -> Outcome:
         logits, targets = self._logits(examples, self._starts(examples), phi)
@@ -73,11 +75,22 @@ class Objective:
     def _divergence(self, examples: Sequence[Example], logits: Tensor) -> Tensor:
         """Of each reply token of the examples that have a teacher, in nats. logits [those tokens, vocabulary]"""
         taught = [one for one in examples if one.teacher is not None]
-        alone = [replace(one, facts=one.teacher or (), fits=()) for one in taught]
-        with torch.no_grad():  # where the longest fact is mounted is no matter of φ: both begin behind it
-            wanted, _ = self._logits(alone, self._starts(taught), None)
+        starts = self._starts(taught)  # where the longest fact is mounted is no matter of φ: both begin behind it
+        wanted = torch.empty_like(logits)
+        with_phi = torch.tensor([bool(one.teacher_fits) for one in taught])
+        rows_with_phi = torch.repeat_interleave(with_phi, torch.tensor([len(one.reply) for one in taught]))
+        for phi, chosen, rows in ((None, ~with_phi, ~rows_with_phi), (self._followed, with_phi, rows_with_phi)):
+            if bool(chosen.any()):
+                some = [(taught[place], starts[place]) for place in chosen.nonzero().flatten().tolist()]
+                wanted[rows] = self._teachers_logits(some, phi)
         student, teacher = logits.log_softmax(-1), wanted.log_softmax(-1)
         return F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
+
+    @torch.no_grad()
+    def _teachers_logits(self, taught: Sequence[tuple[Example, int]], phi: Phi | None) -> Tensor:
+        """Of examples with the positions of their first tokens."""
+        alone = [replace(one, facts=one.teacher or (), fits=one.teacher_fits) for one, _ in taught]
+        return self._logits(alone, [start for _, start in taught], phi)[0]
 
     def _starts(self, examples: Sequence[Example]) -> list[int]:
         """Positions of the first tokens: behind the longest fact."""

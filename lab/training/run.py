@@ -17,6 +17,7 @@ from kan.knowledge.phi import Phi, save_phi, zero_phi
 from kan.prompt import PromptBuilder
 from kb.encoder.minilm import MiniLMEncoder
 from lab.errors import PlanError
+from lab.evaluation.conditions import mounted as asked_of
 from lab.evaluation.subject import Subject
 from lab.questions.mounting import Distractors
 from lab.questions.question import Question, Split
@@ -25,12 +26,12 @@ from lab.training.blend import blended
 from lab.training.card import LICENCES, ModelCard, write_card
 from lab.training.curve import plot_curve
 from lab.training.differentiable import frozen_model
-from lab.training.examples import Sampler, Source, mounted_at_random
+from lab.training.examples import Sampler, Source, gold_alone, mounted_at_random
 from lab.training.fact_bank import FactBank
 from lab.training.objective import Objective
 from lab.training.parameters import Units
 from lab.training.refit import Mounting, RefitOptions, refit
-from lab.training.teacher import own_replies
+from lab.training.teacher import own_replies, replies_of
 from lab.training.trainer import Point, Trainer, TrainingOptions
 from server.engine.dtype import choose_dtype
 from server.loading import load_learned
@@ -47,6 +48,7 @@ MOUNTINGS = 2
 """Of every question, for a refit."""
 STATE = "state.pt"
 TEACHER = "teacher.json"
+FOLLOWED = "followed.json"
 PHI = "phi.safetensors"
 CARD = "phi.md"
 CURVE = "curve.png"
@@ -66,11 +68,15 @@ class PhiRun:
     """The φ to begin with: as in the setting KALMAGROVE_PHI."""
     weights: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
     """How often each set is drawn."""
+    followed: frozenset[str] = frozenset()
+    """Sets whose replies are those of `start`, given the right facts alone, and not the data's."""
 
     def __post_init__(self) -> None:
         if barred := sorted(set(self.weights) - set(LICENCES)):
             known = ", ".join(LICENCES)
             raise PlanError(f"{', '.join(barred)}: not known, or not to be trained on; there are {known}")
+        if strange := sorted(self.followed - set(self.weights)):
+            raise PlanError(f"{', '.join(strange)}: to be followed, but not among the sets that are drawn")
 
 
 def train_phi(run: PhiRun, progress: Progress) -> None:
@@ -84,7 +90,7 @@ def train_phi(run: PhiRun, progress: Progress) -> None:
         "train": _sources(run, "train", run.questions, encoder, progress),
         "dev": _sources(run, "dev", run.dev_questions, encoder, progress),
     }
-    taught = _taught(run, encoder, [source for split in sources.values() for source in split], progress)
+    taught = _taught(run, start, encoder, [source for split in sources.values() for source in split], progress)
     trainer = _trainer(run, start, prompt, sources, taught, progress)
     state = run.output / STATE
     if state.exists():
@@ -156,13 +162,28 @@ def _sources(run: PhiRun, split: Split, questions: int, encoder: MiniLMEncoder, 
     return sources
 
 
-def _taught(run: PhiRun, encoder: MiniLMEncoder, sources: list[Source], progress: Progress) -> dict[Question, str]:
-    """What the frozen model replies to questions that come without a reply."""
-    questions = [question for source in sources for question in source.pool.questions if not question.reply]
-    task = progress.add_task("asking the frozen model", total=len(questions))
-    subject = Subject.load(run.checkpoint, encoder, None, "none")
-    file = run.output / TEACHER
-    return asyncio.run(own_replies(subject, questions, file, lambda asked: progress.advance(task, asked)))
+def _taught(
+    run: PhiRun, start: Phi, encoder: MiniLMEncoder, sources: list[Source], progress: Progress
+) -> dict[Question, str]:
+    """What the frozen model replies to questions that come without a reply, and `start` to those of sets followed."""
+    followed = {
+        question: asked_of(gold_alone(source.distractors, question))
+        for source in sources
+        if source.pool.dataset in run.followed
+        for question in source.pool.questions
+    }
+    questions = [one for source in sources for one in source.pool.questions if not one.reply and one not in followed]
+    task = progress.add_task("asking the model", total=len(questions) + len(followed))
+
+    def advance(asked: int) -> None:
+        progress.advance(task, asked)
+
+    async def ask() -> dict[Question, str]:
+        subject = Subject.load(run.checkpoint, encoder, None, "none")
+        own = await own_replies(subject, questions, run.output / TEACHER, advance)
+        return own | await replies_of(subject, start, followed, run.output / FOLLOWED, advance)
+
+    return asyncio.run(ask())
 
 
 def _trainer(
@@ -183,13 +204,20 @@ def _trainer(
     task = progress.add_task("encoding facts", total=len(texts))
     bank.add(texts, lambda facts: progress.advance(task, facts))
     train, dev = (
-        Sampler(sources[split], prompt, config.eos_token_ids[0], seed=run.options.seed, taught=taught)
+        Sampler(
+            sources[split],
+            prompt,
+            config.eos_token_ids[0],
+            seed=run.options.seed,
+            taught=taught,
+            followed=run.followed,
+        )
         for split in ("train", "dev")
     )
     units = Units(config.head_dim, bank.magnitude())
     held_out = sum(len(source.pool.questions) for source in sources["dev"])
     options = replace(run.options, validation_size=min(run.options.validation_size, held_out))
-    return Trainer(start, units, Objective(model, bank), train, dev, options)
+    return Trainer(start, units, Objective(model, bank, start), train, dev, options)
 
 
 def _device() -> torch.device:

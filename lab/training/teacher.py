@@ -1,4 +1,5 @@
-"""What the frozen model itself replies when it is given the right facts alone: for questions without a reply."""
+"""What the model itself replies when it is given the right facts alone: for questions that have no reply, or one
+that is not to be learned."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from kan.knowledge.fit import Fit
+from kan.knowledge.phi import Phi
 from lab.evaluation.subject import Advance, Ask, Given, Respondent, Setup, Subject
 from lab.questions.question import Question
 
@@ -21,33 +23,38 @@ SLICE = 256
 async def own_replies(
     subject: Subject, questions: Sequence[Question], file: Path, advance: Advance
 ) -> dict[Question, str]:
+    """Of the frozen model; see `replies_of`."""
+    asks = {one: Ask(one.text, tuple(Given(text, Fit(1.0)) for text in one.facts)) for one in questions}
+    advance(len(questions) - len(asks))
+    return await replies_of(subject, None, asks, file, advance)
+
+
+async def replies_of(
+    subject: Subject, phi: Phi | None, asks: Mapping[Question, Ask], file: Path, advance: Advance
+) -> dict[Question, str]:
     """Greedy; a question it has nothing to say to is left out.
 
     `file` keeps all replies: a run that is resumed, or another with the same questions, asks none twice.
     """
     known = _read(file)
-    missing = [one for one in dict.fromkeys(questions) if _key(one) not in known]
-    advance(len(questions) - len(missing))
+    missing = {one: ask for one, ask in asks.items() if _key(one) not in known}
+    advance(len(asks) - len(missing))
     if missing:
-        await _ask(subject, missing, known, file, advance)
-    return {one: known[_key(one)] for one in questions if known[_key(one)]}
+        await _ask(subject, phi, missing, known, file, advance)
+    return {one: known[_key(one)] for one in asks if known[_key(one)]}
 
 
 async def _ask(
-    subject: Subject, questions: Sequence[Question], known: dict[str, str], file: Path, advance: Advance
+    subject: Subject, phi: Phi | None, asks: Mapping[Question, Ask], known: dict[str, str], file: Path, advance: Advance
 ) -> None:
-    plain = Setup(subject.model, None)
+    setup, questions = Setup(subject.model, phi), list(asks)
     with TemporaryDirectory() as pages:
         async with aclosing(Respondent(subject, Path(pages), MAX_TOKENS)) as respondent:
             for start in range(0, len(questions), SLICE):
                 some = questions[start : start + SLICE]
-                replies = await respondent.answers(plain, [_alone(one) for one in some], advance)
+                replies = await respondent.answers(setup, [asks[one] for one in some], advance)
                 known |= {_key(one): reply.text for one, reply in zip(some, replies, strict=True)}
                 _write(file, known)
-
-
-def _alone(question: Question) -> Ask:
-    return Ask(question.text, tuple(Given(text, Fit(1.0)) for text in question.facts))
 
 
 def _key(question: Question) -> str:

@@ -36,6 +36,13 @@ def phi(
     sets: Annotated[
         str, typer.Option(help="Sets of questions and how often each is drawn: squad=3,prose=1. Default: as shipped.")
     ] = "",
+    follow: Annotated[
+        str,
+        typer.Option(
+            help="Sets, separated by commas, that teach where to look and not how to answer: their replies are "
+            "those of the φ to begin with, given the right facts alone."
+        ),
+    ] = "",
     seed: Annotated[int, typer.Option(help="Of the questions, the batches and what is mounted.")] = 0,
     data_dir: DataDir = Path("data"),
 ) -> None:
@@ -55,7 +62,8 @@ def phi(
     )
     with failures_told(), progress_bar() as bar:
         checkpoint = Checkpoint.open(model_directory(data_dir, model))
-        train_phi(PhiRun(data, output, checkpoint, questions, dev_questions, options, start, weights), bar)
+        followed = frozenset(one.strip() for one in follow.split(",") if one.strip())
+        train_phi(PhiRun(data, output, checkpoint, questions, dev_questions, options, start, weights, followed), bar)
     messages().print(f"wrote {output}", highlight=False)
 
 

@@ -82,6 +82,20 @@ def test_the_frozen_models_words_are_followed_where_there_are_no_others(prompt: 
     assert len(seen) == 4
 
 
+def test_a_set_that_is_followed_is_read_as_its_gold_facts_alone_are(prompt: PromptBuilder) -> None:
+    sources, taught = [], {}
+    for name in ("synthetic", "two_fact"):
+        pool = load_pool(name, None, "train", questions=20, seed=1)
+        sources.append(Source(pool, Distractors(pool, hashed), 0.5))
+        taught |= dict.fromkeys(pool.questions, "By its own words.")
+    facts = {tuple(sorted(one.facts)) for one in sources[1].pool.questions}
+    followed = Sampler(sources, prompt, 0, seed=1, taught=taught, followed={"two_fact"}).batch(0, 60)
+    read = [one for one in followed if one.teacher_fits]
+    assert {tuple(sorted(one.teacher or ())) for one in read} <= facts
+    assert all(len(one.teacher_fits) == len(one.teacher or ()) == 2 for one in read)
+    assert any(one.teacher and not one.teacher_fits for one in followed)
+
+
 def test_every_fact_has_its_fit_and_some_questions_none_that_answers(examples: list[Example]) -> None:
     assert all(len(one.fits) == len(one.facts) for one in examples)
     assert {one.answerable for one in examples} == {True, False}

@@ -155,6 +155,29 @@ def test_a_teacher_is_followed_token_by_token(
     assert objective(mixed, None).reply_loss == pytest.approx(sum(each[:2]) / 2)
 
 
+def test_a_teacher_may_have_a_phi_and_an_adapter_of_its_own(exact: tuple[KANModel, KANModel, PromptBuilder]) -> None:
+    """With its facts and its φ nothing is lost; a batch that mixes teachers is the mean of its examples."""
+    frozen, _, prompt = exact
+    bank = FactBank(frozen, prompt)
+    bank.add(FACTS)
+    adapter = Adapter(*(torch.randn(shape) * 0.3 for shape in ((2, 48, 3), (2, 3, 48), (2, 1, 48))))
+    guide = Phi(torch.randn(2, 4, len(FEATURES), 17, dtype=torch.float64), adapter=adapter)
+    objective = Objective(frozen, bank, guide)
+    followed, own, plain = (
+        replace(one, teacher=teacher, teacher_fits=fits)
+        for one, teacher, fits in zip(
+            Facts(prompt).batch(2, 3), ((FACTS[0],), (FACTS[0],), None), ((Fit(0.4),), (), ()), strict=True
+        )
+    )
+    alone = replace(followed, facts=(FACTS[0],), fits=(Fit(0.4),))
+    assert objective([alone], guide).loss.item() == pytest.approx(0, abs=1e-9)
+    assert objective([alone], None).loss.item() > 1e-3
+    assert objective([replace(own, facts=(FACTS[0],), fits=(Fit(0.4),))], guide).loss.item() > 1e-3
+    mixed = [own, followed, plain]
+    each = [objective([one], guide).loss.item() for one in mixed]
+    assert objective(mixed, guide).loss.item() == pytest.approx(sum(each) / 3)
+
+
 def test_weights_count_tokens(exact: tuple[KANModel, KANModel, PromptBuilder], objective: Objective) -> None:
     """With all the weight on one token, the loss is that token's; the scale of the weights is nothing."""
     (example,) = Facts(exact[2]).batch(1, 1)
