@@ -132,10 +132,11 @@ def refit_phi(run: PhiRun, options: RefitOptions, progress: Progress) -> None:
     save_phi(refit(start, mountings, run.checkpoint.config.head_dim, options), run.output / PHI)
 
 
-def blend_phi(checkpoint: Checkpoint, start: str, share: float, output: Path) -> None:
-    """Write phi.safetensors: `share` of the φ that `start` names, the rest of `gap`. Raises as `train_phi`."""
+def blend_phi(checkpoint: Checkpoint, start: str, share: float, adapter_share: float, output: Path) -> None:
+    """Write phi.safetensors: part of the φ that `start` names, see `blended`. Raises as `train_phi`."""
     output.mkdir(parents=True, exist_ok=True)
-    save_phi(blended(_named(start, checkpoint, MiniLMEncoder()), share, checkpoint.config.head_dim), output / PHI)
+    phi = _named(start, checkpoint, MiniLMEncoder())
+    save_phi(blended(phi, share, adapter_share, checkpoint.config.head_dim), output / PHI)
 
 
 def _start(run: PhiRun, encoder: MiniLMEncoder) -> Phi:

@@ -95,8 +95,9 @@ def blend(
     output: Annotated[Path, typer.Option("--out", help="Directory for phi.safetensors.")],
     start: Annotated[str, typer.Option(help="The trained φ: a file, or auto (the shipped one).")],
     share: Annotated[
-        float, typer.Option(min=0, max=1, help="How much of it; the rest is gap, which nobody trained.")
+        float, typer.Option(min=0, max=1, help="How much of its splines; the rest is gap, which nobody trained.")
     ] = 0.5,
+    adapter_share: Annotated[float, typer.Option(min=0, max=1, help="How much of its adapter.")] = 0.5,
     model: Annotated[str, typer.Option(help="A name under the models directory, or a path.")] = "smollm2-135m",
     data_dir: DataDir = Path("data"),
 ) -> None:
@@ -105,7 +106,7 @@ def blend(
     from lab.training.run import blend_phi
 
     with failures_told():
-        blend_phi(Checkpoint.open(model_directory(data_dir, model)), start, share, output)
+        blend_phi(Checkpoint.open(model_directory(data_dir, model)), start, share, adapter_share, output)
     messages().print(f"wrote {output}", highlight=False)
 
 

@@ -31,7 +31,7 @@ def test_every_bias_lies_between(share: float, relevances: list[float]) -> None:
     phi = trained(adapter=False)
     fits = [Fit(one, 0.1, 0.2, 0.3, 40.0) for one in relevances]
     expected = share * phi(fits) + (1 - share) * gap_phi(2, 3, HEAD_DIM)(fits)
-    torch.testing.assert_close(blended(phi, share, HEAD_DIM)(fits), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(blended(phi, share, 1.0, HEAD_DIM)(fits), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_update_of_keys_and_values_shrinks_with_the_share() -> None:
@@ -42,13 +42,13 @@ def test_the_update_of_keys_and_values_shrinks_with_the_share() -> None:
         assert one.adapter is not None
         return torch.baddbmm(one.adapter.shift, flat @ one.adapter.down, one.adapter.up)
 
-    torch.testing.assert_close(update(blended(phi, 0.25, HEAD_DIM)), 0.25 * update(phi))
+    torch.testing.assert_close(update(blended(phi, 1.0, 0.25, HEAD_DIM)), 0.25 * update(phi))
 
 
 @pytest.mark.parametrize("adapter", [True, False])
 def test_all_of_it_is_the_same_and_it_stays_of_its_model(adapter: bool) -> None:
     phi = trained(adapter=adapter)
-    assert blended(phi, 1.0, HEAD_DIM).digest == phi.digest
-    half = blended(phi, 0.5, HEAD_DIM)
+    assert blended(phi, 1.0, 1.0, HEAD_DIM).digest == phi.digest
+    half = blended(phi, 0.5, 0.5, HEAD_DIM)
     assert half.digest != phi.digest
     assert (half.model_fingerprint, half.encoder_fingerprint) == ("model", "encoder")
