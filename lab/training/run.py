@@ -132,11 +132,15 @@ def refit_phi(run: PhiRun, options: RefitOptions, progress: Progress) -> None:
     save_phi(refit(start, mountings, run.checkpoint.config.head_dim, options), run.output / PHI)
 
 
-def blend_phi(checkpoint: Checkpoint, start: str, share: float, adapter_share: float, output: Path) -> None:
-    """Write phi.safetensors: part of the φ that `start` names, see `blended`. Raises as `train_phi`."""
+def blend_phi(checkpoint: Checkpoint, start: str, rest: str, share: float, adapter_share: float, output: Path) -> None:
+    """Write phi.safetensors: part of the φ that `start` names, the rest of `rest`; see `blended`.
+
+    Raises as `train_phi`.
+    """
     output.mkdir(parents=True, exist_ok=True)
-    phi = _named(start, checkpoint, MiniLMEncoder())
-    save_phi(blended(phi, share, adapter_share, checkpoint.config.head_dim), output / PHI)
+    encoder = MiniLMEncoder()
+    phi, other = (_named(name, checkpoint, encoder) for name in (start, rest))
+    save_phi(blended(phi, other, share, adapter_share), output / PHI)
 
 
 def _start(run: PhiRun, encoder: MiniLMEncoder) -> Phi:

@@ -94,19 +94,18 @@ def refit(
 def blend(
     output: Annotated[Path, typer.Option("--out", help="Directory for phi.safetensors.")],
     start: Annotated[str, typer.Option(help="The trained φ: a file, or auto (the shipped one).")],
-    share: Annotated[
-        float, typer.Option(min=0, max=1, help="How much of its splines; the rest is gap, which nobody trained.")
-    ] = 0.5,
+    share: Annotated[float, typer.Option(min=0, max=1, help="How much of its splines; of the others the rest.")] = 0.5,
     adapter_share: Annotated[float, typer.Option(min=0, max=1, help="How much of its adapter.")] = 0.5,
+    rest: Annotated[str, typer.Option(help="The φ before: gap, which nobody trained, auto or a file.")] = "gap",
     model: Annotated[str, typer.Option(help="A name under the models directory, or a path.")] = "smollm2-135m",
     data_dir: DataDir = Path("data"),
 ) -> None:
-    """Go part of the way back to the untrained φ: less is won on kinds that it was trained on, less lost on others."""
+    """Go part of the way back to the φ before: less is won on kinds that it was trained on, less lost on others."""
     from kan.checkpoint.directory import Checkpoint
     from lab.training.run import blend_phi
 
     with failures_told():
-        blend_phi(Checkpoint.open(model_directory(data_dir, model)), start, share, adapter_share, output)
+        blend_phi(Checkpoint.open(model_directory(data_dir, model)), start, rest, share, adapter_share, output)
     messages().print(f"wrote {output}", highlight=False)
 
 

@@ -9,12 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kan.knowledge.adapter import new_adapter
+from kan.knowledge.adapter import Adapter, new_adapter
 from kan.knowledge.fit import Fit
 from kan.knowledge.phi import Phi, gap_phi
 from lab.training.blend import blended
 
 HEAD_DIM = 8
+GAP = gap_phi(2, 3, HEAD_DIM)
 
 
 def trained(*, adapter: bool) -> Phi:
@@ -30,8 +31,8 @@ def trained(*, adapter: bool) -> Phi:
 def test_every_bias_lies_between(share: float, relevances: list[float]) -> None:
     phi = trained(adapter=False)
     fits = [Fit(one, 0.1, 0.2, 0.3, 40.0) for one in relevances]
-    expected = share * phi(fits) + (1 - share) * gap_phi(2, 3, HEAD_DIM)(fits)
-    torch.testing.assert_close(blended(phi, share, 1.0, HEAD_DIM)(fits), expected, atol=1e-4, rtol=1e-4)
+    expected = share * phi(fits) + (1 - share) * GAP(fits)
+    torch.testing.assert_close(blended(phi, GAP, share, 1.0)(fits), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_update_of_keys_and_values_shrinks_with_the_share() -> None:
@@ -42,13 +43,39 @@ def test_the_update_of_keys_and_values_shrinks_with_the_share() -> None:
         assert one.adapter is not None
         return torch.baddbmm(one.adapter.shift, flat @ one.adapter.down, one.adapter.up)
 
-    torch.testing.assert_close(update(blended(phi, 1.0, 0.25, HEAD_DIM)), 0.25 * update(phi))
+    torch.testing.assert_close(update(blended(phi, GAP, 1.0, 0.25)), 0.25 * update(phi))
 
 
 @pytest.mark.parametrize("adapter", [True, False])
 def test_all_of_it_is_the_same_and_it_stays_of_its_model(adapter: bool) -> None:
     phi = trained(adapter=adapter)
-    assert blended(phi, 1.0, 1.0, HEAD_DIM).digest == phi.digest
-    half = blended(phi, 0.5, 0.5, HEAD_DIM)
+    assert blended(phi, GAP, 1.0, 1.0).digest == phi.digest
+    half = blended(phi, GAP, 0.5, 0.5)
     assert half.digest != phi.digest
     assert (half.model_fingerprint, half.encoder_fingerprint) == ("model", "encoder")
+
+
+def test_two_trained_ones_meet_half_way() -> None:
+    one = trained(adapter=True)
+    assert one.adapter is not None
+    moved = replace(
+        one,
+        coefficients=one.coefficients + 2.0,
+        adapter=Adapter(one.adapter.down + 2.0, one.adapter.up - 4.0, one.adapter.shift + 6.0),
+    )
+    half = blended(moved, one, 0.5, 0.5)
+    torch.testing.assert_close(half.coefficients, one.coefficients + 1.0)
+    for found, start, change in zip(half.tensors().values(), one.tensors().values(), (1, 1, -2, 3), strict=True):
+        torch.testing.assert_close(found, start + change)
+    assert blended(moved, one, 0.0, 0.0).tensors().keys() == one.tensors().keys()
+    torch.testing.assert_close(blended(trained(adapter=False), one, 1.0, 0.75).adapter.up, 0.25 * one.adapter.up)  # type: ignore[union-attr]
+
+
+def test_what_is_of_another_shape_does_not_blend() -> None:
+    with pytest.raises(ValueError, match="do not blend"):
+        blended(trained(adapter=False), gap_phi(2, 4, HEAD_DIM), 0.5, 0.5)
+    one = trained(adapter=True)
+    assert one.adapter is not None
+    wide = replace(one, adapter=new_adapter(torch.ones(2, 1, 16), rank=3, seed=0))
+    with pytest.raises(ValueError, match="rank 2 and 3"):
+        blended(one, wide, 0.5, 0.5)
