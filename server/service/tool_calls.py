@@ -113,15 +113,14 @@ class CallReader:
             yield Argued(self.calls - 1, held.partition(_END[:2])[0])
 
     def _text(self) -> tuple[list[Event], bool]:
+        """White space is told with what comes behind it: before a call it is no text."""
         before, found, behind = self._held.partition(CALL)
         if found:
             self._held, self._place = behind, "name"
-            return ([Said(before)] if before.strip() else []), True
-        kept = _possible_start(before, CALL)
-        if not before[: len(before) - kept].strip():  # perhaps only what stands between two calls
-            return [], False
-        self._held = before[len(before) - kept :]
-        return [Said(before[: len(before) - kept])], False
+            return _said(before.rstrip()), True
+        told = before[: len(before) - _possible_start(before, CALL)].rstrip()
+        self._held = before[len(told) :]
+        return _said(told), False
 
     def _name(self) -> tuple[list[Event], bool]:
         head, found, behind = self._held.partition(ARGUMENTS)
@@ -140,6 +139,10 @@ class CallReader:
             self._held = arguments[len(arguments) - kept :]
             arguments = arguments[: len(arguments) - kept]
         return ([Argued(self.calls - 1, arguments)] if arguments else []), bool(found)
+
+
+def _said(text: str) -> list[Event]:
+    return [Said(text)] if text else []
 
 
 def _possible_start(text: str, wanted: str) -> int:
