@@ -13,6 +13,8 @@ VENV     := .venv
 BIN      := $(VENV)/bin
 VENV_V   := .venv-vllm
 BIN_V    := $(VENV_V)/bin
+VENV_C   := .venv-clients
+BIN_C    := $(VENV_C)/bin
 VENV_L   := .venv-llama
 BIN_L    := $(VENV_L)/bin
 PIP      := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar on $(PIP_ARGS)
@@ -53,6 +55,11 @@ test-slow: $(VENV)/.test-installed $(SMOLLM2) ## the long suites that CI leaves 
 .PHONY: test-vllm
 test-vllm: $(SMOLLM2) $(VENV_V)/.test-installed ## the vLLM engine: its own tests, and the contract suite on it
 	KALMAGROVE_TEST_ENGINE=vllm $(BIN_V)/python -m pytest -W default tests/vllm tests/contract $(ARGS)
+
+.PHONY: test-clients
+test-clients: $(VENV)/.test-installed $(VENV_C)/.installed ## other people's clients (instructor, LangChain, pydantic-ai, Agents SDK) in an environment of their own
+	KALMAGROVE_TEST_PYTHON=$(abspath $(BIN)/python) $(BIN_C)/python -m pytest -W default -m slow --confcutdir=tests/clients \
+	  tests/clients $(ARGS)
 
 .PHONY: test-deploy
 test-deploy: $(VENV)/.test-installed $(SMOLLM2) ## deploy/ for real: Prometheus, nginx, and the Dockerfile's steps in a bare Debian (as root)
@@ -140,7 +147,7 @@ grounding: $(VENV)/.test-installed $(SMOLLM2) ## fit `grounded` for the shipped 
 
 .PHONY: clean
 clean: ## remove the virtual environments (imported models and knowledge stay)
-	rm -rf $(VENV) $(VENV_V) $(VENV_L)
+	rm -rf $(VENV) $(VENV_V) $(VENV_C) $(VENV_L)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "KalmaGrove needs Python 3.11 or newer")'
@@ -183,6 +190,14 @@ $(VENV_V)/.installed: pyproject.toml setup.py $(VENV_V)/.locked
 
 $(VENV_V)/.test-installed: requirements-vllm-test.lock $(VENV_V)/.installed
 	$(PIP_V) --no-deps -r requirements-vllm-test.lock
+	@touch $@
+
+$(BIN_C)/python:
+	$(PYTHON) -m venv $(VENV_C)
+
+# --no-deps: the lock is complete.
+$(VENV_C)/.installed: requirements-clients.lock | $(BIN_C)/python
+	$(BIN_C)/python -m pip --disable-pip-version-check install --progress-bar on $(PIP_ARGS) --no-deps -r requirements-clients.lock
 	@touch $@
 
 $(BIN_L)/python:

@@ -9,36 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import jinja2
+from jinja2 import meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from kan.config import KANConfig
 from kan.tokenizer import Tokenizer
+from kan.tools import CALL, Tool, in_words
+from kan.tools import ChatMessage as ChatMessage  # part of what this module offers
 
 if TYPE_CHECKING:
     from kan.checkpoint.directory import Checkpoint
 
 INSTRUCTION = "Answer the question using the known facts.\nFacts:\n"
-ROLES = ("system", "user", "assistant", "tool")
-
-Role = Literal["system", "user", "assistant", "tool"]
-
-
-@dataclass(frozen=True, slots=True)
-class ChatMessage:
-    """One turn of a conversation. `content` is data: no spelling in it ever becomes a control token."""
-
-    role: Role
-    content: str
-
-    def __post_init__(self) -> None:
-        if self.role not in ROLES:
-            raise ValueError(f"role must be one of {', '.join(ROLES)}, not {self.role!r}")
 
 
 class PromptBuilder:
@@ -54,6 +42,7 @@ class PromptBuilder:
         self.tokenizer = tokenizer
         self._variables = {"bos_token": bos_token, "eos_token": eos_token}
         self._template = None if chat_template is None else _compile(chat_template)
+        self._shows_tools = chat_template is not None and _shows_tools(chat_template)
         if self._template is None:
             self._opening, self._closing = INSTRUCTION, ""
             preamble = [*tokenizer.prefix, *tokenizer.encode(INSTRUCTION)]
@@ -101,8 +90,16 @@ class PromptBuilder:
         """The same for the preamble's own content: no fact has it, since a fact's line is not empty."""
         return _digest(f"{model_fingerprint}\n{self.preamble_fingerprint}\n")
 
-    def chat(self, messages: Sequence[ChatMessage], *, with_knowledge: bool) -> list[int]:
-        """Tokens of a conversation up to where the assistant is to speak.
+    def chat(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        with_knowledge: bool,
+        continued: bool = False,
+        tools: Sequence[Tool] = (),
+    ) -> list[int]:
+        """Tokens of a conversation up to where the assistant is to speak; `continued`: to go on speaking, in its last
+        message. It may call the `tools`.
 
         With knowledge: only what follows the facts, that is the rest of the system message (the client's own
         system text, if the conversation begins with one) and everything after it.
@@ -112,10 +109,12 @@ class PromptBuilder:
             raise ValueError("messages must not be empty")
         if self._template is None:
             raise ValueError("this model has no chat template; only plain completions are possible")
+        if not self._shows_tools:
+            messages, tools = in_words(messages, tools), ()
+        mask = _Mask([*_texts(messages), *(tool.json for tool in tools)])
         if not with_knowledge:
-            mask = _Mask(message.content for message in messages)
-            return self._tokens(self._render(messages, mask, generate=True), mask)
-        return self._chat_after_facts(messages)
+            return self._tokens(self._open(messages, mask, continued, tools), mask)
+        return self._chat_after_facts(messages, mask, continued, tools)
 
     def completion(self, prompt: str | Sequence[int], *, with_knowledge: bool) -> list[int]:
         """Tokens of a bare prompt: text (after BOS, if the model wants one), or token ids taken as they are.
@@ -132,30 +131,55 @@ class PromptBuilder:
                 raise ValueError(f"token id {index} is outside the vocabulary ({self.tokenizer.vocab_size})")
         return [*before, *prompt]
 
-    def _chat_after_facts(self, messages: Sequence[ChatMessage]) -> list[int]:
-        mask = _Mask(message.content for message in messages)
+    def _chat_after_facts(
+        self, messages: Sequence[ChatMessage], mask: _Mask, continued: bool, tools: Sequence[Tool]
+    ) -> list[int]:
         has_system = messages[0].role == "system"
         # As with facts: white space next to the cut would be tokenized together with the fact's line break.
         own = messages[0].content.strip() if has_system else ""
         system = ChatMessage("system", INSTRUCTION + mask.cut + own)
-        rendered = self._render([system, *messages[has_system:]], mask, generate=True)
+        rendered = self._open([system, *messages[has_system:]], mask, continued, tools)
         opening, rest = _halves(rendered, mask)
         if opening != self._opening:
             raise ValueError("the chat template puts text before the system message that depends on the conversation")
         return self._tokens(rest, mask)
 
-    def _render(self, messages: Sequence[ChatMessage], mask: _Mask, *, generate: bool) -> str:
+    def _open(self, messages: Sequence[ChatMessage], mask: _Mask, continued: bool, tools: Sequence[Tool]) -> str:
+        """Rendered up to where the assistant's next word belongs."""
+        if not continued:
+            return self._render(messages, mask, generate=True, tools=tools)
+        *before, last = messages
+        rendered = self._render(
+            [*before, replace(last, content=last.content + mask.end)], mask, generate=False, tools=tools
+        )
+        if rendered.count(mask.end) != 1:
+            raise ValueError("the chat template does not show the last message as it is, so it cannot be continued")
+        return rendered.partition(mask.end)[0]
+
+    def _render(
+        self, messages: Sequence[ChatMessage], mask: _Mask, *, generate: bool, tools: Sequence[Tool] = ()
+    ) -> str:
         assert self._template is not None
-        turns = [{"role": turn.role, "content": self._hide(turn.content, mask)} for turn in messages]
         try:
             return self._template.render(
-                messages=turns, tools=None, documents=None, add_generation_prompt=generate, **self._variables
+                messages=[self._hide(_turn(message), mask) for message in messages],
+                tools=[self._hide(tool.as_openai, mask) for tool in tools] or None,
+                documents=None,
+                add_generation_prompt=generate,
+                **self._variables,
             )
         except Exception as error:  # a template is somebody else's program: it may fail in any way
             raise ValueError(f"the chat template refuses these messages: {error}") from error
 
-    def _hide(self, content: str, mask: _Mask) -> str:
-        return self.tokenizer.control_pattern.sub(lambda found: mask.hide(found.group()), content)
+    def _hide(self, value: Any, mask: _Mask) -> Any:
+        """Control tokens that are spelled anywhere within."""
+        if isinstance(value, str):
+            return self.tokenizer.control_pattern.sub(lambda found: mask.hide(found.group()), value)
+        if isinstance(value, Mapping):
+            return {self._hide(key, mask): self._hide(one, mask) for key, one in value.items()}
+        if isinstance(value, list):
+            return [self._hide(one, mask) for one in value]
+        return value
 
     def _tokens(self, rendered: str, mask: _Mask | None = None) -> list[int]:
         """Control tokens where the template wrote them; everything else as plain text, contents unmasked."""
@@ -182,6 +206,8 @@ class _Mask:
             self._nonce = _random_private_text()
         self.cut = self._nonce + "\uf8fe"
         """Marks where the facts go."""
+        self.end = self._nonce + "\uf8fd"
+        """Marks where a message ends that is to be continued."""
         self._hidden: list[str] = []
 
     def hide(self, spelled: str) -> str:
@@ -193,6 +219,22 @@ class _Mask:
         for place, spelled in enumerate(self._hidden):
             text = text.replace(f"{self._nonce}{chr(0xE100 + place)}", spelled)
         return text
+
+
+def _texts(messages: Iterable[ChatMessage]) -> Iterator[str]:
+    for message in messages:
+        yield message.content
+        yield from (call.text for call in message.tool_calls)
+
+
+def _turn(message: ChatMessage) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    return {**turn, "tool_calls": [call.as_openai for call in message.tool_calls]} if message.tool_calls else turn
+
+
+def _shows_tools(template: str) -> bool:
+    """Whether it shows them in the form that `kan/tools.py` knows."""
+    return CALL in template and "tools" in meta.find_undeclared_variables(_environment().parse(template))
 
 
 def _random_private_text() -> str:
@@ -216,16 +258,20 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _compile(source: str) -> jinja2.Template:
-    """The environment that transformers gives to chat templates."""
+def _environment() -> jinja2.Environment:
+    """The one that transformers gives to chat templates."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
     environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
+    return environment
+
+
+def _compile(source: str) -> jinja2.Template:
     try:
-        return environment.from_string(source)
+        return _environment().from_string(source)
     except jinja2.TemplateError as error:
         raise ValueError(f"the chat template does not parse: {error}") from error
 

@@ -120,8 +120,10 @@ class ServerClient:
         *,
         to_the_end: bool = False,
         on_content: Callable[[], None] | None = None,
+        fields: Mapping[str, object] | None = None,
     ) -> Answer:
-        """Stream one chat completion, greedily. `to_the_end`: exactly max_tokens, whatever the model says.
+        """Stream one chat completion, greedily. `to_the_end`: exactly max_tokens, whatever the model says. `fields`:
+        of the request, besides.
 
         `knowledge` is None for a server that knows no such field. `on_content` is called at every piece of content.
         """
@@ -130,6 +132,7 @@ class ServerClient:
             "stream": True,
             "stream_options": {"include_usage": True},
             **(self._target.endless if to_the_end else {}),
+            **(fields or {}),
         }
         reader = AnswerReader(time.perf_counter(), on_content)
         try:

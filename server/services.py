@@ -26,6 +26,7 @@ from server.service.admission import Admission, Bounds
 from server.service.completions import Completions
 from server.service.edits import Edits
 from server.service.embedding import Embedding, EncoderTokenizer
+from server.service.grammars import GrammarCompiler
 from server.service.lanes import Lanes
 from server.service.pages import FactPages
 from server.service.prompts import Prompts
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 READS_AT_ONCE = 8
 """So many that there is one to keep for who has none."""
 MAX_WAITING_READS = 60
-"""Searches, lists, exports, embeddings and token counts."""
+"""Searches, lists, exports, embeddings, token counts and new grammars."""
 IMPORTS = Bounds(slots=4, waiting=0, per_caller=1, shared=False)
 """Bodies that are streamed in, one of each caller: a slow one holds up nobody else's."""
 
@@ -84,6 +85,7 @@ class Context:
     retrieval: Retrieval
     versions: Versions
     prompts: Prompts
+    grammars: GrammarCompiler
     edits: Edits
     completions: Completions
     generations: Admission
@@ -107,6 +109,7 @@ class Context:
         )
         retrieval = Retrieval(store, embedding, pages, lanes, metrics)
         prompts = Prompts(retrieval, services.prompt, engine.info, lanes, settings)
+        reads = _admission("reads", READS_AT_ONCE, MAX_WAITING_READS, settings, shared)
         return cls(
             settings=settings,
             services=services,
@@ -117,12 +120,13 @@ class Context:
             retrieval=retrieval,
             versions=versions,
             prompts=prompts,
+            grammars=GrammarCompiler(engine, lanes, reads),
             edits=Edits(store, engine, pages, lanes, metrics, settings, shared=shared),
             completions=Completions(
                 engine, generations, versions, prompts, retrieval, metrics, settings, services.grounding
             ),
             generations=generations,
-            reads=_admission("reads", READS_AT_ONCE, MAX_WAITING_READS, settings, shared),
+            reads=reads,
             imports=Admission("imports", IMPORTS, settings.key_weights),
             lifecycle=lifecycle,
             started_at=int(time.time()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,8 @@ CLIENT_VARIABLES = frozenset(
     }
 )
 """Read by the command line when it speaks to a server; no settings of the server."""
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 
 
 class Settings(BaseSettings):
@@ -83,7 +86,7 @@ class Settings(BaseSettings):
     step_tokens: int = Field(256, ge=16)
     """Tokens one engine step may take."""
     max_choices: int = Field(16, ge=1)
-    """Prompts × n of one request."""
+    """n of one request; and how many of its answers may wait or be made at once, whatever the number of prompts."""
     max_body_bytes: int = Field(2 * 2**20, ge=1024)
     max_import_bytes: int = Field(4 * 2**30, ge=1024)
     """Body bound of /admin/kb/import, which is streamed."""
@@ -102,7 +105,11 @@ class Settings(BaseSettings):
     max_header_bytes: int = Field(64 * 2**10, ge=1024)
     """Request line and headers; more get 431."""
     header_timeout_s: float = Field(15.0, gt=0)
-    """From a connection's beginning, or its last answer, to a complete head; likewise for a TLS handshake."""
+    """From a connection's beginning, or a request's first byte, to a complete head; likewise for a TLS handshake."""
+    keep_alive_s: float = Field(75.0, gt=0)
+    """How long a connection is kept for the next request."""
+    cors_origins: str = ""
+    """Web pages that may call /v1, /tokenize and /detokenize: origins, separated by commas, or `*` with keys."""
     max_connections: int = Field(2048, ge=1)
     """Busy with a request. Idle ones are closed, the longest idle first, when connections run short."""
     max_fact_tokens: int = Field(256, ge=1)
@@ -112,7 +119,9 @@ class Settings(BaseSettings):
     """Facts of one edit; imports commit in batches of this size."""
     max_pending_edits: int = Field(32, ge=1)
     """Edits that may be in progress; more are refused with 429."""
-    max_embedding_inputs: int = Field(256, ge=1)
+    max_embedding_inputs: int = Field(2048, ge=1)
+    default_max_tokens: int = Field(1024, ge=1)
+    """Of a chat completion whose request does not say."""
     top_k: int = Field(8, ge=0)
     """At most so many facts are mounted if a request does not say."""
     retrieval: SearchMethod = "hybrid"
@@ -130,6 +139,7 @@ class Settings(BaseSettings):
     min_version_wait_s: float = Field(1.0, ge=0)
     """How long to wait for knowledge.min_version."""
     request_timeout_s: float = Field(120.0, gt=0)
+    """Deadline of a completion: it ends then with what there is. Likewise of an edit, which is refused."""
     drain_timeout_s: float = Field(30.0, ge=0)
     """How long running streams may go on after SIGTERM."""
     sweep_interval_s: float = Field(5.0, gt=0)
@@ -167,7 +177,15 @@ class Settings(BaseSettings):
         if self.top_k > self.max_facts_per_request:
             raise ValueError("top_k is above max_facts_per_request")
         self._check_listeners()
+        self._check_origins()
         return self
+
+    def _check_origins(self) -> None:
+        for origin in self.allowed_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"cors_origins: {origin!r} is no origin; write https://host or https://host:port")
+        if "*" in self.allowed_origins and not self.keys_configured:
+            raise ValueError("cors_origins: * needs key files, or any web page could use the server")
 
     def _check_listeners(self) -> None:
         if self.admin_host is not None and not self.admin_apart:
@@ -182,6 +200,11 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"host {host}: without client_keys_file and admin_keys_file the server listens on loopback only"
                 )
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """Of web pages, as browsers spell them."""
+        return tuple(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())
 
     @property
     def admin_apart(self) -> bool:

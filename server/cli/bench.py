@@ -40,6 +40,7 @@ _SCENARIOS = (
     ("ttft", 200, 1000, "Time to first token: facts mounted as pages, and the same facts pasted into the prompt."),
     ("edit", 200, 1000, "Edits of one fact, acknowledged = durable and visible: idle, and under 4 streams."),
     ("recency", 1000, 64, "Edits, each followed at once by a question on another connection: none may be older."),
+    ("form", 40, 16, "Time per token of answers that must be JSON of a schema, against free ones."),
     ("throughput", 208, 1000, "16 concurrent streams against one: tokens per second, gaps, time to first token."),
 )
 """Module under loadtests, default count, default number of facts, help."""

@@ -29,6 +29,14 @@ class RequestTooLarge(EngineError):
     """The request can never fit (context window, or the whole page pool). Raised before any work is done."""
 
 
+class GrammarTooComplex(EngineError):
+    """A grammar could be compiled, but not followed; whatever the request held has been released."""
+
+
+class GrammarError(ValueError):
+    """A grammar that cannot be compiled; the message says why."""
+
+
 class DeadlineExceeded(EngineError):
     """The request's deadline passed; whatever it held has been released."""
 
@@ -52,6 +60,16 @@ class MountedFact:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must look like. Only an engine makes one, by `compile`."""
+
+    source: str
+    """Lark, in llguidance's dialect."""
+    compiled: object = field(default=None, repr=False, compare=False)
+    """The engine's own."""
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to pick tokens. Defaults are OpenAI's; `temperature` 0 is greedy; `top_k` 0 and `min_p` 0 are off."""
 
@@ -67,6 +85,8 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    """Not where a grammar says what may come: at its end only the end of the answer may."""
+    grammar: Grammar | None = None
     logprobs: int | None = None
     """Number of alternatives to report per generated token; None reports none, 0 only the chosen token."""
     prompt_logprobs: int | None = None
@@ -113,6 +133,8 @@ class TokenChunk:
     """On the last chunk: share of attention mass per mounted fact (mean over layers, heads, generated tokens)."""
     queue_seconds: float | None = None
     """On the first chunk: time between submission and admission."""
+    timed_out: bool = False
+    """On the last chunk: the deadline ended it. No engine says so; engines raise DeadlineExceeded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +227,17 @@ class Engine(Protocol):
         """
         ...
 
+    def compile(self, source: str) -> Grammar:
+        """A grammar (Lark, in llguidance's dialect) for `SamplingParams`. Blocks for as long as its bounds allow; any
+        thread may call it. Raises GrammarError."""
+        ...
+
     def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
         """Queue the request at once and iterate its chunks; how many may wait is the caller's to bound.
 
         Raises RequestTooLarge or EngineUnavailable from this call, not from the first iteration; iterating raises
-        DeadlineExceeded or EngineUnavailable. Closing the iterator (`aclose`, or cancelling the task that awaits it)
-        cancels the work.
+        DeadlineExceeded, EngineUnavailable or GrammarTooComplex. Closing the iterator (`aclose`, or cancelling the
+        task that awaits it) cancels the work.
         """
         ...
 

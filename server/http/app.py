@@ -11,7 +11,9 @@ from fastapi.routing import APIRoute
 
 from server.http import translation
 from server.http.auth import Authenticate
+from server.http.cross_origin import AllowOrigins
 from server.http.doors import Door, Elsewhere
+from server.http.encoding import DecodeBody
 from server.http.limits import LimitBody
 from server.http.middleware import Admit, CancelOnDisconnect, Observe
 from server.http.routes import chat, completions, facts, models, operations, transfer
@@ -72,10 +74,14 @@ def _app(context: Context, door: Door, lifespan: Lifespan | None) -> FastAPI:
     translation.install(app)
     # The last one added is the outermost.
     app.add_middleware(CancelOnDisconnect)
+    app.add_middleware(DecodeBody, settings=context.settings)
     app.add_middleware(LimitBody, settings=context.settings)
-    app.add_middleware(Authenticate, keys=context.services.keys)
+    origins = context.settings.allowed_origins
+    app.add_middleware(Authenticate, keys=context.services.keys, origins=origins)
     app.add_middleware(Admit, lifecycle=context.lifecycle)
     app.add_middleware(Elsewhere, door=door)
+    if origins:
+        app.add_middleware(AllowOrigins, origins=origins)
     app.add_middleware(Observe, metrics=context.metrics, tracing=context.services.tracing)
     with_console = context.settings.console and door == "whole"
     for router in (*_ROUTERS[door], *([console_router()] if with_console else ())):

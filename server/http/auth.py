@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -24,9 +25,11 @@ SHARED_PATHS = frozenset({METRICS_PATH})
 class Authenticate:
     """ASGI middleware that lets a request through, or answers 401 or 403."""
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, origins: Sequence[str] = ()) -> None:
+        """`origins`: of web pages that may come without keys where none are configured, but not to /admin."""
         self.app = app
         self._keys = keys
+        self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_open(scope["path"]):
@@ -40,7 +43,7 @@ class Authenticate:
 
     def _caller(self, path: str, headers: Headers) -> str:
         if self._keys.open():
-            _require_local(headers)
+            _require_local(headers, frozenset() if is_admin(path) else self._origins)
             return "local"
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
@@ -61,10 +64,10 @@ def _is_open(path: str) -> bool:
     return path in OPEN_PATHS or path == OPEN_FOLDER or path.startswith(f"{OPEN_FOLDER}/")
 
 
-def _require_local(headers: Headers) -> None:
+def _require_local(headers: Headers, origins: Collection[str]) -> None:
     """Without keys a web page must not be able to reach us through a name that it lets point here, or cross-site."""
     origin = headers.get("origin")
-    if not _is_local(f"//{headers.get('host', '')}") or (origin is not None and not _is_local(origin)):
+    if not _is_local(f"//{headers.get('host', '')}") or not (origin is None or origin in origins or _is_local(origin)):
         raise forbidden("Without configured keys only http://localhost may be used.")
 
 

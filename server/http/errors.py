@@ -24,6 +24,7 @@ ServiceError
 └─ DeadlinePassed           504  timeout
 EngineError                 500  internal_error
 ├─ RequestTooLarge          400  context_length_exceeded
+├─ GrammarTooComplex        400  grammar_too_complex
 ├─ EngineUnavailable        503  server_unavailable, Retry-After
 └─ DeadlineExceeded         504  timeout
 KnowledgeError              500  internal_error (StoreUnavailable, StoreLocked, StoreCorrupt too)

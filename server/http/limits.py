@@ -29,20 +29,26 @@ class BodyBounds:
     """Every byte that came allows so much longer; infinite: none does."""
 
 
+def body_bounds(settings: Settings, path: str) -> BodyBounds:
+    """Of what is sent to the path."""
+    idle_s, total_s = settings.body_idle_timeout_s, settings.body_timeout_s
+    if path == IMPORT_PATH:
+        return BodyBounds(settings.max_import_bytes, idle_s, total_s, settings.min_import_bytes_per_s)
+    return BodyBounds(settings.max_body_bytes, idle_s, total_s, math.inf)
+
+
 class LimitBody:
     """ASGI middleware: bodies over their bound get 413, those that stop coming or come too slowly get 408."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
-        idle_s, total_s = settings.body_idle_timeout_s, settings.body_timeout_s
-        self._ordinary = BodyBounds(settings.max_body_bytes, idle_s, total_s, math.inf)
-        self._import = BodyBounds(settings.max_import_bytes, idle_s, total_s, settings.min_import_bytes_per_s)
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        bounds = self._import if scope["path"] == IMPORT_PATH else self._ordinary
+        bounds = body_bounds(self._settings, scope["path"])
         declared = _content_length(scope)
         if declared is not None and declared > bounds.bytes:
             error = body_too_large(bounds.bytes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ def configuration(
         access_log=False,
         log_config=None,
         server_header=False,
+        timeout_keep_alive=math.ceil(settings.keep_alive_s),
         timeout_graceful_shutdown=5,
         ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
     )

@@ -34,7 +34,9 @@ class Bounds:
     head_bytes: int
     """Request line and headers; also whatever else stands between two parts of a body, and trailers."""
     head_seconds: float
-    """From the connection's beginning, or its last answer, to a complete head."""
+    """From the connection's beginning, or the first byte after an answer, to a complete head."""
+    idle_seconds: float
+    """From an answer to the first byte of the next request."""
     flush_seconds: float
     """For the client to read what was sent: before the connection is closed, or before there is more to send."""
 
@@ -87,6 +89,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._room = bounds.head_bytes
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
+        self._resting = False
+        """Nothing has come since the last answer."""
         self._last = False
         """The request under way is the last: something came behind it."""
         self._offered = False
@@ -97,7 +101,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._rest()
+        self._rest(self.bounds.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.table.forget(self)
@@ -117,6 +121,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """The parser keeps what it cannot deliver yet, so it gets no more of that than there is room for."""
+        if self._resting:
+            self._resting = False
+            self._expect_head(self.bounds.head_seconds)
         while data and not self.transport.is_closing():
             piece, data = data[: self._room], data[self._room :]
             self._room -= len(piece)
@@ -154,7 +161,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._rest()
+        self._rest(self.bounds.idle_seconds)
+        self._resting = True
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -173,10 +181,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self._feed(b"\r\n".join([line, *headers, b"", rest]))
 
-    def _rest(self) -> None:
-        self._disarm()
-        self._timer = self.loop.call_later(self.bounds.head_seconds, self._late)
+    def _rest(self, seconds: float) -> None:
+        """Idle, and for so long at most."""
+        self._expect_head(seconds)
         self.table.rest(self)
+
+    def _expect_head(self, seconds: float) -> None:
+        self._disarm()
+        self._timer = self.loop.call_later(seconds, self._late)
 
     def _late(self) -> None:
         if self._room < self.bounds.head_bytes:
@@ -218,5 +230,7 @@ class _TooEarlyError(Exception):
 
 def protocol(settings: Settings, refusals: Counter) -> partial[BoundedProtocol]:
     """Makes the connections of one server; `refusals` counts by code."""
-    bounds = Bounds(settings.max_header_bytes, settings.header_timeout_s, settings.send_timeout_s)
+    bounds = Bounds(
+        settings.max_header_bytes, settings.header_timeout_s, settings.keep_alive_s, settings.send_timeout_s
+    )
     return partial(BoundedProtocol, bounds, ConnectionTable(settings.max_connections), refusals)

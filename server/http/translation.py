@@ -28,6 +28,7 @@ from server.engine.protocol import (
     DeadlineExceeded,
     EngineError,
     EngineUnavailable,
+    GrammarTooComplex,
     RequestTooLarge,
 )
 from server.http.errors import (
@@ -105,6 +106,8 @@ def _from_service(error: ServiceError) -> ApiError:
 def _from_engine(error: EngineError) -> ApiError:
     if isinstance(error, RequestTooLarge):
         return context_too_long(str(error), "prompt")
+    if isinstance(error, GrammarTooComplex):
+        return invalid(f"The answer's form cannot be kept to: {error}.", None, "grammar_too_complex")
     if isinstance(error, DeadlineExceeded):
         return timed_out("The request's deadline passed.")
     if isinstance(error, EngineUnavailable):

@@ -132,6 +132,14 @@ class Admission:
                 bisect.insort(self._waiting.setdefault(place.key, deque()), place, key=lambda one: one.number)
         self._admit()
 
+    def again(self, place: Place) -> Place:
+        """A place that holds a slot, or waits for one, is given back for a new one at the end of the key's queue."""
+        successor = Place(place.key, next(self._numbers))
+        self._reserved.setdefault(place.key, set()).add(successor)
+        self.leave(place)
+        self.line_up([successor])
+        return successor
+
     def leave(self, place: Place) -> None:
         """Give back what the place holds or waits for. Idempotent."""
         for places in (self._reserved, self._waiting, self._holding):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
@@ -18,7 +19,8 @@ Stream: TypeAlias = AsyncIterator[TokenChunk]
 
 
 class Choices:
-    """A place in the queue for each request to the engine; the first place has a slot."""
+    """A place in the queue for each request to the engine, or for each of the first; the others get theirs when it is
+    given up. The first place has a slot."""
 
     def __init__(
         self,
@@ -30,7 +32,14 @@ class Choices:
     ) -> None:
         self._engine = engine
         self._admission = admission
-        self._places = places
+        self._places = set(places)
+        """Held, or waited for."""
+        self._free: asyncio.Queue[Place] = asyncio.Queue()
+        """Of no choice yet, in the order in which they will have a slot."""
+        for place in places:
+            self._free.put_nowait(place)
+        self._placeless = len(requests)
+        """Choices that have yet to get one."""
         self._requests = requests
         self._account = account
         self._streams: dict[int, Stream] = {}
@@ -45,22 +54,33 @@ class Choices:
         Raises InvalidRequest and EngineError; so does iterating.
         """
         hopeless = [only_grounded and not request.facts for request in self._requests]
-        if not hopeless[0]:
-            self._submit(0)
-        return merge([self._refused(i) if without else self._chunks(i) for i, without in enumerate(hopeless)])
+        self._placeless -= sum(hopeless)
+        while self._free.qsize() > self._placeless:
+            self._leave(self._free.get_nowait())
+        chunks: list[AsyncGenerator[TokenChunk, None]] = []
+        for choice, without in enumerate(hopeless):
+            place = None
+            if choice == 0 and not without:
+                place = self._taken(self._free.get_nowait())
+                self._submit(choice)
+            chunks.append(nothing_mounted() if without else self._chunks(choice, place))
+        return merge(chunks)
 
     async def aclose(self) -> None:
-        """Nothing is left in the engine afterwards."""
+        """Nothing is left in the engine afterwards, and no place is held."""
         for stream in self._streams.values():
             # Closing is how the engine is told to stop; the protocol's iterators are generators in all but name.
             aclose = getattr(stream, "aclose", None)
             if aclose is not None:
                 await aclose()
+        for place in list(self._places):
+            self._leave(place)
 
-    async def _chunks(self, choice: int) -> AsyncGenerator[TokenChunk, None]:
-        place = self._places[choice]
-        if choice not in self._streams:
+    async def _chunks(self, choice: int, place: Place | None) -> AsyncGenerator[TokenChunk, None]:
+        """`place`: of a choice that has been submitted."""
+        if place is None:
             with self._account.during("queue"):
+                place = self._taken(await self._free.get())
                 await place.turn()
             self._submit(choice)
         first_at = None
@@ -73,6 +93,24 @@ class Choices:
         finally:
             if first_at is not None:
                 self._account.spent("decode", first_at)
+        self._give_up(place)
+
+    def _taken(self, place: Place) -> Place:
+        self._placeless -= 1
+        return place
+
+    def _give_up(self, place: Place) -> None:
+        """For the next choice that has none: it queues like anybody else."""
+        if self._placeless <= self._free.qsize():
+            self._leave(place)
+            return
+        self._places.discard(place)
+        successor = self._admission.again(place)
+        self._places.add(successor)
+        self._free.put_nowait(successor)
+
+    def _leave(self, place: Place) -> None:
+        self._places.discard(place)
         self._admission.leave(place)
 
     def _first(self, choice: int, chunk: TokenChunk) -> float:
@@ -82,10 +120,6 @@ class Choices:
         self._account.spent("queue", submitted, admitted)
         self._account.spent("prefill", admitted, now)
         return now
-
-    def _refused(self, choice: int) -> AsyncGenerator[TokenChunk, None]:
-        self._admission.leave(self._places[choice])
-        return nothing_mounted()
 
     def _submit(self, choice: int) -> None:
         self._submitted[choice] = time.monotonic()

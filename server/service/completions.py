@@ -20,7 +20,7 @@ from server.engine.protocol import Engine, EngineInfo, GenerationRequest, Sampli
 from server.metrics import Metrics
 from server.service.admission import Admission, Key, Place
 from server.service.choices import Choices
-from server.service.deadline import in_time, items_in_time
+from server.service.deadline import cut_at, in_time
 from server.service.errors import InvalidRequest
 from server.service.judging import Judging
 from server.service.prompts import Prompt, Prompts
@@ -30,6 +30,8 @@ from server.service.run import Job, Run
 from server.service.versions import Versions
 from server.settings import Settings
 
+MAX_ANSWERS = 128
+"""Of one request: prompts × n."""
 Chunks: TypeAlias = AsyncGenerator[tuple[int, TokenChunk], None]
 
 
@@ -66,7 +68,8 @@ class Completions:
         run = Run(job.choices)
         try:
             await self._wait_for_version(job)
-            with self._admission.join(Key(job.caller), len(job.sources) * job.choices, reserved=True) as places:
+            together = min(len(job.sources) * job.choices, self._settings.max_choices)
+            with self._admission.join(Key(job.caller), together, reserved=True) as places:
                 choices = None
                 try:
                     choices = await self._choices(run, job, places)
@@ -81,8 +84,10 @@ class Completions:
     def _check(self, job: Job) -> None:
         """Before anything waits."""
         limit = self._settings.max_choices
-        if len(job.sources) * job.choices > limit:
-            raise InvalidRequest(f"n: at most {limit} answers per request on this server", "n")
+        if job.choices > limit:
+            raise InvalidRequest(f"n: at most {limit} on this server", "n")
+        if len(job.sources) * job.choices > MAX_ANSWERS:
+            raise InvalidRequest(f"n: at most {MAX_ANSWERS} answers to all prompts together", "n")
         if job.knowledge.require_grounded and self._grounding is None:
             message = "knowledge.require_grounded: this server has no calibration for its model and φ"
             raise InvalidRequest(message, "knowledge.require_grounded", "unsupported_value")
@@ -117,13 +122,14 @@ class Completions:
 
     def _chunks(self, run: Run, job: Job, choices: Choices) -> Chunks:
         chunks = choices.start(only_grounded=job.knowledge.require_grounded)
+        chunks = cut_at(chunks, self._deadline(job), len(job.sources) * job.choices)
         if run.judging is not None:
             judging = run.judging
             chunks = judging.heard(chunks, told=job.tells_logprobs)
             if job.knowledge.require_grounded:
                 threshold = self._settings.grounded_threshold
                 chunks = require_grounded(chunks, lambda choice: judging.of_choice(choice).grounded, threshold)
-        return self._observed(job, run, items_in_time(chunks, self._deadline(job)))
+        return self._observed(job, run, chunks)
 
     def _deadline(self, job: Job) -> float:
         return job.started + self._settings.request_timeout_s

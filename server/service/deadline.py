@@ -6,11 +6,9 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
-from typing import TypeVar
 
+from server.engine.protocol import DeadlineExceeded, TokenChunk
 from server.service.errors import DeadlinePassed
-
-T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -23,13 +21,27 @@ async def in_time(deadline: float) -> AsyncGenerator[None, None]:
         raise DeadlinePassed("The request's deadline passed.") from None
 
 
-async def items_in_time(items: AsyncGenerator[T, None], deadline: float) -> AsyncGenerator[T, None]:
-    """The items that come before the deadline. Raises DeadlinePassed if there were to be more."""
-    async with aclosing(items):
-        while True:
-            async with in_time(deadline):
-                try:
-                    item = await anext(items)
-                except StopAsyncIteration:
-                    return
-            yield item
+async def cut_at(
+    chunks: AsyncGenerator[tuple[int, TokenChunk], None], deadline: float, choices: int
+) -> AsyncGenerator[tuple[int, TokenChunk], None]:
+    """(choice, chunk), as they come before the deadline; then every choice that has not ended ends as it is.
+
+    Raises DeadlinePassed if there is nothing yet that could be cut.
+    """
+    unfinished = set(range(choices))
+    begun = False
+    async with aclosing(chunks):
+        while unfinished:
+            try:
+                async with in_time(deadline):
+                    choice, chunk = await anext(chunks)
+            except (DeadlinePassed, DeadlineExceeded):
+                if not begun:
+                    raise
+                break
+            begun = True
+            if chunk.finish_reason is not None:
+                unfinished.discard(choice)
+            yield choice, chunk
+    for choice in sorted(unfinished):
+        yield choice, TokenChunk(text="", token_ids=(), finish_reason="length", timed_out=True)

@@ -47,11 +47,12 @@ class Lanes:
         """Lists, histories, exports, and whatever has much text to split."""
         self.texts = Lane("texts", 1, metrics)
         """Embedding many texts, or long ones: seconds each. One core of it is all that the engine is to miss."""
+        self.grammars = Lane("grammars", 1, metrics)
         self.edits = Lane("edits", 1, metrics)
         self.bulk_edits = Lane("bulk-edits", 1, metrics)
         self.commits = Lane("commits", 1, metrics)
 
     async def close(self) -> None:
         """The threads end; what is under way ends first."""
-        for lane in (self.questions, self.reads, self.texts, self.edits, self.bulk_edits, self.commits):
+        for lane in (self.questions, self.reads, self.texts, self.grammars, self.edits, self.bulk_edits, self.commits):
             await asyncio.to_thread(lane.close)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol
 
-from kan.prompt import ChatMessage, PromptBuilder
+from kan.prompt import PromptBuilder
+from kan.tools import ChatMessage, Tool
 from server.engine.protocol import EngineInfo, MountedFact
 from server.service.embedding import SHORT_CHARACTERS, TEXTS_BETWEEN_STEPS
 from server.service.errors import ContextTooLong, InvalidRequest
@@ -71,11 +72,17 @@ class Conversation:
     """Messages, at least one."""
 
     messages: tuple[ChatMessage, ...]
+    continued: bool = False
+    """Whether the last message is the beginning of the answer."""
+    tools: tuple[Tool, ...] = ()
+    """What the assistant may call."""
     param: Literal["messages"] = "messages"
 
     @property
     def length(self) -> int:
-        return sum(len(message.content) for message in self.messages)
+        called = (call.arguments for message in self.messages for call in message.tool_calls)
+        described = (tool.json for tool in self.tools)
+        return sum(map(len, (*(message.content for message in self.messages), *called, *described)))
 
     def least_tokens(self, longest: int) -> int:
         return -(-self.length // longest)
@@ -87,7 +94,7 @@ class Conversation:
 
     def tokens(self, builder: PromptBuilder, *, with_knowledge: bool) -> list[int]:
         """By the model's chat template."""
-        return builder.chat(self.messages, with_knowledge=with_knowledge)
+        return builder.chat(self.messages, with_knowledge=with_knowledge, continued=self.continued, tools=self.tools)
 
     def own_tokens(self, builder: PromptBuilder) -> list[int]:
         """All of them."""

@@ -73,6 +73,7 @@ def test_locks_are_exact_and_name_no_host() -> None:
         "requirements-models.lock",
         "requirements-browser.lock",
         "requirements-chart.lock",
+        "requirements-clients.lock",
         "requirements-llama.lock",
         *VLLM_LOCKS,
     ):

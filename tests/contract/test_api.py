@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from typing import Any
 
 import openai
@@ -169,3 +171,51 @@ def test_what_is_too_long_is_refused_and_changes_nothing(contract: Contract) -> 
 def test_embeddings(contract: Contract) -> None:
     answer = contract.client.embeddings.create(model="all-minilm-l6-v2", input=["a tram", "a ferry"])
     assert [len(one.embedding) for one in answer.data] == [384, 384]
+
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 12},
+        "age": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_answers_of_a_form(contract: Contract, streamed: bool) -> None:
+    """With facts mounted, whatever the model would rather say."""
+    form: Any = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+    fields: dict[str, Any] = {"model": MODEL, "messages": USER, "max_tokens": 60, "temperature": 0}
+    create = contract.client.chat.completions.create
+    if streamed:
+        chunks = list(create(**fields, response_format=form, stream=True))
+        told = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    else:
+        told = create(**fields, response_format=form).choices[0].message.content or ""
+    person = json.loads(told)
+    assert isinstance(person["name"], str)
+    assert 0 <= person["age"] <= 99
+
+
+def test_other_forms(contract: Contract) -> None:
+    assert text(contract.chat(guided_choice=["tram", "ferry"])) in ("tram", "ferry")
+    assert re.fullmatch("[0-9]{3}-[ab]", text(contract.chat(guided_regex="[0-9]{3}-[ab]")))
+    answer = contract.chat(max_tokens=4, response_format={"type": "json_object"}, temperature=1, seed=1)
+    assert text(answer).startswith("{")
+    refused = contract.try_chat(guided_json={"properties": {"a": {"not": {}}}})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "guided_json.properties.a")
+
+
+def test_functions_are_called(contract: Contract) -> None:
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": PERSON}}
+    answer = contract.chat(tools=[tool], tool_choice="required", parallel_tool_calls=False, max_tokens=80)
+    (choice,) = answer["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"]["name"] == "look_up"
+    assert set(json.loads(call["function"]["arguments"])) == {"name", "age"}
+    history = [*USER, choice["message"], {"role": "tool", "tool_call_id": call["id"], "content": "She is 40."}]
+    assert contract.chat(messages=history, tools=[tool])["knowledge"]["facts"][0]["id"] == "staff-ceo"

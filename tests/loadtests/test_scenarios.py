@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from loadtests import edit, phi, recency, throughput, ttft
+from loadtests import edit, form, phi, recency, throughput, ttft
 from loadtests.answer import Answer, MountedReport
 from loadtests.client import Target
 from loadtests.refusals import RequestError
@@ -42,6 +42,13 @@ async def test_ttft(target: Target) -> None:
 async def test_ttft_refuses_a_run_that_mounted_fewer_facts(target: Target) -> None:
     report = await ttft.run(Options(target, count=3, facts=4), quiet)
     assert report.failures == ["3 answers did not mount 8 facts"]
+
+
+async def test_form(target: Target) -> None:
+    report = await form.run(_options(target, count=3), quiet)
+    assert not report.failures
+    assert report.series[form.WITH].n == report.series[form.WITHOUT].n == 3
+    assert report.figures[form.RATIO] > 0
 
 
 async def test_phi_asks_both_servers_alike(target: Target, stub: Stub) -> None:

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from server.http.schemas.admin import PutFacts
 from server.http.schemas.base import MAX_BIASES, Request
-from server.http.schemas.chat import MAX_PARTS, ChatRequest
+from server.http.schemas.chat import ChatRequest
 from server.http.schemas.completions import CompletionRequest
+from server.http.schemas.messages import MAX_PARTS
 from server.http.schemas.models import DetokenizeRequest, EmbeddingRequest, TokenizeRequest
 
 MANY = 5000
@@ -32,7 +33,6 @@ def chat(**fields: Any) -> dict[str, Any]:
         (ChatRequest, chat(messages=[0] * MANY)),
         (ChatRequest, chat(messages=[{**MESSAGE, **UNKNOWN}] * 1000)),
         (ChatRequest, chat(messages=[{"role": "user", "content": [{}] * 1000}] * 1000)),
-        (ChatRequest, chat(messages=[{**MESSAGE, "annotations": [0] * MANY}])),
         (ChatRequest, chat(logit_bias={f"x{number}": 1 for number in range(MANY)})),
         (ChatRequest, chat(logit_bias={str(number): 1e9 for number in range(MANY)})),
         (ChatRequest, chat(stop=[0] * MANY)),

@@ -104,7 +104,7 @@ async def test_refusals(service: Service) -> None:
     for fields, param in (
         ({"max_tokens": 0}, "max_tokens"),
         ({"n": 17}, "n"),
-        ({"prompt": [[1]] * 17}, "n"),
+        ({"prompt": [[1]] * 128, "n": 2}, "n"),
         ({"prompt": [259]}, "prompt"),
         ({"prompt": "x" * 2000}, "prompt"),
         ({"best_of": 2}, "best_of"),
@@ -113,3 +113,15 @@ async def test_refusals(service: Service) -> None:
         response = await complete(service, **fields)
         assert response.status_code == 400, fields
         assert error(response)["param"] == param
+
+
+async def test_prompts_do_not_count_as_choices(informed: Service) -> None:
+    """They take turns at no more places than one request may have."""
+    prompts = [f"{QUESTION} {number}" for number in range(128)]
+    body = (await complete(informed, prompts, max_tokens=1, knowledge={"enabled": False})).json()
+    assert [choice["index"] for choice in body["choices"]] == list(range(128))
+    assert body["usage"]["completion_tokens"] == 128
+    generations = informed.context.generations
+    assert (generations.waiting, generations.holding) == (0, 0)
+    one = (await complete(informed, prompts[100], max_tokens=1, knowledge={"enabled": False})).json()
+    assert body["choices"][100]["text"] == one["choices"][0]["text"]

@@ -7,22 +7,30 @@ from collections.abc import Container, Sequence
 import torch
 
 from server.engine.decoding.detokenizer import IncrementalDetokenizer, TokenBytes
+from server.engine.decoding.grammar import Constraint
 from server.engine.decoding.sampling import SampledToken, Sampler
 from server.engine.decoding.stop_strings import StopStrings
 from server.engine.protocol import FinishReason, SamplingParams, TokenChunk, TokenLogprob
 
 
 class Choice:
-    """Sampler, penalties, stop strings, detokeniser and log probabilities of one sequence."""
+    """Sampler, penalties, grammar, stop strings, detokeniser and log probabilities of one sequence."""
 
     def __init__(
-        self, sampling: SamplingParams, prompt: Sequence[int], tokenizer: TokenBytes, end_tokens: Container[int]
+        self,
+        sampling: SamplingParams,
+        prompt: Sequence[int],
+        tokenizer: TokenBytes,
+        end_tokens: Container[int],
+        constraint: Constraint | None = None,
     ) -> None:
+        """`constraint`: of the request's grammar, unless the engine follows that by itself."""
         self.sampling = sampling
+        self.constraint = constraint
         self.generated = 0
         """Tokens so far."""
         self._prompt = prompt
-        self._end_tokens: Container[int] = () if sampling.ignore_eos else end_tokens
+        self._end_tokens: Container[int] = () if sampling.ignore_eos and not sampling.grammar else end_tokens
         self._sampler = Sampler(sampling, prompt)
         self._detokenizer = IncrementalDetokenizer(tokenizer)
         self._stops = StopStrings(sampling.stop)
@@ -36,7 +44,7 @@ class Choice:
     @property
     def plain_greedy(self) -> bool:
         """See `Sampler.plain_greedy`."""
-        return self._sampler.plain_greedy
+        return self.constraint is None and self._sampler.plain_greedy
 
     @property
     def tells_logprob(self) -> bool:
@@ -44,8 +52,8 @@ class Choice:
         return self._sampler.tells_logprob
 
     def sample(self, logits: torch.Tensor) -> SampledToken:
-        """See `Sampler.sample`: `advance` is to follow."""
-        return self._sampler.sample(logits)
+        """See `Sampler.sample`: `advance` is to follow. Waits for the grammar's mask; raises GrammarTooComplex."""
+        return self._sampler.sample(logits, None if self.constraint is None else self.constraint.mask.result())
 
     def unscored(self, start: int, end: int) -> tuple[int, Sequence[int]]:
         """Of the prompt's rows [start, end) just computed: the first that is not scored yet (after a preemption the
@@ -69,6 +77,8 @@ class Choice:
         finish = self._finish(ended or stopped)
         if finish is not None and not stopped:
             text, finish = self._release_held(text, finish)
+        if finish is None and self.constraint is not None:
+            self.constraint.accept(sampled.token_id)
         return TokenChunk(
             text=text,
             token_ids=(sampled.token_id,),

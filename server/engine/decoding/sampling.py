@@ -1,8 +1,8 @@
 """From one row of logits to one token.
 
 Order of operations: logit bias, repetition penalty (prompt and generated tokens), presence and frequency
-penalties (generated tokens only), temperature, then top-k, top-p, min-p. Log probabilities come from the
-untouched row.
+penalties (generated tokens only), what a grammar allows, temperature, then top-k, top-p, min-p. Log
+probabilities come from the untouched row.
 
 Randomness is one float64 uniform per sampled token and the inverse of the cumulative distribution over a
 fixed order of candidates: with top-k or top-p by descending logit, ties by id; without them by id. So a
@@ -58,14 +58,19 @@ class Sampler:
         """Whether the chosen token's log probability is asked for."""
         return self._params.logprobs is not None
 
-    def sample(self, logits: torch.Tensor) -> SampledToken:
+    def sample(self, logits: torch.Tensor, allowed: NDArray[np.bool_] | None = None) -> SampledToken:
         """Pick from `logits` (float32 [vocab], left as they are) and remember the token for the penalties.
 
-        Raises FloatingPointError if the row holds NaN: no token could be right.
+        `allowed` (bool [vocab], one at least is true): no other token is picked. Raises FloatingPointError if the row
+        holds NaN: no token could be right.
         """
         raw = _as_array(logits)
         values = self._adjustment.apply(raw)
+        if allowed is not None:
+            values = np.where(allowed, values, np.float32(-math.inf))
         token_id = int(values.argmax())  # the lowest id among equals; a NaN, if there is one
+        if allowed is not None and not allowed[token_id]:  # all that is allowed is -inf
+            token_id = int(allowed.argmax())
         if math.isnan(values[token_id]):
             raise FloatingPointError("logits hold NaN")
         if self._random is not None and values[token_id] != -math.inf:

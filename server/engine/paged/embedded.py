@@ -15,6 +15,7 @@ from kan.knowledge.phi import Phi
 from kan.model import KANModel
 from kan.prompt import PromptBuilder
 from server.engine.decoding.choice import Choice
+from server.engine.decoding.grammar import Grammars
 from server.engine.dtype import choose_dtype
 from server.engine.paged.jobs import Job, carry_out
 from server.engine.paged.options import EngineOptions
@@ -30,6 +31,7 @@ from server.engine.protocol import (
     EngineUnavailable,
     FactTokens,
     GenerationRequest,
+    Grammar,
     TokenChunk,
 )
 from server.engine.request_limits import PageLimits, RequestLimits
@@ -64,6 +66,7 @@ class EmbeddedEngine:
         self._encodings: set[asyncio.Future[None]] = set()
         self._streams: dict[Generation, tuple[asyncio.AbstractEventLoop, TokenStream]] = {}
         self._outbox = Outbox()
+        self._grammars = Grammars(prompt.tokenizer, model.config.vocab_size, model.config.eos_token_ids)
         self._worker = Worker(model, prompt.preamble, phi, options, self._files, self._emit)
         self._owner = Owner(self._worker, self._outbox, options.stall_seconds)
         self._owner.start()
@@ -131,12 +134,18 @@ class EmbeddedEngine:
         """See the protocol."""
         self._owner.order(partial(self._worker.reconcile, frozenset(held)))
 
+    def compile(self, source: str) -> Grammar:
+        """See the protocol."""
+        return self._grammars.compile(source)
+
     def generate(self, request: GenerationRequest) -> TokenStream:
         """See the protocol. Also raises ValueError for sampling parameters out of range."""
         self._owner.require_alive()
         self._limits.check_request(request)
         self._page_limits.check_request(request)
-        choice = Choice(request.sampling, request.prompt, self._tokenizer, self._end_tokens)
+        grammar = request.sampling.grammar
+        constraint = None if grammar is None else self._grammars.constraint(grammar)
+        choice = Choice(request.sampling, request.prompt, self._tokenizer, self._end_tokens, constraint)
         generation = Generation(request, choice)
         stream = TokenStream(partial(self._owner.send, partial(self._cancel, generation)), request.deadline)
         self._streams[generation] = (asyncio.get_running_loop(), stream)
@@ -148,6 +157,7 @@ class EmbeddedEngine:
         if not await asyncio.to_thread(self._owner.close, self._options.close_seconds):
             log.error("a step of the engine hangs; its thread is left behind")
             self._answer_all(EngineUnavailable(SHUT_DOWN))
+        self._grammars.close()
         await asyncio.to_thread(self._files.close)
 
     async def audit(self, held: Collection[str] | None = None) -> None:

@@ -11,10 +11,11 @@ from kan.attention import pages_for
 from kan.knowledge.phi import Phi
 from kan.model import Batch, KANModel
 from kan.page_pool import PagePool
-from server.engine.decoding.sampling import SampledToken, greedy, token_logprob
+from server.engine.decoding.sampling import token_logprob
 from server.engine.paged.batching import BatchBuilder, Placed
 from server.engine.paged.knowledge_cache import KnowledgeCache
 from server.engine.paged.options import EngineOptions
+from server.engine.paged.picking import Picked, TokenPicker
 from server.engine.paged.scheduler import Chunk, Scheduler
 from server.engine.paged.sequence import Encoding, Generation, Stage, Waiter, prefix_of
 from server.engine.pages.files import PageFiles
@@ -41,6 +42,7 @@ class Worker:
         adapter = None if phi is None else phi.adapter
         self._knowledge = KnowledgeCache(model, self._cache, self._pool, files, adapter)
         self._builder = BatchBuilder(self._pool, self._cache)
+        self._picker = TokenPicker(model.logits)
         self._scheduler = Scheduler(self._pool, self._knowledge, phi, options)
         self._steps = self._encoded = self._prompt_tokens = self._generated = self._cancelled = 0
         self._encode_preamble(preamble)
@@ -76,9 +78,11 @@ class Worker:
         `between` is called between the layers. It may call `encode`, `leave`, `forget`, `reconcile` and `encode_now`,
         and nothing else here.
         """
+        late = self._picker.late()
+        self._deliver(late)
         chunks = self._scheduler.schedule()
         if not chunks:
-            return False
+            return bool(late)
         batch, placed = self._builder.build(chunks)
         hidden = self._model.forward(batch, between)
         self._finish_encodings(batch, placed)
@@ -103,6 +107,7 @@ class Worker:
         for generation in [*self._scheduler.running, *self._scheduler.waiting]:
             self._scheduler.remove(generation)
             self._emit(generation, error)
+        self._picker.forget()
         self._scheduler.abandon_encodings(error)
         self._knowledge.clear()
         self._pool.audit()
@@ -158,7 +163,7 @@ class Worker:
                     self._encoded += 1
                     self._scheduler.encoded(sequence)
 
-    def _sample(self, hidden: Tensor, placed: list[Placed]) -> list[tuple[Generation, SampledToken]]:
+    def _sample(self, hidden: Tensor, placed: list[Placed]) -> list[Picked]:
         """Pick the next token of every generation whose tokens are all computed."""
         ready: list[tuple[Generation, int]] = []
         for place in placed:
@@ -170,13 +175,7 @@ class Worker:
             if generation.pending == 0:
                 ready.append((generation, place.outputs.stop - 1))
                 generation.attend(place.mass)
-        if not ready:
-            return []
-        logits = self._model.logits(hidden[[row for _, row in ready]])
-        plain = [one.choice.plain_greedy for one, _ in ready]
-        told = [of_row and one.choice.tells_logprob for of_row, (one, _) in zip(plain, ready, strict=True)]
-        best = greedy(logits, told)
-        return [(one, best[i] if plain[i] else one.choice.sample(logits[i])) for i, (one, _) in enumerate(ready)]
+        return self._picker.pick([one for one, _ in ready], hidden[[row for _, row in ready]]) if ready else []
 
     def _score_prompt(self, generation: Generation, hidden: Tensor, count: int) -> None:
         """Log probabilities of the prompt tokens that follow the rows just computed."""
@@ -188,8 +187,12 @@ class Worker:
             pairs = zip(logits, following, strict=True)
             generation.choice.score_prompt([token_logprob(row, token, wanted) for row, token in pairs])
 
-    def _deliver(self, sampled: list[tuple[Generation, SampledToken]]) -> None:
-        for generation, token in sampled:
+    def _deliver(self, picked: list[Picked]) -> None:
+        for generation, token in picked:
+            if isinstance(token, Exception):
+                self._scheduler.remove(generation)
+                self._emit(generation, token)
+                continue
             if not generation.choice.generated:
                 self._prompt_tokens += len(generation.request.prompt)
             chunk = generation.advance(token, self._layers_and_heads)

@@ -21,6 +21,7 @@ PLUGIN_GROUP = "vllm.general_plugins"
 OURS = (
     "model", "served_model_name", "tokenizer", "skip_tokenizer_init", "hf_overrides", "kv_transfer_config",
     "max_num_seqs", "logits_processors", "max_logprobs", "generation_config", "disable_log_stats",
+    "structured_outputs_config",
 )  # fmt: skip
 """Arguments that KalmaGrove sets itself."""
 DEFAULT_DTYPE = "auto"
@@ -58,6 +59,7 @@ class VllmOptions:
 def engine_arguments(options: VllmOptions, view: Path, name: str) -> AsyncEngineArgs:
     """Raises ValueError, naming the option, for what vLLM does not know or KalmaGrove sets itself."""
     require_vllm()
+    from vllm.config import StructuredOutputsConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
 
@@ -72,7 +74,7 @@ def engine_arguments(options: VllmOptions, view: Path, name: str) -> AsyncEngine
         **given,
         model=str(view),
         served_model_name=name,
-        skip_tokenizer_init=True,
+        structured_outputs_config=StructuredOutputsConfig(backend="guidance"),  # our grammars are written for it
         generation_config="vllm",
         max_num_seqs=options.max_running,
         max_logprobs=-1,

@@ -17,6 +17,7 @@ from kan.checkpoint.directory import Checkpoint
 from kan.knowledge.phi import Phi
 from kan.prompt import PromptBuilder
 from server.engine.decoding.choice import Choice
+from server.engine.decoding.grammar import Grammars
 from server.engine.decoding.sampling import SampledToken
 from server.engine.pages.files import PageFiles
 from server.engine.protocol import (
@@ -25,6 +26,7 @@ from server.engine.protocol import (
     EngineUnavailable,
     FactTokens,
     GenerationRequest,
+    Grammar,
     TokenChunk,
 )
 from server.engine.request_limits import RequestLimits
@@ -77,6 +79,7 @@ class VllmEngine:
         self._open = 0
         self._facts = FactShelf(files, self._preamble, self._record)
         self._files = files
+        self._grammars = Grammars(prompt.tokenizer, checkpoint.config.vocab_size, self._end_tokens)
         self._jobs = ThreadPoolExecutor(1, "kalmagrove-jobs", compute_alone)
         self._core = Core(partial(create, self._progress), self._progress.forget_loads)
 
@@ -144,6 +147,10 @@ class VllmEngine:
         """See the protocol: on a thread of its own, since vLLM computes in other processes."""
         return await asyncio.get_running_loop().run_in_executor(self._jobs, function)
 
+    def compile(self, source: str) -> Grammar:
+        """See the protocol. It only refuses what is wrong: vLLM compiles for itself, with the same library."""
+        return self._grammars.compile(source)
+
     def generate(self, request: GenerationRequest) -> VllmStream:
         """See the protocol. Also raises ValueError for sampling parameters out of range."""
         self._core.use()
@@ -159,6 +166,7 @@ class VllmEngine:
         """Stop vLLM's processes; what is left gets an error. Idempotent."""
         await self._core.aclose()
         self._jobs.shutdown(wait=False, cancel_futures=True)
+        self._grammars.close()
         await asyncio.to_thread(self._files.close)
 
     @property

@@ -89,7 +89,7 @@ def _mount(facts: Sequence[MountedFact], preamble: Preamble, phi: Phi | None) ->
 
 def _sampling(wanted: SamplingParams, end_tokens: Sequence[int], mount: Mount | None) -> Any:
     from vllm import SamplingParams as VllmSamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     from server.engine.vllm.plugin.repetition import KNOWLEDGE, PENALTY
 
@@ -111,7 +111,8 @@ def _sampling(wanted: SamplingParams, end_tokens: Sequence[int], mount: Mount | 
         presence_penalty=wanted.presence_penalty,
         frequency_penalty=wanted.frequency_penalty,
         logit_bias=dict(wanted.logit_bias) or None,
-        stop_token_ids=[] if wanted.ignore_eos else list(end_tokens),
+        stop_token_ids=[] if wanted.ignore_eos and not wanted.grammar else list(end_tokens),
+        structured_outputs=StructuredOutputsParams(grammar=wanted.grammar.source) if wanted.grammar else None,
         ignore_eos=True,  # ends are told by stop_token_ids: vLLM has no tokenizer here
         logprobs=wanted.logprobs,
         prompt_logprobs=wanted.prompt_logprobs,

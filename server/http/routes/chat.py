@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kan.prompt import ChatMessage
-from server.engine.protocol import SamplingParams, TokenChunk, TokenLogprob
-from server.http.logprobs import chat_logprobs
+from kan.tools import ChatMessage, Tool, ToolCall
+from server.engine.protocol import Grammar, SamplingParams
+from server.http.chat_reply import ChatReply
 from server.http.routes.base import json_response, streamable, strict_router
-from server.http.schemas.chat import (
-    ChatChoice,
-    ChatChunk,
-    ChatChunkChoice,
-    ChatCompletion,
-    ChatDelta,
-    ChatLogprobs,
-    ChatRequest,
-    Message,
-)
-from server.http.schemas.knowledge import KnowledgeRequest, knowledge_report
-from server.http.schemas.usage import usage
+from server.http.schemas.chat import ChatCompletion, ChatRequest
+from server.http.schemas.knowledge import KnowledgeRequest
+from server.http.schemas.messages import Message
+from server.http.schemas.tools import NamedTool
 from server.http.scope import account, request_id, started
-from server.http.streaming import DONE, EventStream, event
+from server.http.streaming import EventStream
 from server.service.prompts import Conversation
-from server.service.run import Job, Run
-from server.services import CallerDep, Context, ContextDep
+from server.service.run import Job
+from server.service.tool_calls import Offered
+from server.services import CallerDep, ContextDep
 
+NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 router = strict_router()
 
 
@@ -39,128 +31,53 @@ router = strict_router()
 async def chat_completions(body: ChatRequest, request: Request, context: ContextDep, caller: CallerDep) -> Response:
     """Answer a conversation from live knowledge."""
     context.require_model(body.model)
-    reply = ChatReply(context, body)
+    offered = _offered(body)
+    grammar = await context.grammars.compile(caller, body.form, offered)
+    reply = ChatReply(context, body, calls=offered is not None)
+    tools = offered.tools if offered else ()
     job = Job(
         request_id=request_id(request.scope),
         caller=caller,
         endpoint="chat",
         started=started(request.scope),
-        sources=(conversation(body.messages),),
+        sources=(conversation(body.messages, tools, continued=bool(body.continue_final_message)),),
         choices=body.choices,
         knowledge=(body.knowledge or KnowledgeRequest()).options,
         account=account(request.scope),
-        sampling=lambda room: _sampling(body, room),
+        sampling=lambda room: _sampling(body, min(room, context.settings.default_max_tokens), grammar),
     )
     if body.stream:
         return await EventStream.start(reply.events(job), context.settings.stream_keep_alive_s)
     return json_response(await reply.whole(job))
 
 
-def conversation(messages: Sequence[Message]) -> Conversation:
+def conversation(messages: Sequence[Message], tools: tuple[Tool, ...] = (), *, continued: bool = False) -> Conversation:
     """OpenAI renamed the system role for newer models; it means the same."""
-    return Conversation(
-        tuple(
-            ChatMessage("system" if message.role == "developer" else message.role, message.text) for message in messages
+    turns = (
+        ChatMessage(
+            "system" if message.role == "developer" else message.role,
+            message.text,
+            tuple(ToolCall(call.function.name, call.function.arguments) for call in message.tool_calls or ()),
         )
+        for message in messages
+    )
+    return Conversation(tuple(turns), continued, tools)
+
+
+def _offered(body: ChatRequest) -> Offered | None:
+    """What may be called: with a named function, nothing else is worth showing."""
+    if not body.tools or body.tool_choice == "none":
+        return None
+    named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else None
+    chosen = [(place, one.function) for place, one in enumerate(body.tools) if named in (None, one.function.name)]
+    return Offered(
+        tools=tuple(Tool(one.name, one.description or "", one.parameters or NO_PARAMETERS) for _, one in chosen),
+        must_call=named is not None or body.tool_choice == "required",
+        parallel=body.parallel_tool_calls is not False,
+        params=tuple(f"tools[{place}].function.parameters" for place, _ in chosen),
     )
 
 
-def _sampling(body: ChatRequest, room: int) -> SamplingParams:
-    return body.sampling(body.token_limit or room, body.alternatives, None)
-
-
-class ChatReply:
-    """Writes the answer to one request."""
-
-    def __init__(self, context: Context, body: ChatRequest) -> None:
-        self._context = context
-        self._body = body
-        self._tokenizer = context.services.prompt.tokenizer
-        self._id = f"chatcmpl-{uuid.uuid4().hex}"
-        self._created = int(time.time())
-        self._fingerprint = context.fingerprint
-
-    async def whole(self, job: Job) -> ChatCompletion:
-        """The response in one piece."""
-        texts = [""] * job.choices
-        logprobs: list[list[TokenLogprob]] = [[] for _ in range(job.choices)]
-        reasons: dict[int, Any] = {}
-        async with self._context.completions.run(job) as run:
-            async for index, chunk in run.chunks:
-                texts[index] += chunk.text
-                logprobs[index] += chunk.logprobs or ()
-                reasons[index] = chunk.finish_reason
-            report = run.report(0)
-        choices: list[ChatChoice] = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": text, "refusal": None, "annotations": []},
-                "logprobs": self._logprobs(logprobs[index]),
-                "finish_reason": reasons[index],
-            }
-            for index, text in enumerate(texts)
-        ]
-        completion: ChatCompletion = {
-            "id": self._id,
-            "object": "chat.completion",
-            "created": self._created,
-            "model": self._body.model,
-            "system_fingerprint": self._fingerprint,
-            "choices": choices,
-            "usage": usage(run.prompt_tokens, run.completion_tokens),
-        }
-        if report is not None:
-            completion["knowledge"] = knowledge_report(report)
-        return completion
-
-    async def events(self, job: Job) -> AsyncGenerator[bytes, None]:
-        """The response as events. The role goes out with the first text: it has nothing to say before."""
-        begun: set[int] = set()
-        async with self._context.completions.run(job) as run:
-            async for index, chunk in run.chunks:
-                data = b"" if index in begun else self._chunk(index, {"role": "assistant", "content": ""})
-                begun.add(index)
-                if chunk.text or chunk.logprobs:
-                    data += self._chunk(index, {"content": chunk.text}, chunk.logprobs or ())
-                if chunk.finish_reason is not None:
-                    data += self._last(run, index, chunk)
-                if data:
-                    yield data
-            if self._body.include_usage:
-                total = usage(run.prompt_tokens, run.completion_tokens)
-                yield event({**self._head([]), "usage": total})
-            yield DONE
-
-    def _last(self, run: Run, index: int, chunk: TokenChunk) -> bytes:
-        choice: ChatChunkChoice = {
-            "index": index,
-            "delta": {},
-            "logprobs": None,
-            "finish_reason": chunk.finish_reason,
-        }
-        head = self._head([choice])
-        report = run.report(0) if run.complete else None
-        if report is not None:
-            head["knowledge"] = knowledge_report(report)
-        return event(head)
-
-    def _chunk(self, index: int, delta: ChatDelta, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
-        written = self._logprobs(logprobs) if logprobs else None
-        choice: ChatChunkChoice = {"index": index, "delta": delta, "logprobs": written, "finish_reason": None}
-        return event(self._head([choice]))
-
-    def _head(self, choices: list[ChatChunkChoice]) -> ChatChunk:
-        head: ChatChunk = {
-            "id": self._id,
-            "object": "chat.completion.chunk",
-            "created": self._created,
-            "model": self._body.model,
-            "system_fingerprint": self._fingerprint,
-            "choices": choices,
-        }
-        if self._body.include_usage:
-            head["usage"] = None
-        return head
-
-    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> ChatLogprobs | None:
-        return chat_logprobs(self._tokenizer, tokens) if self._body.logprobs else None
+def _sampling(body: ChatRequest, max_tokens: int, grammar: Grammar | None) -> SamplingParams:
+    """`max_tokens`: if the client does not say."""
+    return replace(body.sampling(body.token_limit or max_tokens, body.alternatives, None), grammar=grammar)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.engine.protocol import FinishReason, SamplingParams, TokenChunk
+from server.engine.protocol import FinishReason, Grammar, SamplingParams, TokenChunk
 from server.http.logprobs import CompletionLogprobsWriter, joined
 from server.http.routes.base import json_response, streamable, strict_router
 from server.http.schemas.completions import (
@@ -34,6 +34,7 @@ router = strict_router()
 async def completions(body: CompletionRequest, request: Request, context: ContextDep, caller: CallerDep) -> Response:
     """Continue a text, or several, from live knowledge."""
     context.require_model(body.model)
+    grammar = await context.grammars.compile(caller, body.form)
     sources = tuple(
         Text(prompt if isinstance(prompt, str) else tuple(prompt), bool(body.echo)) for prompt in body.prompts
     )
@@ -46,7 +47,7 @@ async def completions(body: CompletionRequest, request: Request, context: Contex
         choices=body.choices,
         knowledge=(body.knowledge or KnowledgeRequest()).options,
         account=account(request.scope),
-        sampling=lambda room: _sampling(body),
+        sampling=lambda room: _sampling(body, grammar),
     )
     reply = CompletionReply(context, body, sources)
     if body.stream:
@@ -54,10 +55,10 @@ async def completions(body: CompletionRequest, request: Request, context: Contex
     return json_response(await reply.whole(job))
 
 
-def _sampling(body: CompletionRequest) -> SamplingParams:
+def _sampling(body: CompletionRequest, grammar: Grammar | None) -> SamplingParams:
     """Nothing but the prompt's log probabilities still takes one step, whose token is then dropped."""
     prompt_logprobs = body.logprobs if body.echo else None
-    return body.sampling(max(1, body.token_limit), body.logprobs, prompt_logprobs)
+    return replace(body.sampling(max(1, body.token_limit), body.logprobs, prompt_logprobs), grammar=grammar)
 
 
 @dataclass(slots=True)
@@ -68,7 +69,8 @@ class _Choice:
     text: str = ""
     logprobs: CompletionLogprobs | None = None
     finish_reason: FinishReason | None = None
-    begun: bool = field(default=False)
+    begun: bool = False
+    timed_out: bool = False
 
 
 class CompletionReply:
@@ -128,6 +130,7 @@ class CompletionReply:
             if self._body.logprobs is not None and chunk.logprobs:
                 new = choice.writer.generated(chunk.logprobs)
                 choice.logprobs = joined(choice.logprobs, new) if choice.logprobs else new
+        choice.timed_out = chunk.timed_out
         choice.finish_reason = "length" if chunk.finish_reason and not self._body.token_limit else chunk.finish_reason
 
     def _echo(self, echo: Echo, choice: _Choice, chunk: TokenChunk) -> None:
@@ -145,6 +148,8 @@ class CompletionReply:
             "logprobs": choice.logprobs,
             "finish_reason": choice.finish_reason,
         }
+        if choice.timed_out:
+            written["ended_by"] = "deadline"
         if len(self._sources) > 1 and choice.finish_reason is not None:
             report = run.report(index // self._body.choices)
             if report is not None:

@@ -1,4 +1,4 @@
-"""What every request has in common: strict types, no unknown fields, and fields of OpenAI's that are not served.
+"""What every request has in common: strict types, no unknown fields, and how tokens are picked.
 
 Collections stop at their first bad item (`fail_fast`), and of unknown fields one is told: an error for each of a
 million would hold up everybody for seconds.
@@ -6,48 +6,25 @@ million would hold up everybody for seconds.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from server.engine.protocol import SamplingParams
-
-IGNORED = frozenset(
-    {
-        "metadata",
-        "parallel_tool_calls",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "service_tier",
-        "user",
-    }
-)
-"""OpenAI fields that change nothing about the answer: accepted, whatever they hold."""
-
-UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "audio": (None,),
-    "best_of": (None, 1),
-    "function_call": (None, "none"),
-    "functions": (None, []),
-    "modalities": (None, ["text"]),
-    "moderation": (None,),
-    "prediction": (None,),
-    "reasoning_effort": (None, "none"),
-    "response_format": (None, {"type": "text"}),
-    "store": (None, False),
-    "suffix": (None, ""),
-    "tool_choice": (None, "none"),
-    "tools": (None, []),
-    "verbosity": (None, "medium"),
-    "web_search_options": (None,),
-}
-"""OpenAI fields that are refused by name unless they hold one of these values, which ask for nothing."""
+from server.http.schemas.foreign import without_foreign
 
 MAX_STOPS = 16
 MAX_TOP_LOGPROBS = 20
 MAX_BIASES = 1024
+
+
+def _integral(value: Any) -> Any:
+    """Some clients have no integers: to JSON, and to us, 1.0 is 1."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integer = Annotated[int, BeforeValidator(_integral)]
 
 
 class Request(BaseModel):
@@ -78,7 +55,7 @@ class StreamOptions(Request):
 
 
 class OpenAIRequest(Request):
-    """A request whose sender may use fields of OpenAI's API that mean nothing here."""
+    """A request whose sender may use fields of other APIs that mean nothing here."""
 
     @model_validator(mode="before")
     @classmethod
@@ -86,16 +63,7 @@ class OpenAIRequest(Request):
         """Drops what is foreign and means nothing."""
         if not isinstance(values, dict):
             return values
-        kept, known = {}, cls.model_fields
-        for name, value in values.items():
-            if name in known:
-                kept[name] = value
-            elif name in UNSUPPORTED:
-                if value not in UNSUPPORTED[name]:
-                    raise PydanticCustomError("unsupported", "is not supported by this server", {"param": name})
-            elif name not in IGNORED:
-                kept[name] = value
-        return cls._with_one_unknown(kept)
+        return cls._with_one_unknown(without_foreign(values, cls.model_fields))
 
 
 def _few_biases(values: Any) -> Any:
@@ -109,15 +77,13 @@ def _few_biases(values: Any) -> Any:
 class SamplingRequest(OpenAIRequest):
     """How to pick tokens and how to return them; the part that chat and plain completions share."""
 
-    DEFAULT_MAX_TOKENS: ClassVar[int | None] = None
-
     model: Annotated[str, Field(min_length=1, max_length=256)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    n: Annotated[Integer, Field(ge=1, le=128)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=2**31)] | None = None
+    top_k: Annotated[Integer, Field(ge=-1, le=2**31)] | None = None
     """Extension. 0 and -1: off."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     """Extension."""
@@ -144,7 +110,7 @@ class SamplingRequest(OpenAIRequest):
         ]
         | None
     ) = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Annotated[Integer, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     ignore_eos: bool | None = None
     """Extension: go on to max_tokens."""
 

@@ -2,82 +2,67 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Literal, NotRequired
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from server.engine.protocol import FinishReason
-from server.http.schemas.base import MAX_TOP_LOGPROBS, Request, SamplingRequest
+from server.http.schemas.base import MAX_TOP_LOGPROBS, Integer, SamplingRequest
 from server.http.schemas.knowledge import KnowledgeReport, KnowledgeRequest
+from server.http.schemas.messages import Messages, check_calls
+from server.http.schemas.structured import StructuredRequest
+from server.http.schemas.tools import ToolCall, ToolCallDelta, ToolsRequest
 from server.http.schemas.usage import Usage
 
-MAX_MESSAGES = 1024
-MAX_PARTS = 4096
-"""Of all messages together: to look at tens of thousands would hold up everybody."""
+ChatFinishReason = FinishReason | Literal["tool_calls"]
 
 
-class TextPart(Request):
-    """Part of a message. Only text is understood."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(Request):
-    """One turn."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
-    name: str | None = None
-    """Accepted; the model does not see it."""
-    refusal: None = None
-    annotations: Annotated[list[None], Field(fail_fast=True)] | None = None
-    """As in our own answers, so that they can be sent back; always empty."""
-
-    @property
-    def text(self) -> str:
-        """The content as one string."""
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
-
-
-def _few_parts(messages: Any) -> Any:
-    """Counts before looking at any."""
-    if isinstance(messages, list):
-        contents = (message.get("content") for message in messages if isinstance(message, dict))
-        count = sum(len(content) for content in contents if isinstance(content, list))
-        if count > MAX_PARTS:
-            raise PydanticCustomError(
-                "too_long", "have {count} parts; at most {most} together", {"count": count, "most": MAX_PARTS}
-            )
-    return messages
-
-
-Messages = Annotated[
-    list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True), BeforeValidator(_few_parts)
-]
-
-
-class ChatRequest(SamplingRequest):
+class ChatRequest(SamplingRequest, StructuredRequest, ToolsRequest):
     """OpenAI's request, and `knowledge`."""
 
     messages: Messages
-    max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    max_tokens: Annotated[Integer, Field(ge=1, le=2**31)] | None = None
+    max_completion_tokens: Annotated[Integer, Field(ge=1, le=2**31)] | None = None
+    add_generation_prompt: bool | None = None
+    """Extension. False only with continue_final_message."""
+    continue_final_message: bool | None = None
+    """Extension: the last message is the beginning of the answer, which is to be gone on with."""
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    top_logprobs: Annotated[Integer, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     knowledge: KnowledgeRequest | None = None
 
     @model_validator(mode="after")
     def _check_together(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise PydanticCustomError("inconsistent", "needs logprobs: true", {"param": "top_logprobs"})
-        if None not in (self.max_tokens, self.max_completion_tokens):
-            message = "is given together with max_completion_tokens; give one of them"
+        if self.max_tokens != self.max_completion_tokens and None not in (self.max_tokens, self.max_completion_tokens):
+            message = "is given together with another max_completion_tokens; give one of them"
             raise PydanticCustomError("inconsistent", message, {"param": "max_tokens"})
+        return self
+
+    @model_validator(mode="after")
+    def _check_messages(self) -> ChatRequest:
+        check_calls(self.messages)
+        return self
+
+    @model_validator(mode="after")
+    def _check_continued(self) -> ChatRequest:
+        """`add_generation_prompt` is what vLLM calls the opposite."""
+        if not self.continue_final_message:
+            if self.add_generation_prompt is False:
+                message = "may be false only with continue_final_message: true"
+                raise PydanticCustomError("inconsistent", message, {"param": "add_generation_prompt"})
+        elif self.add_generation_prompt:
+            message = "cannot be true together with add_generation_prompt"
+            raise PydanticCustomError("inconsistent", message, {"param": "continue_final_message"})
+        elif self.tools:
+            message = "cannot be true together with tools"
+            raise PydanticCustomError("inconsistent", message, {"param": "continue_final_message"})
+        elif self.messages[-1].role != "assistant":
+            message = "needs a last message of the assistant's"
+            raise PydanticCustomError("inconsistent", message, {"param": "continue_final_message"})
         return self
 
     @property
@@ -119,9 +104,11 @@ class AssistantMessage(TypedDict):
     """The answer."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
+    """None: it calls functions, and says nothing."""
     refusal: None
     annotations: list[None]
+    tool_calls: NotRequired[list[ToolCall]]
 
 
 class ChatChoice(TypedDict):
@@ -130,7 +117,9 @@ class ChatChoice(TypedDict):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
+    ended_by: NotRequired[Literal["deadline"]]
+    """Where that is why it has this length."""
 
 
 class ChatCompletion(TypedDict):
@@ -150,7 +139,8 @@ class ChatDelta(TypedDict, total=False):
     """What came new: the role first, then text, then nothing."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
+    tool_calls: list[ToolCallDelta]
 
 
 class ChatChunkChoice(TypedDict):
@@ -159,7 +149,8 @@ class ChatChunkChoice(TypedDict):
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: ChatFinishReason | None
+    ended_by: NotRequired[Literal["deadline"]]
 
 
 class ChatChunk(TypedDict):

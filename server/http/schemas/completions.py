@@ -9,8 +9,9 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from server.engine.protocol import FinishReason
-from server.http.schemas.base import MAX_TOP_LOGPROBS, SamplingRequest
+from server.http.schemas.base import MAX_TOP_LOGPROBS, Integer, SamplingRequest
 from server.http.schemas.knowledge import KnowledgeReport, KnowledgeRequest
+from server.http.schemas.structured import StructuredRequest
 from server.http.schemas.usage import Usage
 
 MAX_PROMPTS = 128
@@ -21,7 +22,7 @@ TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=2**20, fail_f
 Text = Annotated[str, Field(min_length=1)]
 
 
-class CompletionRequest(SamplingRequest):
+class CompletionRequest(SamplingRequest, StructuredRequest):
     """OpenAI's request, and `knowledge`."""
 
     prompt: (
@@ -30,10 +31,10 @@ class CompletionRequest(SamplingRequest):
         | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
         | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
     )
-    max_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    max_tokens: Annotated[Integer, Field(ge=0, le=2**31)] | None = None
     """0 only with echo: the prompt's own log probabilities."""
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    logprobs: Annotated[Integer, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     knowledge: KnowledgeRequest | None = None
 
     @model_validator(mode="after")
@@ -73,6 +74,8 @@ class CompletionChoice(TypedDict):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason | None
+    ended_by: NotRequired[Literal["deadline"]]
+    """Where that is why it has this length."""
     knowledge: NotRequired[KnowledgeReport]
     """Only where the request had several prompts, each with knowledge of its own."""
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from kb.facts import DEFAULT_NAMESPACE, LAST_VERSION, NAME_PATTERN, Limits, SearchMethod
-from server.http.schemas.base import Request
+from server.http.schemas.base import Integer, Request
 from server.service.options import KnowledgeOptions
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 LIMITS = Limits()
 Namespace = Annotated[str, Field(min_length=1, max_length=LIMITS.namespace_chars, pattern=f"^{NAME_PATTERN}$")]
 FactId = Annotated[str, Field(min_length=1, max_length=LIMITS.id_chars, pattern=f"^{NAME_PATTERN}$")]
-Version = Annotated[int, Field(ge=0, le=LAST_VERSION)]
-TopK = Annotated[int, Field(ge=0, le=4096)]
+Version = Annotated[Integer, Field(ge=0, le=LAST_VERSION)]
+TopK = Annotated[Integer, Field(ge=0, le=4096)]
 Score = Annotated[float, Field(ge=-1, le=1)]
 Gap = Annotated[float, Field(ge=0, le=4)]
 

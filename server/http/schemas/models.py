@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from server.http.schemas.base import OpenAIRequest, Request
-from server.http.schemas.chat import Messages
+from server.http.schemas.base import Integer, OpenAIRequest
 from server.http.schemas.completions import TokenId
+from server.http.schemas.messages import Messages
 
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 EmbeddedText = Annotated[str, Field(min_length=1)]
@@ -32,13 +32,30 @@ class ModelList(TypedDict):
     data: list[Model]
 
 
+MAX_INPUTS = 2048
+
+
+def _no_token_ids(texts: Any) -> Any:
+    """They are of the sender's tokenizer, which is another one."""
+    if isinstance(texts, list) and texts and isinstance(texts[0], int | list):
+        message = (
+            "must be text: this model's tokenizer is not the one that made these token ids. LangChain sends text "
+            "with OpenAIEmbeddings(check_embedding_ctx_length=False)"
+        )
+        raise PydanticCustomError("unsupported", message)
+    return texts
+
+
 class EmbeddingRequest(OpenAIRequest):
     """Texts to embed with the encoder that retrieval uses (ρ)."""
 
     model: ModelName
-    input: EmbeddedText | Annotated[list[EmbeddedText], Field(min_length=1, max_length=2048, fail_fast=True)]
+    input: Annotated[
+        EmbeddedText | Annotated[list[EmbeddedText], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)],
+        BeforeValidator(_no_token_ids),
+    ]
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Field(ge=1, le=65536)] | None = None
+    dimensions: Annotated[Integer, Field(ge=1, le=65536)] | None = None
     """Only the encoder's own dimension."""
 
     @property
@@ -71,7 +88,7 @@ class EmbeddingList(TypedDict):
     usage: EmbeddingUsage
 
 
-class TokenizeRequest(Request):
+class TokenizeRequest(OpenAIRequest):
     """A text, or a conversation as the model would get it without knowledge."""
 
     model: ModelName | None = None
@@ -93,7 +110,7 @@ class TokenizeResponse(TypedDict):
     max_model_len: int
 
 
-class DetokenizeRequest(Request):
+class DetokenizeRequest(OpenAIRequest):
     """Token ids."""
 
     model: ModelName | None = None

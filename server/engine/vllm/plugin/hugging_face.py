@@ -8,6 +8,7 @@ from typing import Any
 
 from kan.checkpoint.directory import WEIGHTS_FILE, Checkpoint
 from kan.config import KANConfig
+from kan.tokenizer import Tokenizer
 from server.engine.vllm.plugin import ARCHITECTURE
 
 
@@ -41,13 +42,24 @@ def hugging_face_config(config: KANConfig) -> dict[str, Any]:
 
 
 def write_view(checkpoint: Checkpoint, directory: Path) -> Path:
-    """Make `directory` show the checkpoint; the weights are linked, not copied.
+    """Make `directory` show the checkpoint; weights and tokenizer are linked, not copied.
 
     Raises OSError; ValueError as `hugging_face_config`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(hugging_face_config(checkpoint.config), indent=2), "utf-8")
-    link = directory / WEIGHTS_FILE
-    link.unlink(missing_ok=True)
-    link.symlink_to((checkpoint.directory / WEIGHTS_FILE).resolve())
+    (directory / "tokenizer_config.json").write_text(json.dumps(_tokenizer_config(checkpoint), indent=2), "utf-8")
+    for source in (checkpoint.directory / WEIGHTS_FILE, checkpoint.tokenizer_path):
+        link = directory / source.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(source.resolve())
     return directory
+
+
+def _tokenizer_config(checkpoint: Checkpoint) -> dict[str, str]:
+    """vLLM's own grammars need a tokenizer, and to know which token ends an answer."""
+    ends = checkpoint.config.eos_token_ids[:1]
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": Tokenizer(checkpoint.tokenizer_path).decode(ends, skip_special=False),
+    }

@@ -1,0 +1,123 @@
+"""Grammars that answers must follow, compiled within bounds, and the state of one answer under one of them.
+
+A grammar is Lark text in llguidance's dialect, in which `%json {…}` stands for what a JSON schema allows.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Container, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import Protocol
+
+import llguidance
+import numpy as np
+from numpy.typing import NDArray
+
+from server.engine.protocol import Grammar, GrammarError, GrammarTooComplex
+
+KEPT = 64
+"""Compiled grammars that are kept for requests to come: agents send the same ones again and again."""
+
+
+class TokenSpelling(Protocol):
+    """What a grammar needs of a tokenizer."""
+
+    @property
+    def special_ids(self) -> Container[int]: ...
+
+    def token_bytes(self, index: int) -> bytes: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+
+class Grammars:
+    """Of one model. `compile` may be called by any thread; what it takes is bounded, whatever the grammar."""
+
+    def __init__(self, tokenizer: TokenSpelling, vocab_size: int, end_tokens: Sequence[int]) -> None:
+        spelled = llguidance.TokenizerWrapper(_Spelled(tokenizer, vocab_size, end_tokens))
+        self._tokenizer = llguidance.LLTokenizer(spelled, n_vocab=vocab_size, eos_token=list(end_tokens))
+        self._vocab_size = vocab_size
+        # Fuel is some microseconds a thousand; states take 1 to 2 kB each.
+        self._limits = llguidance.LLParserLimits(
+            initial_lexer_fuel=1_000_000,
+            step_lexer_fuel=100_000,
+            step_max_items=20_000,
+            max_lexer_states=20_000,
+            max_grammar_size=200_000,
+            verbose_errors=False,
+        )
+        self._kept: OrderedDict[str, Grammar] = OrderedDict()
+        self._lock = Lock()
+        self._masks = ThreadPoolExecutor(1, "kalmagrove-masks")
+
+    def compile(self, source: str) -> Grammar:
+        """Blocks, milliseconds mostly. Raises GrammarError."""
+        with self._lock:
+            if source in self._kept:
+                self._kept.move_to_end(source)
+                return self._kept[source]
+        matcher = self._matcher(source)
+        if matcher.is_error():
+            raise GrammarError(matcher.get_error().strip())
+        grammar = Grammar(source, matcher)
+        with self._lock:
+            self._kept[source] = grammar
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return grammar
+
+    def constraint(self, grammar: Grammar) -> Constraint:
+        """Of a new answer."""
+        assert isinstance(grammar.compiled, llguidance.LLMatcher)
+        return Constraint(grammar.compiled.deep_copy(), self._vocab_size, self._masks)
+
+    def close(self) -> None:
+        """No more masks are made. Idempotent."""
+        self._masks.shutdown(wait=False, cancel_futures=True)
+
+    def _matcher(self, source: str) -> llguidance.LLMatcher:
+        lark = llguidance.LLMatcher.grammar_from_lark(source)
+        return llguidance.LLMatcher(self._tokenizer, lark, log_level=0, limits=self._limits)
+
+
+class Constraint:
+    """Which tokens may come next. Made on a thread of its own, while the model computes the token before."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int, masks: ThreadPoolExecutor) -> None:
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self._masks = masks
+        self.mask: Future[NDArray[np.bool_]] = masks.submit(self._make)
+        """Bool [vocab]: the next token's. Raises GrammarTooComplex."""
+
+    def accept(self, token_id: int) -> None:
+        """The token came; `mask` is of the one after it. Only once `mask` is there."""
+        self.mask = self._masks.submit(self._follow, token_id)
+
+    def _follow(self, token_id: int) -> NDArray[np.bool_]:
+        self._matcher.consume_token(token_id)
+        return self._make()
+
+    def _make(self) -> NDArray[np.bool_]:
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        mask = np.unpackbits(bits, bitorder="little")[: self._vocab_size].view(np.bool_)
+        if self._matcher.is_error() or not mask.any():
+            raise GrammarTooComplex("the grammar leads where the model's tokens cannot follow, or takes too long to")
+        return mask
+
+
+class _Spelled:
+    """A tokenizer as llguidance wants it."""
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: TokenSpelling, vocab_size: int, end_tokens: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self.eos_token_id = end_tokens[0]
+        self.tokens = [tokenizer.token_bytes(index) for index in range(vocab_size)]
+        self.special_token_ids = [index for index in range(vocab_size) if index in tokenizer.special_ids]
+
+    def __call__(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)

@@ -1,0 +1,31 @@
+"""instructor, in each of the modes that ask for something else."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.clients.ticket import MODEL, QUESTION, Ticket
+
+instructor = pytest.importorskip("instructor")
+openai = pytest.importorskip("openai")
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("mode", ["TOOLS", "TOOLS_STRICT", "JSON", "JSON_SCHEMA"])
+def test_a_response_model(url: str, mode: str) -> None:
+    plain = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120)
+    client = instructor.from_openai(plain, mode=instructor.Mode[mode])
+    if mode == "JSON":  # asks for any JSON object: a form that the model must find by itself
+        ticket = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": QUESTION}],
+            response_model=Ticket,
+            max_retries=0,
+            extra_body={"guided_json": Ticket.model_json_schema(), "response_format": None},
+        )
+    else:
+        ticket = client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": QUESTION}], response_model=Ticket, max_retries=0
+        )
+    assert isinstance(ticket, Ticket)
+    plain.close()
