@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from kan.knowledge.pages import PageContent, page_path, write_pages
+from kan.knowledge.pages import PageContent, page_path, read_pages, write_pages
 from server.engine.pages.files import PageFiles
 from server.engine.pages.life import State
 from server.engine.pages.sharing import LOCK
 
 SHAPE = (1, 2, 1, 4)
+READ = partial(read_pages, shape=SHAPE, dtype=torch.float32)
 CONTENT = PageContent(torch.ones(SHAPE), torch.ones(SHAPE))
 
 
@@ -48,10 +50,10 @@ def keep(files: PageFiles, key: str) -> None:
 
 def test_what_was_written_is_read(files: PageFiles, tmp_path: Path) -> None:
     keep(files, "a")
-    found = files.read("a", SHAPE, torch.float32)
+    found = files.read("a", READ)
     assert found is not None
     assert torch.equal(found.keys, CONTENT.keys)
-    assert files.read("b", SHAPE, torch.float32) is None
+    assert files.read("b", READ) is None
     files.life.audit(["a"])
 
 
@@ -59,7 +61,7 @@ def test_a_damaged_file_is_removed_and_not_trusted(files: PageFiles, tmp_path: P
     keep(files, "a")
     path = page_path(tmp_path / "pages", "a")
     path.write_bytes(path.read_bytes()[:-3])
-    assert files.read("a", SHAPE, torch.float32) is None
+    assert files.read("a", READ) is None
     files.flush()
     assert names(tmp_path / "pages") == set()
     assert not files.life.is_stored("a")
@@ -104,7 +106,7 @@ def test_reconciling_sees_files_that_are_gone_and_files_that_came(files: PageFil
 def test_a_directory_removed_while_running_is_made_again(files: PageFiles, tmp_path: Path) -> None:
     keep(files, "a")
     shutil.rmtree(tmp_path / "pages")
-    assert files.read("a", SHAPE, torch.float32) is None
+    assert files.read("a", READ) is None
     keep(files, "b")
     assert names(tmp_path / "pages") == {"b"}
 

@@ -15,7 +15,6 @@ from kan.kernels.operations import Cache, Kernels
 from kan.kernels.small_pages import tokens_per_small_page
 from tests.tiny import tiny_config
 
-
 SMALL, MOST = (tokens_per_small_page(dtype) for dtype in (torch.bfloat16, torch.float64))
 """Tokens of small pages."""
 SMALL_PAGES = 5

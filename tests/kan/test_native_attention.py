@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -211,6 +212,17 @@ def test_refuses_pages_outside_the_cache(kernels: NativeKernels, page: int, moun
         sequence = replace(sequence, pages=[page, *sequence.pages[1:]])
     with pytest.raises(IndexError, match="outside the cache"):
         run(kernels, replace(wrong, sequences=[sequence]))
+
+
+def test_refuses_small_pages_outside_the_cache(kernels: NativeKernels) -> None:
+    """The last one there is has two blocks, and there is no third."""
+    wrong = case(23, [([40], 20, 2)], small=1.0)
+    (sequence,) = wrong.sequences
+    pages = wrong.kv.shape[2] // PAGE_SIZE + wrong.small_kv.shape[2]
+    for last, refused in ((pages - 1, False), (pages, True), (-1, True)):
+        prefix = replace(sequence.prefix, pages=(sequence.prefix.pages[0], last))
+        with pytest.raises(IndexError, match="outside the cache") if refused else nullcontext():
+            run(kernels, replace(wrong, sequences=[replace(sequence, prefix=prefix)]))
 
 
 @pytest.mark.parametrize("part", ["q", "cache", "sequences", "table", "mass"])

@@ -16,6 +16,7 @@ enum {
     BLOCK = 64,           /* most rows of a work item, */
     SCRATCH = 256 * 1024, /* and most bytes of its scores, unless ROWS rows need more: they should stay in L2 */
     ITEMS = 16,           /* work items wanted, so that all threads have work to the end */
+    NEXT = 6,             /* blocks that memory is asked for ahead of their use */
     SMALL = 2             /* blocks in a small page: it takes the memory of an ordinary one */
 };
 
@@ -116,18 +117,37 @@ static void pack_queries(const Attention *a, const Item *item, pair *out)
     }
 }
 
+INLINE int64_t bytes_of(const Attention *a, const Block *block)
+{
+    return PAGE * a->d * (int64_t)(block->small ? sizeof(int8_t) : sizeof(bf16));
+}
+
+/* Where a block's numbers lie, in the plane of one head's keys or values. */
+INLINE const char *numbers(const Attention *a, int64_t plane, const Block *block)
+{
+    return (const char *)(a->kv + plane * a->cache_pages * PAGE * a->d) + block->number * bytes_of(a, block);
+}
+
+/* Has these blocks fetched, of those before `end`: they lie anywhere, and the processor cannot guess where. */
+INLINE void fetch(const Attention *a, int64_t plane, const Block *first, int64_t count, const Block *end)
+{
+    for (const Block *block = first; block < end && block < first + count; block++) {
+        const char *from = numbers(a, plane, block);
+        for (int64_t i = 0; i < bytes_of(a, block); i += 64) _mm_prefetch(from + i, _MM_HINT_T0);
+    }
+}
+
 /* A block's keys as a tile [d / 2, PAGE]. */
 AVX512 static void key_tile(const Attention *a, int64_t kv_head, const Block *block, Scratch scratch)
 {
-    const int64_t d = a->d, of_head = kv_head * a->cache_pages;
-    const bf16 *plane = a->kv + of_head * PAGE * d;
+    const int64_t d = a->d;
+    const char *from = numbers(a, kv_head, block);
     if (block->small) {
-        const bf16 *scales = a->key_scales + (of_head + block->number / SMALL) * d;
+        const bf16 *scales = a->key_scales + (kv_head * a->cache_pages + block->number / SMALL) * d;
         for (int64_t i = 0; i < d; i += LANES) _mm512_storeu_ps(scratch.scales + i, load16(scales + i));
-        widen_keys((const int8_t *)plane + block->number * PAGE * d, scratch.scales, d, scratch.tile);
+        widen_keys((const int8_t *)from, scratch.scales, d, scratch.tile);
     } else {
-        const bf16 *page = plane + block->number * PAGE * d;
-        for (int64_t i = 0; i < d / 2; i += 16) transpose(page + 2 * i, d, scratch.tile + PAGE * i);
+        for (int64_t i = 0; i < d / 2; i += 16) transpose((const bf16 *)from + 2 * i, d, scratch.tile + PAGE * i);
     }
 }
 
@@ -135,11 +155,11 @@ AVX512 static void key_tile(const Attention *a, int64_t kv_head, const Block *bl
 AVX512 static void value_tile(const Attention *a, int64_t kv_head, const Block *block, pair *tile)
 {
     const int64_t d = a->d;
-    const bf16 *plane = a->kv + (a->kv_heads + kv_head) * a->cache_pages * PAGE * d;
+    const char *from = numbers(a, a->kv_heads + kv_head, block);
     if (block->small) {
-        widen_values((const int8_t *)plane + block->number * PAGE * d, d, tile);
+        widen_values((const int8_t *)from, d, tile);
     } else {
-        const bf16 *page = plane + block->number * PAGE * d;
+        const bf16 *page = (const bf16 *)from;
         for (int64_t t = 0; t < PAGE; t += 2) interleave(page + t * d, page + (t + 1) * d, d, tile + t / 2 * d);
     }
 }
@@ -153,14 +173,18 @@ AVX512 static void attend(const Attention *a, const Item *item, float *masses, S
     const int64_t visible = visible_blocks(s, (item->first + rows - 1) / group), columns = visible * PAGE;
     const bf16 *value_scales = a->value_scales + item->kv_head * a->cache_pages * SMALL * PAGE;
     const float scale = 1 / sqrtf((float)d);
+    const Block *end = blocks + visible;
 
+    fetch(a, item->kv_head, blocks, NEXT, end);
     pack_queries(a, item, scratch.queries);
     for (int64_t b = 0; b < visible; b++) {
+        fetch(a, item->kv_head, blocks + b + NEXT, 1, end);
         key_tile(a, item->kv_head, blocks + b, scratch);
         for (int64_t r = 0; r < rows; r += ROWS)
             score_rows(rows - r, scratch.queries + r * d / 2, scratch.tile, d, scratch.scores + r * columns + b * PAGE,
                        columns);
     }
+    fetch(a, a->kv_heads + item->kv_head, blocks, NEXT, end);
     for (int64_t r = 0; r < rows; r++) {
         int64_t query = (item->first + r) / group, head = item->kv_head * group + (item->first + r) % group;
         const float *phi = a->phi ? a->phi + head * a->parts : NULL;
@@ -169,6 +193,7 @@ AVX512 static void attend(const Attention *a, const Item *item, float *masses, S
     }
     memset(scratch.sums, 0, (size_t)(rows * d) * sizeof(float));
     for (int64_t b = 0; b < visible; b++) {
+        fetch(a, a->kv_heads + item->kv_head, blocks + b + NEXT, 1, end);
         value_tile(a, item->kv_head, blocks + b, scratch.tile);
         for (int64_t r = 0; r < rows; r += ROWS) {
             const pair *weights = (const pair *)(scratch.scores + r * columns) + b * PAGE / 2;
@@ -217,7 +242,8 @@ static int64_t block_rows(const Attention *a)
 static int reserve(const Attention *a, int64_t block, Scratch *s, void **memory)
 {
     size_t scores = (size_t)(block * longest(a)), sums = (size_t)(block * a->d), tile = (size_t)(PAGE / 2 * a->d);
-    *memory = malloc((scores + sums + sums / 2 + (size_t)a->d + tile) * sizeof(float));
+    const size_t line = 64, size = (scores + sums + sums / 2 + (size_t)a->d + tile) * sizeof(float);
+    *memory = aligned_alloc(line, (size + line - 1) / line * line); /* so that no vector lies in two lines */
     s->scores = *memory;
     s->sums = s->scores + scores;
     s->queries = (pair *)(s->sums + sums);

@@ -20,6 +20,7 @@ from server.engine.paged.jobs import Job, carry_out
 from server.engine.paged.options import EngineOptions
 from server.engine.paged.outbox import Outbox, settle
 from server.engine.paged.owner import SHUT_DOWN, Owner
+from server.engine.paged.page_form import PageForm
 from server.engine.paged.sequence import Generation
 from server.engine.paged.token_stream import TokenStream
 from server.engine.paged.worker import Worker
@@ -58,7 +59,8 @@ class EmbeddedEngine:
             kernels=model.kernels.name,
         )
         self._limits = RequestLimits(self.info, len(prompt.preamble), options.max_fact_tokens)
-        self._page_limits = PageLimits(options.pages, len(prompt.preamble), options.max_fact_tokens)
+        per_page = PageForm(model.dtype, small=options.page_bits == 8).per_page
+        self._page_limits = PageLimits(options.pages, len(prompt.preamble), options.max_fact_tokens, per_page)
         directories = () if options.page_dir is None else (options.page_dir,)
         self._files = PageFiles(directories, options.disk_bytes, options.disk_reserve_bytes)
         self._encodings: set[asyncio.Future[None]] = set()

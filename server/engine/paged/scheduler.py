@@ -229,7 +229,7 @@ class Scheduler:
     def _pages_of(self, generation: Generation) -> int:
         """Pages that it will need besides those of its facts that are resident."""
         missing = [one.fact for one in generation.request.facts if one.fact.key not in self._knowledge]
-        return pages_for(len(generation.tokens)) + sum(pages_for(len(fact.tokens)) for fact in missing)
+        return pages_for(len(generation.tokens)) + sum(self._knowledge.form.pages(len(fact.tokens)) for fact in missing)
 
     def _resident(self, generation: Generation) -> bool:
         """True if every fact is in memory; otherwise what is missing is on its way."""
@@ -258,7 +258,7 @@ class Scheduler:
         parts = [(list(self.preamble.pages), self.preamble_tokens)]
         parts += zip(self._knowledge.mount(facts), lengths, strict=True)
         self._pool.retain(self.preamble.pages)
-        generation.prefix = prefix_of(parts, phi)
+        generation.prefix = prefix_of(parts, phi, self._knowledge.form.per_page)
         generation.first_position = self.preamble_tokens + max(lengths)
 
     def _encoding(self, fact: FactTokens, *, bulk: bool = False) -> Encoding:

@@ -15,6 +15,7 @@ from server.engine.decoding.sampling import SampledToken, greedy, token_logprob
 from server.engine.paged.batching import BatchBuilder, Placed
 from server.engine.paged.knowledge_cache import KnowledgeCache
 from server.engine.paged.options import EngineOptions
+from server.engine.paged.page_form import PageForm
 from server.engine.paged.scheduler import Chunk, Scheduler
 from server.engine.paged.sequence import Encoding, Generation, Stage, Waiter, prefix_of
 from server.engine.pages.files import PageFiles
@@ -39,7 +40,8 @@ class Worker:
         self._cache = model.new_cache(options.pages)
         self._pool = PagePool(options.pages)
         adapter = None if phi is None else phi.adapter
-        self._knowledge = KnowledgeCache(model, self._cache, self._pool, files, adapter)
+        form = PageForm(model.dtype, small=options.page_bits == 8)
+        self._knowledge = KnowledgeCache(model, self._cache, self._pool, files, adapter, form)
         self._builder = BatchBuilder(self._pool, self._cache)
         self._scheduler = Scheduler(self._pool, self._knowledge, phi, options)
         self._steps = self._encoded = self._prompt_tokens = self._generated = self._cancelled = 0

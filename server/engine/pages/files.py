@@ -12,17 +12,16 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-
-import torch
+from typing import TypeVar
 
 from kan.knowledge.pages import (
     SUFFIX,
     TEMPORARY_SUFFIX,
-    PageContent,
     PageContentError,
+    Stored,
     is_intact,
     page_path,
-    read_pages,
+    stored_bytes,
     write_pages,
 )
 from server.engine.pages.janitor import Janitor
@@ -31,6 +30,7 @@ from server.engine.pages.sharing import SharedDirectory
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -53,19 +53,20 @@ class PageFiles:
             self._remove_half_written()
         self._reconcile(None)
 
-    def read(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> PageContent | None:
-        """The content, or None if it is not there or damaged (a damaged file is removed). Of one directory."""
+    def read(self, key: str, read: Callable[[Path], T]) -> T | None:
+        """What `read` makes of the file, or None if it is not there or damaged: a file that is none for `read`, by its
+        PageContentError, is removed. Of one directory."""
         if not self.life.touch(key):
             return None
         path = page_path(self._directories[0], key)
         try:
-            return read_pages(path, shape, dtype)
+            return read(path)
         except (OSError, PageContentError) as error:
             log.warning("page content %s is unusable and will be made again: %s", path, error)
             self._discard(key)
             return None
 
-    def write(self, key: str, content: Callable[[], PageContent]) -> None:
+    def write(self, key: str, content: Callable[[], Stored]) -> None:
         """Keep it if there is room; returns at once. `content` is called on the janitor's thread."""
         if self._janitor is None:
             return
@@ -139,7 +140,7 @@ class PageFiles:
             except OSError as error:
                 log.error("page content %s could not be deleted: %s", path, error)
 
-    def _write(self, key: str, content: Callable[[], PageContent]) -> None:
+    def _write(self, key: str, content: Callable[[], Stored]) -> None:
         try:
             if self.life.state(key) is not State.FORGOTTEN and self._keep_reserve() <= 0:
                 self._write_whole(key, content())
@@ -147,14 +148,14 @@ class PageFiles:
         finally:
             self.life.written(key)
 
-    def _write_whole(self, key: str, content: PageContent) -> None:
+    def _write_whole(self, key: str, content: Stored) -> None:
         directory = self._directories[0]
         directory.mkdir(parents=True, exist_ok=True)  # it may have been removed
         try:
             write_pages(page_path(directory, key), content)
         except OSError as error:
             if error.errno in FULL:
-                self.life.trim(2 * (content.keys.nbytes + content.values.nbytes))
+                self.life.trim(2 * stored_bytes(content))
             raise
 
     def _keep_reserve(self) -> int:
