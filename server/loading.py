@@ -29,6 +29,7 @@ from kb.store import Store
 from server.engine.dtype import choose_dtype
 from server.engine.paged.embedded import EmbeddedEngine
 from server.engine.paged.options import EngineOptions, PageBits
+from server.engine.pages.formats import clear_other_formats
 from server.engine.protocol import Engine
 from server.engine.vllm.arguments import VllmOptions
 from server.http.keys import KeyFileError, Keys
@@ -99,7 +100,10 @@ def _start_engine(
     settings: Settings, checkpoint: Checkpoint, prompt: PromptBuilder, phi: Phi | None, encoder_fingerprint: str
 ) -> Engine:
     if settings.engine == "embedded":
-        return EmbeddedEngine.start(checkpoint, prompt, engine_options(settings, checkpoint.config), phi)
+        options = engine_options(settings, checkpoint.config)
+        if settings.page_dir is not None and options.page_dir is not None:
+            clear_other_formats(settings.page_dir, options.page_dir)
+        return EmbeddedEngine.start(checkpoint, prompt, options, phi)
     from server.engine.vllm.engine import VllmEngine
 
     if checkpoint.config.attention != "full" and settings.attention != "full":

@@ -27,6 +27,7 @@ from server.service.completions import Completions
 from server.service.edits import Edits
 from server.service.embedding import Embedding, EncoderTokenizer
 from server.service.lanes import Lanes
+from server.service.page_making import PageMaking
 from server.service.pages import FactPages
 from server.service.prompts import Prompts
 from server.service.retrieval import Retrieval
@@ -80,6 +81,7 @@ class Context:
     metrics: Metrics
     lanes: Lanes
     pages: FactPages
+    page_making: PageMaking
     embedding: Embedding
     retrieval: Retrieval
     versions: Versions
@@ -113,6 +115,7 @@ class Context:
             metrics=metrics,
             lanes=lanes,
             pages=pages,
+            page_making=PageMaking(store, engine, pages, lanes),
             embedding=embedding,
             retrieval=retrieval,
             versions=versions,

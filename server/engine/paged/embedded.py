@@ -118,6 +118,17 @@ class EmbeddedEngine:
         self._owner.order(partial(self._worker.encode, fact, waiter, bulk=bulk))
         return future
 
+    def has_pages(self, key: str) -> bool:
+        """See the protocol."""
+        return self._files.life.is_made(key)
+
+    def has_room(self) -> bool:
+        """See the protocol. Without a disk half the memory is for such pages: the other half is for contexts."""
+        if self._options.page_dir is not None:
+            return self._files.has_room
+        stats = self.stats()
+        return stats.pages_free > stats.pages_total // 2
+
     async def run(self, function: Callable[[], T]) -> T:
         """See the protocol: on the engine's thread, which computes with every core; at most one in every step."""
         self._owner.require_alive()

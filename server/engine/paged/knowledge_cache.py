@@ -106,6 +106,8 @@ class KnowledgeCache:
             del pages[needed:]
             self._install(stored(), pages)
         self._publish(key, pages)
+        if encoding.bulk and key in self._entries and not self.life.is_read(key):
+            self._entries.move_to_end(key, last=False)  # nobody asked for it yet: it is the first to give way
         if self.life.state(key) is State.MADE:
             self._files.write(key, stored)
 

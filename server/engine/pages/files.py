@@ -9,7 +9,9 @@ import errno
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -24,13 +26,15 @@ from kan.knowledge.pages import (
     stored_bytes,
     write_pages,
 )
-from server.engine.pages.janitor import Janitor
+from server.engine.pages.janitor import MAX_WRITES, Janitor
 from server.engine.pages.life import PageLife, State
 from server.engine.pages.sharing import SharedDirectory
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+SWEEP_SECONDS = 60.0
+"""Between two searches for files that should not be there."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -44,14 +48,25 @@ class PageFiles:
         """Finds what earlier processes left. Raises OSError."""
         self._directories = tuple(directories)
         self._reserve = reserve_bytes
-        self._janitor = Janitor(self._keep_reserve) if self._directories else None
+        self._short = False
+        """Whether the disk had less than its reserve when it was last looked at."""
+        self._swept = time.monotonic()
+        self._janitor = Janitor(self._look) if self._directories else None
         self.life = PageLife(limit_bytes, self._order_removal)
         for directory in self._directories:
             directory.mkdir(parents=True, exist_ok=True)
         self._shared = [SharedDirectory(directory) for directory in self._directories]
         if self.alone():
-            self._remove_half_written()
+            self._remove_half_written(0.0)
         self._reconcile(None)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether what is written now will be kept, and soon written, without other content having to go. False
+        without directories."""
+        if self._janitor is None or self._short or self.life.full:
+            return False
+        return self._janitor.backlog < MAX_WRITES // 2
 
     def read(self, key: str, read: Callable[[Path], T]) -> T | None:
         """What `read` makes of the file, or None if it is not there or damaged: a file that is none for `read`, by its
@@ -112,10 +127,13 @@ class PageFiles:
         for shared in self._shared:
             shared.close()
 
-    def _remove_half_written(self) -> None:
+    def _remove_half_written(self, seconds: float) -> None:
+        """Those that nobody has written to for so long."""
         for directory in self._directories:
             for path in directory.glob(f"*{TEMPORARY_SUFFIX}"):
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime >= seconds:
+                        path.unlink()
 
     def _paths(self, key: str) -> list[Path]:
         return [page_path(directory, key) for directory in self._directories]
@@ -132,6 +150,19 @@ class PageFiles:
             self._janitor.remove(key, partial(self._unlink, key))
 
     # --- on the janitor's thread ---
+
+    def _look(self) -> None:
+        self._keep_reserve()
+        if time.monotonic() - self._swept >= SWEEP_SECONDS and self.alone():
+            self._swept = time.monotonic()
+            self._remove_half_written(SWEEP_SECONDS)
+            self._remove_orphans()
+
+    def _remove_orphans(self) -> None:
+        """Files that are in no book: what could not be deleted when it should have been."""
+        for key, _ in list(self._found()):
+            if self.life.state(key) is None:
+                self._unlink(key)
 
     def _unlink(self, key: str) -> None:
         for path in self._paths(key):
@@ -164,6 +195,7 @@ class PageFiles:
             short = self._reserve - min(shutil.disk_usage(directory).free for directory in self._directories)
         except FileNotFoundError:
             return 0
+        self._short = short > 0
         self.life.trim(short)
         return short
 

@@ -61,6 +61,21 @@ class PageLife:
         self._lock = threading.RLock()
         self._pages: OrderedDict[str, Page] = OrderedDict()
         self._stored = 0
+        self._latest = 0
+        """Bytes of what was stored last."""
+
+    def __len__(self) -> int:
+        """Facts whose pages are there, or on their way."""
+        return len(self._pages)
+
+    @property
+    def full(self) -> bool:
+        """Whether another one on disk would be at the cost of others."""
+        return self._stored + self._latest > self._limit
+
+    def is_made(self, key: str) -> bool:
+        """True if the pages are there, for a fact that wants them."""
+        return self.state(key) is State.MADE
 
     def state(self, key: str) -> State | None:
         """None: unknown."""
@@ -108,7 +123,7 @@ class PageLife:
         with self._lock:
             page = self._pages.setdefault(key, Page(State.FORGOTTEN))
             self._stored += size - (page.stored_bytes or 0)
-            page.stored_bytes = size
+            page.stored_bytes = self._latest = size
             self._pages.move_to_end(key)
             kept = self._made(key)
             self.trim(self._stored - self._limit, spare=key)
