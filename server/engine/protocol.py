@@ -155,7 +155,7 @@ class EngineStats:
     page_misses: int = 0
     """Facts that had to be read from disk or encoded again when mounted."""
     facts_with_pages: int = 0
-    """Facts whose pages are there, in memory or on disk, or on their way."""
+    """Facts whose pages are there, in memory or on disk."""
     facts_encoded: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
