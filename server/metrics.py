@@ -48,6 +48,7 @@ class Metrics:
             "edit_visible_seconds", "Edit request to durable and visible; small edits never wait for large ones", "size"
         )
         self.facts_mounted = self._counter("facts_mounted", "Facts mounted by requests")
+        self.facts_left_out = self._counter("facts_left_out", "Facts not mounted because their pages were not made yet")
         self.jobs_dropped = self._counter("jobs_dropped", "Jobs not begun when their client left, by lane", "lane")
         self.sweep_failures = self._counter("sweep_failures", "Removals of expired facts that failed")
         self.in_flight = Gauge("kalmagrove_http_requests_in_flight", "HTTP requests", registry=self.registry)

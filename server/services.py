@@ -107,7 +107,8 @@ class Context:
         embedding = Embedding(
             services.encoder, services.encoder_tokenizer, engine, lanes, requests, settings.key_weights
         )
-        retrieval = Retrieval(store, embedding, pages, lanes, metrics)
+        page_making = PageMaking(store, engine, pages, lanes)
+        retrieval = Retrieval(store, embedding, pages, page_making, lanes, metrics)
         prompts = Prompts(retrieval, services.prompt, engine.info, lanes, settings)
         return cls(
             settings=settings,
@@ -115,7 +116,7 @@ class Context:
             metrics=metrics,
             lanes=lanes,
             pages=pages,
-            page_making=PageMaking(store, engine, pages, lanes),
+            page_making=page_making,
             embedding=embedding,
             retrieval=retrieval,
             versions=versions,

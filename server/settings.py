@@ -117,6 +117,8 @@ class Settings(BaseSettings):
     max_embedding_inputs: int = Field(256, ge=1)
     top_k: int = Field(8, ge=0)
     """At most so many facts are mounted if a request does not say."""
+    cold_tokens: int = Field(512, ge=0)
+    """Tokens of facts without pages that a question may wait for; the least relevant beyond that are left out."""
     retrieval: SearchMethod = "hybrid"
     """How facts are found if a request does not say: by meaning, by words, or by both."""
     follow_up: bool = True

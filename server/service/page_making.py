@@ -1,6 +1,6 @@
 """Pages that nobody waits for yet: of facts that were imported or brought back, and of those that lost theirs.
 
-The newest come first. A fact that is mounted before its turn has its pages made then.
+What was asked for comes first, then the newest. A fact that is mounted before its turn has its pages made then.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from kb.publishing import Published
@@ -52,9 +52,15 @@ class PageMaking:
         """Every fact that has no pages, for the start: the newest before the others, but after what was wanted since.
         Blocks."""
         facts = sorted(self._store.snapshot.by_key.values(), key=lambda fact: fact.version)
-        missing = dict.fromkeys(fact.text for fact in facts if not self._engine.has_pages(self._pages.key(fact.text)))
+        missing = dict.fromkeys(fact.text for fact in facts if not self._pages.made(fact.text))
         with self._lock:
             self._wanted = missing | self._wanted
+
+    def want_first(self, texts: Sequence[str]) -> None:
+        """Somebody asked for these, the first most of all."""
+        with self._lock:
+            _remove(self._wanted, texts)
+            self._wanted.update(dict.fromkeys(reversed(texts)))
 
     async def keep_making(self) -> None:
         """Until cancelled. A failure is logged, and what failed is left to its first mount."""
@@ -89,8 +95,7 @@ class PageMaking:
                 self._engine.forget(gone)
 
     def _missing(self, texts: list[str]) -> list[FactTokens]:
-        keys = {text: self._pages.key(text) for text in texts if text in self._store.texts}
-        return [self._pages.tokens(text) for text, key in keys.items() if not self._engine.has_pages(key)]
+        return [self._pages.tokens(text) for text in texts if text in self._store.texts and not self._pages.made(text)]
 
 
 def _remove(wanted: dict[str, None], texts: Iterable[str]) -> None:

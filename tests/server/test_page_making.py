@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
+from kan.checkpoint.directory import Checkpoint
+from kb.encoder.minilm import MiniLMEncoder
 from server.engine.protocol import EngineUnavailable, FactTokens
 from server.service import page_making
-from tests.server.support import Service, until
+from tests.server.support import Service, build_services, running, until
 
 
 def many(count: int = 40) -> dict[str, str]:
@@ -133,3 +136,32 @@ async def test_a_start_wants_what_has_none(service: Service, held_back: Callable
     await asyncio.to_thread(making.want_missing)
     assert len(making) == 20, "the small edit's pages are there"
     assert not any("harbour" in text for text in making._wanted)
+
+
+COLD = {f"cafe-{i}": f"The cafe at stop {i} sells tea." for i in range(8)}
+EVERYTHING = {"top_k": 8, "min_score": -1, "max_gap": 4}
+
+
+@pytest.mark.parametrize("budget", [0, 100])
+async def test_a_question_waits_for_so_many_cold_tokens_at_most(
+    tmp_path: Path, tiny: Checkpoint, encoder: MiniLMEncoder, monkeypatch: pytest.MonkeyPatch, budget: int
+) -> None:
+    """What is left out is the least relevant, is named, and is made next."""
+    async with running(build_services(tmp_path, tiny, encoder), cold_tokens=budget) as service:
+        monkeypatch.setattr(service.engine, "has_room", lambda: False)
+        await service.put(**COLD)
+        fitting = budget // len(service.context.pages.tokens(COLD["cafe-0"]).tokens)
+        first = (await service.chat("Which cafe sells tea?", knowledge=EVERYTHING)).json()["knowledge"]
+        assert [len(first["facts"]), len(first["left_out"])] == [fitting, len(COLD) - fitting]
+        assert {one["id"] for one in (*first["facts"], *first["left_out"])} == set(COLD)
+        next_made = list(service.context.page_making._wanted)[::-1][: len(first["left_out"])]
+        assert next_made == [COLD[one["id"]] for one in first["left_out"]]
+        assert service.engine.stats().facts_encoded == fitting
+        assert f"kalmagrove_facts_left_out_total {len(COLD) - fitting}.0" in (await service.http.get("/metrics")).text
+        monkeypatch.setattr(service.engine, "has_room", lambda: True)
+        await until(lambda: service.context.page_making.share == 1.0)
+        second = (await service.chat("Which cafe sells tea?", knowledge=EVERYTHING)).json()["knowledge"]
+        assert len(second["facts"]) == len(COLD)
+        assert "left_out" not in second
+        found = (await service.http.post("/admin/kb/search", json={"query": "tea", "min_score": -1})).json()
+        assert len(found["hits"]) > 0
