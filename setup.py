@@ -7,7 +7,7 @@ setup(
         Extension(
             "kan.kernels._native",  # not a Python module but a library for ctypes (kan/kernels/native.py)
             sources=["kan/kernels/c/attention.c", "kan/kernels/c/linear.c", "kan/kernels/c/pointwise.c"],
-            depends=["kan/kernels/c/vectors.h", "kan/kernels/c/tiles.h"],
+            depends=["kan/kernels/c/vectors.h", "kan/kernels/c/tiles.h", "kan/kernels/c/blocks.h"],
             extra_compile_args=["-std=gnu11", "-O3", "-fopenmp", "-Wall", "-Wextra"],
             extra_link_args=["-fopenmp"],
             libraries=["m"],

@@ -19,9 +19,9 @@ PAGE_SIZE = 16
 """Tokens per page."""
 
 
-def pages_for(tokens: int) -> int:
+def pages_for(tokens: int, per_page: int = PAGE_SIZE) -> int:
     """How many pages so many tokens take."""
-    return -(-tokens // PAGE_SIZE)
+    return -(-tokens // per_page)
 
 
 def slot_of(pages: Sequence[int], place: int) -> int:
@@ -33,30 +33,42 @@ def slot_of(pages: Sequence[int], place: int) -> int:
 class Prefix:
     """Shared, published pages in front of a sequence's own: preamble, then facts. Every part begins a page.
 
-    pages     of all parts, one after the other
-    lengths   tokens of each part; the rest of its last page is padding
-    phi       [layers, H, parts] in q·k units (Eq. 1 divides by √d), 0 for the preamble; None for no bias
+    pages      of all parts, one after the other
+    lengths    tokens of each part; the rest of its last page is padding
+    phi        [layers, H, parts] in q·k units (Eq. 1 divides by √d), 0 for the preamble; None for no bias
+    per_page   tokens that a page of each part takes: PAGE_SIZE, or a multiple of it if its pages are small
+               (`kan/kernels/small_pages.py`); empty: PAGE_SIZE for all
     """
 
     pages: tuple[int, ...] = ()
     lengths: tuple[int, ...] = ()
     phi: Tensor | None = None
+    per_page: tuple[int, ...] = ()
 
     @property
     def columns(self) -> int:
         """Tokens and padding."""
-        return len(self.pages) * PAGE_SIZE
+        return len(self.table) * PAGE_SIZE
 
     @cached_property
     def table(self) -> NDArray[np.int64]:
-        """[pages, 3]: of every page its number, how many tokens it holds, and which part they belong to."""
-        rows = [
-            (part, min(PAGE_SIZE, length - start))
-            for part, length in enumerate(self.lengths)
-            for start in range(0, length, PAGE_SIZE)
-        ]
-        filled = [(page, tokens, part) for page, (part, tokens) in zip(self.pages, rows, strict=True)]
-        return np.array(filled, np.int64).reshape(-1, 3)
+        """[blocks, 4]: PAGE_SIZE tokens make a block. Of each its number (page · blocks in a page of its kind + place
+        in the page), how many tokens it holds, which part they belong to, and 1 if its page is small."""
+        rows: list[tuple[int, int, int, int]] = []
+        pages = iter(self.pages)
+        for part, length in enumerate(self.lengths):
+            per_page = self.per_page[part] if self.per_page else PAGE_SIZE
+            blocks = per_page // PAGE_SIZE
+            for start in range(0, length, per_page):
+                first = next(pages) * blocks
+                filled = range(start, min(start + per_page, length), PAGE_SIZE)
+                rows += [
+                    (first + block, min(PAGE_SIZE, length - token), part, int(blocks > 1))
+                    for block, token in enumerate(filled)
+                ]
+        if next(pages, None) is not None:
+            raise ValueError("a prefix has more pages than its parts fill")
+        return np.array(rows, np.int64).reshape(-1, 4)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ class Published:
     deleted: int
     gone_texts: tuple[str, ...]
     """Texts that no fact holds any more."""
+    set_texts: tuple[str, ...]
+    """Texts of the facts that were inserted or changed."""
 
     @property
     def version(self) -> int:

@@ -54,6 +54,11 @@ class Transition:
     added: tuple[Fact, ...]
     """Facts inserted or replacing."""
 
+    @property
+    def added_texts(self) -> tuple[str, ...]:
+        """What those say."""
+        return tuple(fact.text for fact in self.added)
+
 
 def successor(snapshot: Snapshot, batch: Batch, vectors: Mapping[str, Vectors]) -> Transition:
     """The snapshot after `batch`; `vectors` holds the vector of every text that it upserts."""
@@ -109,13 +114,17 @@ def _content(fact: Fact) -> tuple[str, bytes, float | None]:
 
 
 class TextCounts:
-    """How many facts hold each text. Used by the one writer only."""
+    """How many facts hold each text. Followed by the one writer only; anybody may look."""
 
     def __init__(self, facts: Iterable[Fact]) -> None:
         self._counts = Counter(fact.text for fact in facts)
 
     def __contains__(self, text: str) -> bool:
         return text in self._counts
+
+    def __len__(self) -> int:
+        """Distinct texts."""
+        return len(self._counts)
 
     def follow(self, transition: Transition) -> tuple[str, ...]:
         """Counts anew after a transition; gives the texts that no fact holds any more."""

@@ -120,7 +120,7 @@ class Store:
         self._marker = marker
         self._cache = cache
         self._history = History(log)
-        self._texts = TextCounts(snapshot.by_key.values())
+        self.texts = TextCounts(snapshot.by_key.values())  # for others to look at
         self._subscribers = Subscribers()
         self._resources = resources
         self._writer = threading.Lock()
@@ -209,10 +209,9 @@ class Store:
         """How version `after` differs from version `before`, which may be the newer one; `start`: (namespace, id) to
         continue after. Raises UnknownVersion."""
         self._require_open()
-        newest = self.snapshot.version
         for version in (before, after):
-            if not 0 <= version <= newest:
-                raise UnknownVersion(version, newest)
+            if not 0 <= version <= self.snapshot.version:
+                raise UnknownVersion(version, self.snapshot.version)
         return differences(self._log, before, after, limit, start)
 
     def _commit(self, kind: str, changes: Sequence[Change], vectors: Mapping[str, Vectors]) -> Commit:
@@ -231,7 +230,7 @@ class Store:
             [Entry.of(change) for change in changes],
         )
         transition = successor(self.snapshot, batch, vectors)
-        new = {text: vectors[text] for text in _texts(changes) if text not in self._texts}
+        new = {text: vectors[text] for text in _texts(changes) if text not in self.texts}
         self._unsettled = True
         try:
             self._log.append(batch, self._cache.rows(new))
@@ -256,9 +255,10 @@ class Store:
         self._head = Head(batch.version, batch.chain)
         self.snapshot = transition.snapshot
         self._unsettled = False
-        gone = self._texts.follow(transition)
+        gone = self.texts.follow(transition)
         self._compactor.notify()
-        self._subscribers.tell(Published(transition.snapshot, batch.kind, batch.upserted, batch.deleted, gone))
+        counts = (batch.upserted, batch.deleted)
+        self._subscribers.tell(Published(transition.snapshot, batch.kind, *counts, gone, transition.added_texts))
         return Commit(batch.version, batch.upserted, batch.deleted)
 
     def _settle(self) -> None:

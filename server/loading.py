@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -27,7 +28,8 @@ from kb.facts import KnowledgeError, Limits
 from kb.store import Store
 from server.engine.dtype import choose_dtype
 from server.engine.paged.embedded import EmbeddedEngine
-from server.engine.paged.options import EngineOptions
+from server.engine.paged.options import EngineOptions, PageBits
+from server.engine.pages.formats import clear_other_formats
 from server.engine.protocol import Engine
 from server.engine.vllm.arguments import VllmOptions
 from server.http.keys import KeyFileError, Keys
@@ -98,7 +100,10 @@ def _start_engine(
     settings: Settings, checkpoint: Checkpoint, prompt: PromptBuilder, phi: Phi | None, encoder_fingerprint: str
 ) -> Engine:
     if settings.engine == "embedded":
-        return EmbeddedEngine.start(checkpoint, prompt, engine_options(settings, checkpoint.config), phi)
+        options = engine_options(settings, checkpoint.config)
+        if settings.page_dir is not None and options.page_dir is not None:
+            clear_other_formats(settings.page_dir, options.page_dir)
+        return EmbeddedEngine.start(checkpoint, prompt, options, phi)
     from server.engine.vllm.engine import VllmEngine
 
     if checkpoint.config.attention != "full" and settings.attention != "full":
@@ -132,8 +137,8 @@ def engine_options(settings: Settings, config: KANConfig) -> EngineOptions:
         attention=settings.attention,
         attention_blocks=settings.attention_blocks,
         attention_threshold=settings.attention_threshold,
-        # By number format, as the vllm engine does: both can use what the other one encoded.
-        page_dir=settings.page_dir and settings.page_dir / str(dtype).removeprefix("torch."),
+        page_bits=settings.page_bits,
+        page_dir=settings.page_dir and settings.page_dir / _number_format(dtype, settings.page_bits),
         disk_bytes=_disk_bytes(settings),
         disk_reserve_bytes=settings.disk_reserve_mib << 20,
         max_running=settings.max_running,
@@ -141,8 +146,14 @@ def engine_options(settings: Settings, config: KANConfig) -> EngineOptions:
         step_tokens=settings.step_tokens,
         busy_step_tokens=max(EngineOptions().busy_step_tokens, 2 * settings.max_running),
     )
-    bytes_per_page = page_bytes(options.configured(config), dtype)
+    bytes_per_page = page_bytes(options.configured(config), dtype, small=settings.page_bits == 8)
     return replace(options, pages=max(1, int(settings.cache_gib * GIB / bytes_per_page)))
+
+
+def _number_format(dtype: torch.dtype, page_bits: PageBits) -> str:
+    """The name of the directory, as of the vllm engine's: either engine can use what the other one encoded."""
+    name = str(dtype).removeprefix("torch.")
+    return f"{name}-8bit" if page_bits == 8 else name
 
 
 def _disk_bytes(settings: Settings) -> int:

@@ -48,6 +48,7 @@ class Metrics:
             "edit_visible_seconds", "Edit request to durable and visible; small edits never wait for large ones", "size"
         )
         self.facts_mounted = self._counter("facts_mounted", "Facts mounted by requests")
+        self.facts_left_out = self._counter("facts_left_out", "Facts not mounted because their pages were not made yet")
         self.jobs_dropped = self._counter("jobs_dropped", "Jobs not begun when their client left, by lane", "lane")
         self.sweep_failures = self._counter("sweep_failures", "Removals of expired facts that failed")
         self.in_flight = Gauge("kalmagrove_http_requests_in_flight", "HTTP requests", registry=self.registry)
@@ -87,6 +88,7 @@ class _Engine(Collector):
         yield _gauge("pages_capacity", "KV pages in all", stats.pages_total)
         yield _counter("page_hits", "Mounted facts found in memory", stats.page_hits)
         yield _counter("page_misses", "Mounted facts read from disk or encoded again", stats.page_misses)
+        yield _gauge("facts_with_pages", "Facts whose pages are in memory or on disk", stats.facts_with_pages)
         yield _counter("facts_encoded", "Facts run through the model", stats.facts_encoded)
         yield _counter("prompt_tokens", "Prompt tokens computed", stats.prompt_tokens)
         yield _counter("generated_tokens", "Tokens generated", stats.generated_tokens)
@@ -104,6 +106,7 @@ class _Knowledge(Collector):
         snapshot = self._store.snapshot
         yield _gauge("kb_version", "Published version of the knowledge", snapshot.version)
         yield _gauge("kb_facts", "Facts held", snapshot.count())
+        yield _gauge("kb_texts", "Distinct texts of facts, each of which has pages once", len(self._store.texts))
         yield _gauge("kb_tombstones", "Deleted rows that the index still holds", snapshot.tombstones)
         yield _gauge("kb_segments", "Immutable segments of the index", snapshot.segments)
         yield _counter("kb_merges", "Background merges of index segments", self._store.merges)

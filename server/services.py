@@ -28,6 +28,7 @@ from server.service.edits import Edits
 from server.service.embedding import Embedding, EncoderTokenizer
 from server.service.grammars import GrammarCompiler
 from server.service.lanes import Lanes
+from server.service.page_making import PageMaking
 from server.service.pages import FactPages
 from server.service.prompts import Prompts
 from server.service.retrieval import Retrieval
@@ -81,6 +82,7 @@ class Context:
     metrics: Metrics
     lanes: Lanes
     pages: FactPages
+    page_making: PageMaking
     embedding: Embedding
     retrieval: Retrieval
     versions: Versions
@@ -107,7 +109,8 @@ class Context:
         embedding = Embedding(
             services.encoder, services.encoder_tokenizer, engine, lanes, requests, settings.key_weights
         )
-        retrieval = Retrieval(store, embedding, pages, lanes, metrics)
+        page_making = PageMaking(store, engine, pages, lanes)
+        retrieval = Retrieval(store, embedding, pages, page_making, lanes, metrics)
         prompts = Prompts(retrieval, services.prompt, engine.info, lanes, settings)
         reads = _admission("reads", READS_AT_ONCE, MAX_WAITING_READS, settings, shared)
         return cls(
@@ -116,6 +119,7 @@ class Context:
             metrics=metrics,
             lanes=lanes,
             pages=pages,
+            page_making=page_making,
             embedding=embedding,
             retrieval=retrieval,
             versions=versions,

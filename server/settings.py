@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kb.facts import SearchMethod
@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     """Of √n attention: how many blocks a row chooses; none: as the model says."""
     attention_threshold: int | None = Field(None, ge=0)
     """Of √n attention: tokens of a context whose rows see everything; none: as the model says."""
+    page_bits: Annotated[Literal[8, 16], BeforeValidator(int)] = 16
+    """Of the numbers in facts' pages, in memory and on disk: 8, or 16 for the model's own (`dtype`)."""
     cache_gib: float = Field(1.0, gt=0)
     """Memory for KV pages."""
     page_cache_disk_gib: float = Field(4.0, ge=0)
@@ -124,6 +126,8 @@ class Settings(BaseSettings):
     """Of a chat completion whose request does not say."""
     top_k: int = Field(8, ge=0)
     """At most so many facts are mounted if a request does not say."""
+    cold_tokens: int = Field(512, ge=0)
+    """Tokens of facts without pages that a question may wait for; the least relevant beyond that are left out."""
     retrieval: SearchMethod = "hybrid"
     """How facts are found if a request does not say: by meaning, by words, or by both."""
     follow_up: bool = True
@@ -172,6 +176,8 @@ class Settings(BaseSettings):
             raise ValueError("page_cache_disk_gib: the vllm engine needs disk, its facts come from there")
         if self.engine == "vllm" and self.attention == "sqrt":
             raise ValueError("attention: the vllm engine computes full attention only, not sqrt")
+        if self.engine == "vllm" and self.page_bits != 16:
+            raise ValueError("page_bits: the vllm engine keeps facts in vLLM's own KV cache, in the model's numbers")
         if self.vllm_args and self.engine != "vllm":
             raise ValueError("vllm_args: only the vllm engine takes them")
         if self.top_k > self.max_facts_per_request:

@@ -23,7 +23,7 @@ async def import_demo(context: Context, console: Console) -> None:
         return
     changes = demo_facts(store.limits)
     with Progress(console=console, transient=True) as bar:
-        for start in bar.track(range(0, len(changes), BATCH_FACTS), description="Encoding the demo's facts"):
+        for start in bar.track(range(0, len(changes), BATCH_FACTS), description="Reading the demo's facts"):
             await context.edits.apply("demo", changes[start : start + BATCH_FACTS])
 
 
@@ -44,3 +44,4 @@ async def warm_up(context: Context) -> None:
         pass
     services.engine.forget([fact.key])  # reconciling leaves everything while another server shares the page files
     await asyncio.to_thread(context.pages.reconcile)
+    await asyncio.to_thread(context.page_making.want_missing)

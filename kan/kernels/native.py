@@ -23,9 +23,10 @@ from kan.config import KANConfig
 from kan.kernels.native_attention import NativeAttention
 from kan.kernels.operations import Cache, Product
 from kan.kernels.paged_cache import PagedCache
+from kan.kernels.small_pages import CacheLayer
 from kan.patterns import causal
 
-ABI = 3
+ABI = 4
 """KG_ABI of c/vectors.h. A library built from other sources is refused."""
 MAX_HEAD_DIM = 256
 BLOCK_OUTPUTS = 32
@@ -53,7 +54,7 @@ class NativeKernels:
         # The longer functions let other Python threads run meanwhile. The shortest do not: to get the interpreter's
         # lock back could take many times as long as they do.
         long, short = ctypes.CDLL(path), ctypes.PyDLL(path)
-        self._attention = _function(long.kg_attention, [c_void_p] * 7 + [c_int64] * 6)
+        self._attention = _function(long.kg_attention, [c_void_p] * 9 + [c_int64] * 6)
         self._swiglu = _function(long.kg_swiglu, [c_void_p, c_int64, c_int64, c_void_p])
         self._linear = _function(long.kg_linear, [c_void_p] * 4 + [c_int64] * 3 + [c_void_p])
         self._pack_linear = _function(long.kg_pack_linear, [c_void_p, c_int64, c_int64, c_void_p])
@@ -64,21 +65,23 @@ class NativeKernels:
         return PagedCache(config, causal, pages, dtype, partial(NativeAttention, self))
 
     def attention(
-        self, q: Tensor, kv: Tensor, sequences: Tensor, table: Tensor, phi: Tensor | None, mass: Tensor
+        self, q: Tensor, cache: CacheLayer, sequences: Tensor, table: Tensor, phi: Tensor | None, mass: Tensor
     ) -> Tensor:
-        """q [R, H, d], the cache's layer [2, H_kv, pages, PAGE_SIZE, d] -> [R, H, d].
+        """q [R, H, d] -> [R, H, d].
 
-        sequences [S, 6] and table [P, 3] int64 as `Sequence` and `Page` of c/attention.c; phi [H, parts] float32 or
+        sequences [S, 6] and table [B, 4] int64 as `Sequence` and `Block` of c/attention.c; phi [H, parts] float32 or
         None; mass [parts] float32, added to. IndexError for a page outside the cache.
         """
         rows, heads, d = q.shape
-        kv_heads, cache_pages, parts = kv.shape[1], kv.shape[2], len(mass)
+        kv_heads, cache_pages, parts = cache.kv.shape[1], cache.kv.shape[2], len(mass)
         out = torch.empty_like(q)
         failure = self._attention(
             _address(q, torch.bfloat16, (rows, heads, d)),
-            _address(kv, torch.bfloat16, (2, kv_heads, cache_pages, PAGE_SIZE, d)),
+            _address(cache.kv, torch.bfloat16, (2, kv_heads, cache_pages, PAGE_SIZE, d)),
+            _address(cache.key_scales, torch.bfloat16, (kv_heads, cache_pages, d)),
+            _address(cache.value_scales, torch.bfloat16, (kv_heads, cache_pages, 2 * PAGE_SIZE)),
             _address(sequences, torch.int64, (len(sequences), 6)),
-            _address(table, torch.int64, (len(table), 3)),
+            _address(table, torch.int64, (len(table), 4)),
             None if phi is None else _address(phi, torch.float32, (heads, parts)),
             _address(mass, torch.float32, (parts,)),
             out.data_ptr(),

@@ -51,6 +51,10 @@ class Cache(Protocol):
         """Fill pages with keys and values [layers, tokens, H_kv, d]."""
         ...
 
+    def write_small(self, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
+        """The same in 8 bits: `kan/kernels/small_pages.py` says how, and how many tokens such a page takes."""
+        ...
+
     def attention(self, sequences: Sequence[SequenceRows]) -> PagedAttention:
         """For a step whose rows are those of `sequences`, one after the other.
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from kan.attention import PAGE_SIZE, SequenceRows
 from kan.config import KANConfig
 from kan.kernels.operations import PagedAttention
+from kan.kernels.small_pages import CacheLayer, write_small
 from kan.patterns import Pattern
 from kan.rope import rotate
 
-MakeAttention = Callable[[Sequence[Tensor], Pattern, Sequence[SequenceRows]], PagedAttention]
+MakeAttention = Callable[[Sequence[CacheLayer], Pattern, Sequence[SequenceRows]], PagedAttention]
 """From the cache's layers, who sees whom, and the rows of a step."""
 
 
@@ -34,7 +35,7 @@ class PagedCache:
         # Zeroed: a masked column has weight 0, and 0 · NaN from stale memory would still be NaN.
         bytes_per_layer = math.prod(shape) * dtype.itemsize
         self._layers = [
-            torch.from_numpy(np.zeros(bytes_per_layer, np.uint8)).view(dtype).view(shape)
+            CacheLayer.of(torch.from_numpy(np.zeros(bytes_per_layer, np.uint8)).view(dtype).view(shape))
             for _ in range(config.num_layers)
         ]
         self._pattern = pattern
@@ -43,8 +44,11 @@ class PagedCache:
     def write(self, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
         offsets = torch.arange(keys.shape[1])
         slots = torch.tensor(pages)[offsets // PAGE_SIZE] * PAGE_SIZE + offsets % PAGE_SIZE
-        for kv, layer_keys, layer_values in zip(self._layers, keys, values, strict=True):
-            _store(kv, slots, layer_keys, layer_values)
+        for layer, layer_keys, layer_values in zip(self._layers, keys, values, strict=True):
+            _store(layer.kv, slots, layer_keys, layer_values)
+
+    def write_small(self, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
+        write_small(self._layers, pages, keys, values)
 
     def attention(self, sequences: Sequence[SequenceRows]) -> PagedAttention:
         return self._make_attention(self._layers, self._pattern, sequences)

@@ -8,47 +8,50 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kan.attention import SequenceRows, pages_for, slot_of
+from kan.attention import PAGE_SIZE, Prefix, SequenceRows, pages_for, slot_of
 from kan.kernels.paged_cache import rotate_and_store, slots_of
+from kan.kernels.small_pages import CacheLayer
 from kan.patterns import Pattern, SqrtBlocks
 
 
 class ReferenceAttention:
     """`PagedAttention` by the formula."""
 
-    def __init__(self, layers: Sequence[Tensor], pattern: Pattern, sequences: Sequence[SequenceRows]) -> None:
+    def __init__(self, layers: Sequence[CacheLayer], pattern: Pattern, sequences: Sequence[SequenceRows]) -> None:
         self._layers = layers
         self._pattern = pattern
         self._sequences = sequences
         self.masses = [torch.zeros(len(one.prefix.lengths), dtype=torch.float64) for one in sequences]
 
     def __call__(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        kv = self._layers[layer]
-        queries = rotate_and_store(qkv, cos, sin, slots_of(self._sequences), kv)
+        cache = self._layers[layer]
+        queries = rotate_and_store(qkv, cos, sin, slots_of(self._sequences), cache.kv)
         split = torch.split(queries.double(), [one.count for one in self._sequences])
         each = zip(split, self._sequences, self.masses, strict=True)
-        return torch.cat([self._attend(layer, q, kv, one, mass) for q, one, mass in each]).to(qkv.dtype)
+        return torch.cat([self._attend(layer, q, cache, one, mass) for q, one, mass in each]).to(qkv.dtype)
 
-    def _attend(self, layer: int, q: Tensor, kv: Tensor, sequence: SequenceRows, mass: Tensor) -> Tensor:
+    def _attend(self, layer: int, q: Tensor, cache: CacheLayer, sequence: SequenceRows, mass: Tensor) -> Tensor:
         """q [n, H, d] -> [n, H·d]"""
         n, heads, d = q.shape
-        sharing = heads // kv.shape[1]
-        mounted = _mounted(sequence)
+        sharing = heads // cache.kv.shape[1]
+        mounted, owners = _mounted(cache, sequence.prefix)
+        slots = [slot_of(sequence.pages, key) for key in range(sequence.computed + n)]
+        whole = cache.kv.flatten(2, 3).double()
         out = torch.empty(n, heads, d, dtype=torch.float64)
         for h in range(heads):
-            keys, values = kv[:, h // sharing].flatten(1, 2).double()
+            keys, values = whole[:, h // sharing]
+            known_keys, known_values = mounted[:, :, h // sharing]
             group = slice(h - h % sharing, h - h % sharing + sharing)
-            bias = [0.0 if sequence.prefix.phi is None else float(sequence.prefix.phi[layer, h, p]) for _, p in mounted]
+            bias = [0.0 if sequence.prefix.phi is None else float(sequence.prefix.phi[layer, h, p]) for p in owners]
             for row in range(n):
                 place = sequence.computed + row
-                context = [slot_of(sequence.pages, key) for key in range(sequence.computed + n)]
-                context = [context[key] for key in seen(self._pattern, place, q[row, group], keys[context])]
-                columns = [slot for slot, _ in mounted] + context
+                context = [slots[key] for key in seen(self._pattern, place, q[row, group], keys[slots])]
                 phi = torch.tensor(bias + [0.0] * len(context), dtype=torch.float64)
-                weights = torch.softmax((keys[columns] @ q[row, h] + phi) / math.sqrt(d), dim=0)
-                out[row, h] = weights @ values[columns]
+                products = torch.cat((known_keys, keys[context])) @ q[row, h]
+                weights = torch.softmax((products + phi) / math.sqrt(d), dim=0)
+                out[row, h] = weights @ torch.cat((known_values, values[context]))
                 if row == n - 1:
-                    for weight, (_, part) in zip(weights, mounted, strict=False):
+                    for weight, part in zip(weights, owners, strict=False):
                         mass[part] += weight
         return out.view(n, heads * d)
 
@@ -76,12 +79,33 @@ def _seen_in_blocks(pattern: SqrtBlocks, place: int, queries: Tensor, keys: Tens
     return [key for b in sorted({0, *chosen, own - 1, own}) for key in range(b * size, (b + 1) * size) if key <= place]
 
 
-def _mounted(sequence: SequenceRows) -> list[tuple[int, int]]:
-    """Slot and part of every mounted token."""
-    found: list[tuple[int, int]] = []
-    first = 0
-    for part, length in enumerate(sequence.prefix.lengths):
-        pages = sequence.prefix.pages[first : first + pages_for(length)]
-        found += [(slot_of(pages, token), part) for token in range(length)]
-        first += len(pages)
-    return found
+def _mounted(cache: CacheLayer, prefix: Prefix) -> tuple[Tensor, list[int]]:
+    """Keys and values [2, tokens, H_kv, d] of all mounted tokens, and their parts."""
+    _, heads, _, _, d = cache.kv.shape
+    found: list[Tensor] = []
+    owners: list[int] = []
+    pages = iter(prefix.pages)
+    for part, length in enumerate(prefix.lengths):
+        per_page = prefix.per_page[part] if prefix.per_page else PAGE_SIZE
+        own = [next(pages) for _ in range(pages_for(length, per_page))]
+        token = _plain_token if per_page == PAGE_SIZE else _small_token
+        found += [token(cache, own[place // per_page], place % per_page) for place in range(length)]
+        owners += [part] * length
+    return torch.stack(found, dim=1) if found else torch.empty(2, 0, heads, d, dtype=torch.float64), owners
+
+
+def _plain_token(cache: CacheLayer, page: int, place: int) -> Tensor:
+    """[2, H_kv, d]"""
+    return cache.kv[:, :, page, place].double()
+
+
+def _small_token(cache: CacheLayer, page: int, place: int) -> Tensor:
+    """[2, H_kv, d], as `kan/kernels/small_pages.py` lays them out."""
+    d = cache.kv.shape[-1]
+    numbers = cache.kv.view(torch.int8)[:, :, page].flatten(2).double()
+    first, token = place // PAGE_SIZE * PAGE_SIZE * d, place % PAGE_SIZE
+    of_key = [first + (channel // 2 * PAGE_SIZE + token) * 2 + channel % 2 for channel in range(d)]
+    of_value = [first + (token // 2 * d + channel) * 2 + token % 2 for channel in range(d)]
+    keys = numbers[0][:, of_key] * cache.key_scales[:, page].double()
+    values = numbers[1][:, of_value] * cache.value_scales[:, page, place, None].double()
+    return torch.stack((keys, values))

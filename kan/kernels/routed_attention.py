@@ -18,6 +18,7 @@ from kan.kernels.block_means import BlockMeans
 from kan.kernels.paged_cache import exact_type, rotate_and_store, slots_of
 from kan.kernels.routed_prompt import RoutedPrompt
 from kan.kernels.routed_rows import RoutedRows
+from kan.kernels.small_pages import CacheLayer
 from kan.kernels.torch_attention import Parts, Piece, SeenRows, Span, bundles, in_pieces
 from kan.patterns import Pattern, SqrtBlocks, causal
 
@@ -29,14 +30,14 @@ class RoutedAttention:
     """`PagedAttention` of a step, in pieces: rows that see everything, single rows, and tiles of prompts."""
 
     def __init__(
-        self, means: BlockMeans, layers: Sequence[Tensor], pattern: Pattern, sequences: Sequence[SequenceRows]
+        self, means: BlockMeans, layers: Sequence[CacheLayer], pattern: Pattern, sequences: Sequence[SequenceRows]
     ) -> None:
         assert isinstance(pattern, SqrtBlocks), "means of blocks are kept for no other pattern"
         self._means = means
         self._layers = layers
         self._slots = slots_of(sequences)
         self._completed = means.completed(sequences)
-        parts = Parts(sequences, exact_type(layers[0].dtype))
+        parts = Parts(sequences, exact_type(layers[0].kv.dtype))
         self.masses = parts.masses
         spans = [
             span
@@ -46,10 +47,10 @@ class RoutedAttention:
         self.pieces = list(_pieces(spans, pattern, parts, means))
 
     def __call__(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        kv = self._layers[layer]
-        queries = rotate_and_store(qkv, cos, sin, self._slots, kv)
-        self._means.refresh(layer, kv, self._completed)
-        return in_pieces(self.pieces, layer, queries, kv)
+        cache = self._layers[layer]
+        queries = rotate_and_store(qkv, cos, sin, self._slots, cache.kv)
+        self._means.refresh(layer, cache.kv, self._completed)
+        return in_pieces(self.pieces, layer, queries, cache)
 
 
 def _spans(one: SequenceRows, first_part: int, pattern: SqrtBlocks) -> Iterator[Span]:

@@ -16,6 +16,7 @@ from kan.attention import PAGE_SIZE
 from kan.kernels.block_means import BlockMeans
 from kan.kernels.chosen_blocks import attend_chosen, normalised
 from kan.kernels.routing import Blocks, choose, summed_queries
+from kan.kernels.small_pages import CacheLayer
 from kan.kernels.torch_attention import Parts, Span, group_of, scores_and_values
 from kan.patterns import SqrtBlocks, causal
 
@@ -42,14 +43,14 @@ class RoutedPrompt:
     def rows(self) -> int:
         return len(self._mask)
 
-    def __call__(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
+    def __call__(self, layer: int, q: Tensor, cache: CacheLayer) -> Tensor:
         """What is always seen and every chosen block are attended to apart; then each is weighed by its share."""
         n, heads, d = q.shape
-        kv_heads = kv.shape[1]
-        near, near_sums, last_scores = self._attend_near(layer, q, kv)
+        kv_heads = cache.kv.shape[1]
+        near, near_sums, last_scores = self._attend_near(layer, q, cache)
         means = self._means.of(layer, self._level, self._between[:, -1])
         choice = choose(summed_queries(q, means), means, self._mask, self._chosen)
-        far, far_sums, index = attend_chosen(_by_kv_head(q, kv_heads), kv, self._between, choice)
+        far, far_sums, index = attend_chosen(_by_kv_head(q, kv_heads), cache.kv, self._between, choice)
         sums = torch.cat((near_sums.reshape(-1, 1), far_sums[index]), dim=1)
         total = sums.logsumexp(dim=1, keepdim=True)
         shares = sums.sub_(total).exp_()
@@ -59,12 +60,12 @@ class RoutedPrompt:
             self._tell(last_scores, total.reshape(kv_heads, n, -1)[:, -1])
         return out.reshape(kv_heads, n, -1, d).transpose(0, 1).reshape(n, heads * d).to(q.dtype)
 
-    def _attend_near(self, layer: int, q: Tensor, kv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _attend_near(self, layer: int, q: Tensor, cache: CacheLayer) -> tuple[Tensor, Tensor, Tensor]:
         """Results [H_kv, n, H / H_kv, d], log sums [H_kv, n, H / H_kv], and the last row's scores [H_kv, H / H_kv, …]
         of mounted columns."""
         outs, sums = [], []
         for group, rows in zip(self._near, torch.split(q, [group.mask.shape[1] for group in self._near]), strict=True):
-            scores, values = scores_and_values(rows.unsqueeze(0), kv, group, layer)
+            scores, values = scores_and_values(rows.unsqueeze(0), cache, group, layer)
             weights, log_sums = normalised(scores.squeeze(1))
             kv_heads, sharing, n, columns = weights.shape
             out = torch.bmm(weights.reshape(kv_heads, sharing * n, columns).to(values.dtype), values)

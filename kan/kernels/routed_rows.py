@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from kan.attention import PAGE_SIZE
 from kan.kernels.block_means import BlockMeans
 from kan.kernels.routing import Blocks, choose, summed_queries
+from kan.kernels.small_pages import CacheLayer
 from kan.kernels.torch_attention import Parts, Span, attend, group_of
 from kan.patterns import SqrtBlocks, causal
 
@@ -42,9 +43,9 @@ class RoutedRows:
     def rows(self) -> int:
         return len(self._between)
 
-    def __call__(self, layer: int, q: Tensor, kv: Tensor) -> Tensor:
-        group = replace(self._group, pages=self._pages(layer, q, kv.shape[1]))
-        out, last = attend(q.unsqueeze(1), kv, group, layer)
+    def __call__(self, layer: int, q: Tensor, cache: CacheLayer) -> Tensor:
+        group = replace(self._group, pages=self._pages(layer, q, cache.kv.shape[1]))
+        out, last = attend(q.unsqueeze(1), cache, group, layer)
         if self._told:
             self._parts.add(group.parts, last)
         return out.reshape(len(q), -1)

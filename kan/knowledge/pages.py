@@ -1,4 +1,4 @@
-"""What a knowledge page holds, and its form on disk: the K and V of one fact, before RoPE.
+"""What a knowledge page holds, and its form on disk: the K and V of one fact, before RoPE, whole or in 8 bits.
 
 Keys are kept before rotation so that any engine can place the fact where its own layout wants it.
 """
@@ -8,21 +8,40 @@ from __future__ import annotations
 import os
 import tempfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from kan.quantization import SCALE_TYPE, dequantize, quantize
+
 CHECKSUM = "crc32"
+FORMAT = "format"
+VERSION = "2"
+"""Of files. Those of another version are refused, and so made again."""
 SUFFIX = ".pages"
 TEMPORARY_SUFFIX = ".tmp"
 
 
 class PageContentError(Exception):
     """A file that is not the page content it should be."""
+
+
+class Stored(Protocol):
+    """Page content in the form in which it is kept."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """By their names in a file."""
+        ...
+
+    def content(self, dtype: torch.dtype) -> PageContent:
+        """In a model's numbers."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +55,50 @@ class PageContent:
     def tokens(self) -> int:
         return self.keys.shape[1]
 
-    @property
-    def checksum(self) -> str:
-        """CRC-32 (hex) over the numbers of both."""
-        found = 0
-        for tensor in (self.keys, self.values):
-            found = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data, found)
-        return f"{found:08x}"
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"keys": self.keys, "values": self.values}
+
+    def content(self, dtype: torch.dtype) -> PageContent:
+        """As it is."""
+        assert self.keys.dtype == dtype, "whole content is in the model's numbers"
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class SmallContent:
+    """The same in 8 bits: int8 of the same shapes, a scale for each channel of the keys and each token of the values.
+
+    key_scales     [layers, 1, H_kv, d]
+    value_scales   [layers, tokens, H_kv, 1]
+    """
+
+    keys: Tensor
+    key_scales: Tensor
+    values: Tensor
+    value_scales: Tensor
+
+    @classmethod
+    def of(cls, content: PageContent) -> SmallContent:
+        """Rounded to 8 bits: every number by half its scale at most (`kan/quantization.py`)."""
+        return cls(*quantize(content.keys, 1), *quantize(content.values, 3))
+
+    def content(self, dtype: torch.dtype) -> PageContent:
+        """In a model's numbers."""
+        keys = dequantize(self.keys, self.key_scales, dtype)
+        return PageContent(keys, dequantize(self.values, self.value_scales, dtype))
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {
+            "keys": self.keys,
+            "key_scales": self.key_scales,
+            "values": self.values,
+            "value_scales": self.value_scales,
+        }
+
+
+def stored_bytes(content: Stored) -> int:
+    """Of its numbers."""
+    return sum(tensor.nbytes for tensor in content.tensors().values())
 
 
 def page_path(directory: Path, key: str) -> Path:
@@ -50,14 +106,14 @@ def page_path(directory: Path, key: str) -> Path:
     return directory / f"{key}{SUFFIX}"
 
 
-def pack(content: PageContent) -> bytes:
-    """As safetensors, with the checksum in their metadata."""
-    tensors = {"keys": content.keys.contiguous(), "values": content.values.contiguous()}
-    packed: bytes = save(tensors, {CHECKSUM: content.checksum})
+def pack(content: Stored) -> bytes:
+    """As safetensors, with version and checksum in their metadata."""
+    tensors = {name: tensor.contiguous() for name, tensor in content.tensors().items()}
+    packed: bytes = save(tensors, {CHECKSUM: _checksum(tensors), FORMAT: VERSION})
     return packed
 
 
-def write_pages(path: Path, content: PageContent) -> None:
+def write_pages(path: Path, content: Stored) -> None:
     """Raises OSError."""
     write_whole(path, pack(content))
 
@@ -79,28 +135,59 @@ def read_pages(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> PageCo
 
     PageContentError unless intact and of the expected shape and dtype.
     """
-    content, checksum = _opened(path)
-    for tensor in (content.keys, content.values):
-        if tuple(tensor.shape) != shape or tensor.dtype != dtype:
-            raise PageContentError(f"holds {tensor.dtype} {tuple(tensor.shape)}, not {dtype} {shape}")
-    if checksum != content.checksum:
-        raise PageContentError("checksum does not match")
-    return content
+    tensors = _intact(path)
+    return PageContent(*(_required(tensors, name, shape, dtype) for name in ("keys", "values")))
+
+
+def read_small_pages(path: Path, shape: tuple[int, ...]) -> SmallContent:
+    """The same for content in 8 bits; `shape` is that of its keys."""
+    tensors = _intact(path)
+    layers, tokens, heads, d = shape
+    return SmallContent(
+        _required(tensors, "keys", shape, torch.int8),
+        _required(tensors, "key_scales", (layers, 1, heads, d), SCALE_TYPE),
+        _required(tensors, "values", shape, torch.int8),
+        _required(tensors, "value_scales", (layers, tokens, heads, 1), SCALE_TYPE),
+    )
 
 
 def is_intact(path: Path) -> bool:
-    """True if the file is there and holds page content, of whatever shape, as it was written."""
+    """True if the file is there and holds page content, of whatever form and shape, as it was written."""
     try:
-        content, checksum = _opened(path)
+        _intact(path)
     except (OSError, PageContentError):
         return False
-    return checksum == content.checksum
+    return True
 
 
-def _opened(path: Path) -> tuple[PageContent, str | None]:
+def _intact(path: Path) -> Mapping[str, Tensor]:
+    """The file's tensors. Raises OSError or PageContentError."""
     try:
         with safe_open(path, framework="pt") as file:
-            checksum = (file.metadata() or {}).get(CHECKSUM)
-            return PageContent(file.get_tensor("keys"), file.get_tensor("values")), checksum
-    except (SafetensorError, KeyError, ValueError) as error:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (SafetensorError, ValueError) as error:
         raise PageContentError(f"not page content: {error}") from error
+    if metadata.get(FORMAT) != VERSION:
+        raise PageContentError(f"is of format {metadata.get(FORMAT, '1')}, not {VERSION}")
+    if metadata.get(CHECKSUM) != _checksum(tensors):
+        raise PageContentError("checksum does not match")
+    return tensors
+
+
+def _required(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    tensor = tensors.get(name)
+    if tensor is None:
+        raise PageContentError(f"holds no {name}")
+    if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+        raise PageContentError(f"holds {name} {tensor.dtype} {tuple(tensor.shape)}, not {dtype} {shape}")
+    return tensor
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 (hex) over the names and numbers of all."""
+    found = 0
+    for name in sorted(tensors):
+        found = zlib.crc32(name.encode(), found)
+        found = zlib.crc32(tensors[name].contiguous().view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from kan.attention import PAGE_SIZE
-from kan.kernels.torch_attention import Attend, Group, TorchAttention
+from kan.kernels.small_pages import CacheLayer
+from kan.kernels.torch_attention import Attend, Group, TorchAttention, keys_and_values
 from kan.kernels.torch_kernels import TorchKernels
 from kan.knowledge.phi import FEATURES, RANGES, Phi, zero_phi
 from kan.model import KANModel
@@ -53,11 +54,11 @@ def with_temperature(model: KANModel, temperature: float) -> KANModel:
 def tempered_attention(temperature: float) -> Attend:
     """Eq. 1 with q·k divided by `temperature` on fact columns: those whose φ is not zero in some head."""
 
-    def attend(q: Tensor, kv: Tensor, group: Group, layer: int) -> tuple[Tensor, Tensor]:
+    def attend(q: Tensor, cache: CacheLayer, group: Group, layer: int) -> tuple[Tensor, Tensor]:
         sequences, n, heads, d = q.shape
-        kv_heads = kv.shape[1]
+        kv_heads = cache.kv.shape[1]
         shared = heads // kv_heads
-        keys, values = kv[:, :, group.pages].reshape(2, kv_heads, sequences, -1, d).unbind()
+        keys, values = (one.view(kv_heads, sequences, -1, d) for one in keys_and_values(cache, group))
         queries = q.view(sequences, n, kv_heads, shared, d).permute(2, 0, 3, 1, 4).flatten(2, 3)
         scores = (queries @ keys.transpose(-1, -2)).float().view(kv_heads, sequences, shared, n, -1) / math.sqrt(d)
         known = group.parts.shape[1] * PAGE_SIZE

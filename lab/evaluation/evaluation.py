@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lab.evaluation import counterfact, edits, gating, locality, order, reading, retrieval, served, turns
+from lab.evaluation import counterfact, edits, gating, locality, order, page_bits, reading, retrieval, served, turns
 from lab.evaluation.cells import Cell
 from lab.evaluation.conditions import Tuned, conditions
 from lab.evaluation.grounded.cases import Case, CaseFile
@@ -195,6 +195,19 @@ class _Run:
                 found = await served.measure(pool, base, self.learned, plain, self.respondent, advance)
             self.report.findings.append(found)
             self.watcher.changed(self.report)
+
+    async def page_bits(self) -> None:
+        """The sets of the table, with facts in 8 bits and in the model's own numbers."""
+        small = Respondent(self.subject, self.directory / "pages-8bit", self.plan.max_tokens, page_bits=8)
+        try:
+            for dataset in self.plan.sets:
+                mounted = self.material.mounted(dataset, "test", self.plan.questions, page_bits.DISTRACTORS)
+                advance = self.watcher.begin(f"page bits: {dataset}", 2 * len(mounted))
+                found = await page_bits.measure(dataset, mounted, self.learned, self.respondent, small, advance)
+                self.report.findings.append(found)
+                self.watcher.changed(self.report)
+        finally:
+            await small.aclose()
 
     async def reading(self) -> None:
         """Questions that ask for more than a value, with the right passage alone and among others."""

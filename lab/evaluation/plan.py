@@ -11,7 +11,19 @@ from lab.evaluation.conditions import CONDITIONS
 from lab.evaluation.plot import require_matplotlib
 from lab.questions.sources import DATASETS
 
-PARTS = ("table", "edits", "counterfact", "locality", "grounding", "order", "retrieval", "turns", "served", "reading")
+PARTS = (
+    "table",
+    "edits",
+    "counterfact",
+    "locality",
+    "grounding",
+    "order",
+    "retrieval",
+    "turns",
+    "served",
+    "reading",
+    "page_bits",
+)
 NEED_DATA = ("edits", "counterfact", "locality", "reading")
 MAX_DISTRACTORS = 63
 

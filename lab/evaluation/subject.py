@@ -21,7 +21,7 @@ from kan.prompt import ChatMessage, PromptBuilder
 from kb.encoder.protocol import Encoder
 from server.engine.dtype import choose_dtype
 from server.engine.paged.embedded import EmbeddedEngine
-from server.engine.paged.options import DtypeName, EngineOptions
+from server.engine.paged.options import DtypeName, EngineOptions, PageBits
 from server.engine.protocol import FactTokens, GenerationRequest, MountedFact, SamplingParams, TokenLogprob
 
 RUNNING = 32
@@ -114,6 +114,7 @@ class Respondent:
     subject: Subject
     page_dir: Path
     max_tokens: int = 24
+    page_bits: PageBits = 16
     _setup: Setup | None = None
     _engine: EmbeddedEngine | None = None
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
@@ -143,6 +144,7 @@ class Respondent:
         if self._engine is None or setup is not self._setup:
             await self.aclose()
             options = EngineOptions(
+                page_bits=self.page_bits,
                 pages=PAGES,
                 page_dir=self.page_dir,
                 max_running=RUNNING,

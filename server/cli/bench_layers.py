@@ -23,7 +23,7 @@ def layers(
     from loadtests.report import print_report, write_json
 
     try:
-        plan = LayerPlan(group, _numbers(widths), _numbers(rows), count, seed)
+        plan = LayerPlan(group, numbers(widths), numbers(rows), count, seed)
         with progress_bar() as bar:
             task = bar.add_task("layers", total=None)
             report = run(plan, lambda what, done, all_: bar.update(task, description=what, completed=done, total=all_))
@@ -38,7 +38,8 @@ def layers(
         raise typer.Exit(FAILED)
 
 
-def _numbers(given: str) -> tuple[int, ...]:
+def numbers(given: str) -> tuple[int, ...]:
+    """An option's list. Raises ValueError."""
     try:
         found = tuple(int(one) for one in given.split(","))
     except ValueError:

@@ -176,6 +176,8 @@ class EngineStats:
     """Facts found resident when mounted."""
     page_misses: int = 0
     """Facts that had to be read from disk or encoded again when mounted."""
+    facts_with_pages: int = 0
+    """Facts whose pages are there, in memory or on disk."""
     facts_encoded: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
@@ -201,9 +203,17 @@ class Engine(Protocol):
     async def encode(self, facts: Sequence[FactTokens], *, bulk: bool = False) -> None:
         """Make the facts' pages available (resident, or on disk if memory is taken). Idempotent.
 
-        Those of a `bulk` edit come after everything else. What nobody waits for any more, because the callers were
-        cancelled, is not made.
+        In `bulk` they are made when nothing else wants the engine, and little by little beside the rest. What nobody
+        waits for any more, because the callers were cancelled, is not made.
         """
+        ...
+
+    def has_pages(self, key: str) -> bool:
+        """Whether the pages of a fact are made. Any thread may ask."""
+        ...
+
+    def has_room(self) -> bool:
+        """Whether more pages can be made without others having to go."""
         ...
 
     def forget(self, keys: Sequence[str]) -> None:

@@ -60,6 +60,7 @@ class PageLimits:
     pages: int
     preamble_tokens: int
     max_fact_tokens: int
+    fact_tokens_per_page: int = PAGE_SIZE
 
     def __post_init__(self) -> None:
         least = pages_for(self.preamble_tokens) + 2 * pages_for(self.max_fact_tokens) + 2
@@ -68,7 +69,8 @@ class PageLimits:
 
     def check_request(self, request: GenerationRequest) -> None:
         """RequestTooLarge if the request could never have all its pages."""
-        needed = pages_for(_own(request)) + pages_for(self.preamble_tokens) + sum(map(pages_for, _lengths(request)))
+        facts = sum(pages_for(length, self.fact_tokens_per_page) for length in _lengths(request))
+        needed = pages_for(_own(request)) + pages_for(self.preamble_tokens) + facts
         available = self.pages - pages_for(self.max_fact_tokens)
         if needed > available:
             raise RequestTooLarge(

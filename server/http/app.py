@@ -41,7 +41,11 @@ def create_app(settings: Settings, services: Services, lifecycle: Lifecycle | No
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        beside = (context.edits.keep_sweeping(settings.sweep_interval_s), services.keys.follow())
+        beside = (
+            context.edits.keep_sweeping(settings.sweep_interval_s),
+            context.page_making.keep_making(),
+            services.keys.follow(),
+        )
         tasks = [asyncio.create_task(work) for work in beside]
         try:
             yield

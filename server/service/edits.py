@@ -1,8 +1,9 @@
 """Change facts.
 
-A large edit is worked in slices, each embedded and encoded side by side, and then committed. A small one is encoded
-while it is committed: what a request finds before its pages are made waits for them. The reply to either means:
-durable, seen by every request admitted from now on, and encoded.
+A large edit is embedded in slices and then committed; its pages are made in the background (`page_making.py`), or when
+they are first mounted. A small one is encoded while it is committed: what a request finds before its pages are made
+waits for them. The reply to either means: durable, and seen by every request admitted from now on; to a small one,
+encoded as well.
 
 Small edits never wait for large ones, but for a commit: queue, threads and turn in the engine are their own. Until its
 commit begins, whatever ends an edit (the client leaving, its deadline, an error) ends it wholly; from then on nothing
@@ -154,20 +155,19 @@ class Edits:
                 async with self._in_time():
                     with errand.account.during("queue"):
                         await place.turn()
-                    prepared, encoding = await self._ready(errand, edit, bulk=False)
+                    prepared, encoding = await self._ready(errand, edit)
             commit = partial(self._store.commit, prepared)
             return await self._commit(errand, self._lanes.commits, commit, edit, encoding)
 
     async def _apply_bulk(self, errand: Errand, edit: Checked) -> Edited:
         vectors: dict[str, Vectors] = {}
-        with self._forgetting(edit):
-            for some in edit.slices():
-                async with self._slices.enter(errand.key), self._in_time():
-                    prepared, encoding = await self._ready(errand, some, bulk=True)
-                    await encoding
-                    vectors |= prepared.vectors
+        for some in edit.slices():
+            async with self._slices.enter(errand.key), self._in_time():
+                with errand.account.during("embed"):
+                    prepared = await self._lanes.bulk_edits.run(partial(self._store.prepare, some.changes))
+                vectors |= prepared.vectors
         commit = partial(self._store.commit, Prepared(edit.changes, vectors))
-        return await self._commit(errand, self._lanes.bulk_edits, commit, edit)
+        return await self._commit(errand, self._lanes.bulk_edits, commit)
 
     def _check(self, changes: Sequence[Change]) -> Checked:
         """Before any work: a refused edit must cost nothing. Blocks."""
@@ -186,27 +186,23 @@ class Edits:
         if length > most:
             yield Problem(index, "text", f"has {length} tokens; at most {most} are allowed")
 
-    async def _ready(self, errand: Errand, edit: Checked, *, bulk: bool) -> tuple[Prepared, Encoding]:
+    async def _ready(self, errand: Errand, edit: Checked) -> tuple[Prepared, Encoding]:
         """Embedded, and on its way to be encoded. If the embedding ends early, so does the encoding."""
         began = time.monotonic()
-        encoding = asyncio.create_task(self._engine.encode(edit.facts, bulk=bulk))
+        encoding = asyncio.create_task(self._engine.encode(edit.facts))
         encoding.add_done_callback(_seen)
         if edit.facts:
             encoding.add_done_callback(lambda _: errand.account.spent("encode", began))
         try:
             with errand.account.during("embed"):
-                prepared = await self._embed(partial(self._store.prepare, edit.changes), bulk, bool(edit.facts))
+                embed = partial(self._store.prepare, edit.changes)
+                prepared = await (self._engine.run(embed) if edit.facts else self._lanes.edits.run(embed))
             if encoding.done():
                 await encoding
         except BaseException:
             encoding.cancel()
             raise
         return prepared, encoding
-
-    async def _embed(self, embed: Callable[[], Prepared], bulk: bool, anything: bool) -> Prepared:
-        if bulk:
-            return await self._lanes.bulk_edits.run(embed)
-        return await (self._engine.run(embed) if anything else self._lanes.edits.run(embed))
 
     async def _commit(
         self,

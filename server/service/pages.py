@@ -29,6 +29,10 @@ class FactPages:
         """The fact as the engine takes it. Blocks for as long as it takes to split the text."""
         return FactTokens(self.key(text), self._prompt.fact(text))
 
+    def made(self, text: str) -> bool:
+        """Whether the pages of a fact with this text are there."""
+        return self._engine.has_pages(self.key(text))
+
     def reconcile(self) -> None:
         """Forget all pages that no fact needs, whoever left them: for the start. Blocks."""
         self._engine.reconcile({self.key(text) for text in self._store.snapshot.texts()})

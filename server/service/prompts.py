@@ -222,13 +222,16 @@ class Prompts:
 
     def _prompt(self, source: Source, questions: Questions | None, place: int, began: float) -> Prompt:
         """Blocks."""
-        retrieved = self._retrieval.found(questions, place, began) if questions else None
+        retrieved = self._found(questions, place, began) if questions else None
         facts = self._retrieval.mount(retrieved) if retrieved else ()
         with _explained(source):
             tokens = source.tokens(self._builder, with_knowledge=bool(facts))
         if not tokens:
             raise InvalidRequest("The prompt has no tokens.", source.param)
         return Prompt(source, tuple(tokens), facts, retrieved, source.echoed(self._builder))
+
+    def _found(self, questions: Questions, place: int, began: float) -> Retrieved:
+        return self._retrieval.found(questions, place, began, self._settings.cold_tokens)
 
     def _needs(self, prompt: Prompt, needed: str) -> ContextTooLong:
         facts = f", {len(prompt.facts)} facts mounted," if prompt.facts else ""

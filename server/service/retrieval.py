@@ -22,6 +22,7 @@ from server.service.embedding import Embedding, Windows
 from server.service.errors import InvalidRequest
 from server.service.lanes import Lanes
 from server.service.options import KnowledgeOptions
+from server.service.page_making import PageMaking
 from server.service.pages import FactPages
 from server.settings import Settings
 
@@ -79,15 +80,26 @@ class Retrieved:
     others: tuple[float, ...]
     """Scores of facts that were found as well, but rank too far behind the best to be mounted."""
     seconds: float
+    left_out: tuple[Hit, ...] = ()
+    """Would have been among the hits if their pages had been there."""
 
 
 class Retrieval:
     """First embed (`ask`, on the event loop), then search (`found`, which blocks). Time may pass in between."""
 
-    def __init__(self, store: Store, embedding: Embedding, pages: FactPages, lanes: Lanes, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: Store,
+        embedding: Embedding,
+        pages: FactPages,
+        page_making: PageMaking,
+        lanes: Lanes,
+        metrics: Metrics,
+    ) -> None:
         self._store = store
         self._embedding = embedding
         self._pages = pages
+        self._page_making = page_making
         self._lanes = lanes
         self._metrics = metrics
 
@@ -102,22 +114,26 @@ class Retrieval:
         """Whether there was nothing to find when they were asked, and now there is."""
         return questions.windows is None and _findable(questions.criteria, self._store.snapshot)
 
-    def found(self, questions: Questions, place: int, began: float) -> Retrieved:
+    def found(self, questions: Questions, place: int, began: float, cold_tokens: float = math.inf) -> Retrieved:
         """Facts for one of the questions, looked for since `began` (on time.perf_counter()'s clock). Blocks. The
-        snapshot is pinned here, so it is never older than the request."""
+        snapshot is pinned here, so it is never older than the request. Facts without pages have `cold_tokens` together
+        at most; others are left out."""
         hits: list[Hit] = []
         mounted: tuple[Hit, ...] = ()
+        left_out: tuple[Hit, ...] = ()
         found: tuple[Fit, ...] = ()
         snapshot = questions.snapshot
         if questions.windows is not None:
             wanted, snapshot = questions.criteria, self._store.snapshot
             hits, vector = _best_window(snapshot, wanted, questions.windows[place])
             mounted = leading(hits, wanted.max_gap)
+            hits = hits[len(mounted) :]
+            mounted, left_out = self._affordable(mounted, cold_tokens)
             found = fits_of(vector, mounted)
         seconds = questions.seconds + time.perf_counter() - began
         self._metrics.retrieval_seconds.observe(seconds)
-        others = tuple(hit.score for hit in hits[len(mounted) :])
-        return Retrieved(questions.texts[place], snapshot.version, mounted, found, others, seconds)
+        others = tuple(hit.score for hit in hits)
+        return Retrieved(questions.texts[place], snapshot.version, mounted, found, others, seconds, left_out)
 
     async def search(self, caller: str, criteria: Criteria, text: str) -> Retrieved:
         """Both, for one question."""
@@ -130,6 +146,19 @@ class Retrieval:
             MountedFact(self._pages.tokens(hit.fact.text), fit, hit.fact.version)
             for hit, fit in zip(retrieved.hits, retrieved.fits, strict=True)
         )
+
+    def _affordable(self, hits: Sequence[Hit], cold_tokens: float) -> tuple[tuple[Hit, ...], tuple[Hit, ...]]:
+        """Those to mount and those to leave out; the latter's pages are made next."""
+        kept: list[Hit] = []
+        left: list[Hit] = []
+        for hit in hits:
+            cost = 0 if self._pages.made(hit.fact.text) else len(self._pages.tokens(hit.fact.text).tokens)
+            (kept if cost <= cold_tokens else left).append(hit)
+            cold_tokens -= cost if cost <= cold_tokens else 0
+        if left:
+            self._page_making.want_first([hit.fact.text for hit in left])
+            self._metrics.facts_left_out.inc(len(left))
+        return tuple(kept), tuple(left)
 
     def release(self, retrieved: Retrieved) -> None:
         """The request that mounted these facts has ended."""

@@ -65,6 +65,8 @@ class KnowledgeReport:
     judgement: Judgement | None
     """Mean over choices; None where it cannot be told: no calibration for this model."""
     facts: tuple[FactReport, ...]
+    left_out: tuple[tuple[str, int], ...]
+    """Id and version of facts that were not mounted because their pages were not there."""
 
 
 @dataclass(slots=True)
@@ -114,7 +116,9 @@ class Run:
         shares = [self.attention[number] for number in numbers if number in self.attention]
         retrieved = prompt.retrieved
         judgement = self.judging.of_prompt(place) if self.judging else None
-        return KnowledgeReport(retrieved.version, retrieved.seconds, judgement, _facts(prompt, _mean(shares)))
+        left_out = tuple((hit.fact.id, hit.fact.version) for hit in retrieved.left_out)
+        facts = _facts(prompt, _mean(shares))
+        return KnowledgeReport(retrieved.version, retrieved.seconds, judgement, facts, left_out)
 
 
 def _facts(prompt: Prompt, attention: Sequence[float]) -> tuple[FactReport, ...]:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from kan.knowledge.pages import PageContent, page_path, write_pages
+from kan.knowledge.pages import PageContent, page_path, read_pages, write_pages
+from server.engine.pages import files as files_module
+from server.engine.pages import janitor as janitor_module
 from server.engine.pages.files import PageFiles
+from server.engine.pages.formats import clear_other_formats
 from server.engine.pages.life import State
 from server.engine.pages.sharing import LOCK
 
 SHAPE = (1, 2, 1, 4)
+READ = partial(read_pages, shape=SHAPE, dtype=torch.float32)
 CONTENT = PageContent(torch.ones(SHAPE), torch.ones(SHAPE))
 
 
@@ -48,10 +53,10 @@ def keep(files: PageFiles, key: str) -> None:
 
 def test_what_was_written_is_read(files: PageFiles, tmp_path: Path) -> None:
     keep(files, "a")
-    found = files.read("a", SHAPE, torch.float32)
+    found = files.read("a", READ)
     assert found is not None
     assert torch.equal(found.keys, CONTENT.keys)
-    assert files.read("b", SHAPE, torch.float32) is None
+    assert files.read("b", READ) is None
     files.life.audit(["a"])
 
 
@@ -59,7 +64,7 @@ def test_a_damaged_file_is_removed_and_not_trusted(files: PageFiles, tmp_path: P
     keep(files, "a")
     path = page_path(tmp_path / "pages", "a")
     path.write_bytes(path.read_bytes()[:-3])
-    assert files.read("a", SHAPE, torch.float32) is None
+    assert files.read("a", READ) is None
     files.flush()
     assert names(tmp_path / "pages") == set()
     assert not files.life.is_stored("a")
@@ -104,7 +109,7 @@ def test_reconciling_sees_files_that_are_gone_and_files_that_came(files: PageFil
 def test_a_directory_removed_while_running_is_made_again(files: PageFiles, tmp_path: Path) -> None:
     keep(files, "a")
     shutil.rmtree(tmp_path / "pages")
-    assert files.read("a", SHAPE, torch.float32) is None
+    assert files.read("a", READ) is None
     keep(files, "b")
     assert names(tmp_path / "pages") == {"b"}
 
@@ -196,3 +201,61 @@ def test_who_shares_a_directory_knows(tmp_path: Path) -> None:
     assert second.alone()
     second.close()
     assert PageFiles([]).alone()
+
+
+def test_what_is_in_no_book_goes_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deletion that failed, or a file that came back; but nothing while another process may have it."""
+    monkeypatch.setattr(files_module, "SWEEP_SECONDS", 0.0)
+    put(tmp_path, "kept")
+    files = PageFiles([tmp_path], SIZE_LIMIT)
+    put(tmp_path, "orphan")
+    (tmp_path / "x.tmp").write_bytes(b"half a file")
+    other = PageFiles([tmp_path], SIZE_LIMIT)
+    other.life.forget(["orphan"])
+    other.flush()
+    put(tmp_path, "orphan")
+    files._look()
+    assert "orphan" in names(tmp_path)
+    other.close()
+    files._look()
+    assert names(tmp_path) == {"kept"}
+    files.close()
+
+
+def test_the_disk_is_looked_at_however_much_there_is_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(janitor_module, "BUSY_SECONDS", 0.0)
+    looks: list[int] = []
+    janitor = janitor_module.Janitor(lambda: looks.append(1))
+    for key in "abc":
+        janitor.remove(key, lambda: None)
+    janitor.flush()
+    janitor.close()
+    assert looks
+
+
+def test_other_number_formats_are_cleared(tmp_path: Path) -> None:
+    used = tmp_path / "bfloat16-8bit"
+    for directory in (used, used / "stage-0-of-2", tmp_path / "bfloat16", tmp_path / "float32"):
+        directory.mkdir()
+        put(directory, "a")
+    living = PageFiles([tmp_path / "float32"], SIZE_LIMIT)
+    clear_other_formats(tmp_path, used)
+    left = {path.parent.relative_to(tmp_path) for path in tmp_path.rglob("a.pages")}
+    assert left == {Path("bfloat16-8bit"), Path("bfloat16-8bit/stage-0-of-2"), Path("float32")}
+    living.close()
+    clear_other_formats(tmp_path, used)
+    assert not (tmp_path / "float32" / "a.pages").exists()
+    clear_other_formats(tmp_path / "none", used)
+
+
+def test_room_ends_before_something_else_must_go(tmp_path: Path) -> None:
+    put(tmp_path, "a", "b")
+    size = page_path(tmp_path, "a").stat().st_size
+    files = PageFiles([tmp_path], 3 * size)
+    assert files.has_room
+    keep(files, "c")
+    assert not files.has_room
+    files.life.forget(["a"])
+    assert files.has_room
+    files.close()
+    assert not PageFiles([]).has_room

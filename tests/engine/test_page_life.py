@@ -184,3 +184,18 @@ def test_no_more_is_kept_than_the_limit_but_for_the_newest(order: list[str]) -> 
         life.making(key)
         life.stored(key, SIZE)
     assert life.stored_keys() == order[-1:]
+
+
+def test_what_is_there_is_counted() -> None:
+    life, _ = machine(10 * SIZE)
+    for key in "abc":
+        life.making(key)
+        life.making(key)
+    assert len(life) == 0
+    life.resident("a")
+    life.stored("b", SIZE)
+    life.failed("c")
+    assert len(life) == 2
+    life.evicted("a")
+    life.forget(["b"])
+    assert len(life) == 0

@@ -11,29 +11,44 @@ from torch import Tensor
 
 from kan.attention import PAGE_SIZE, Prefix, SequenceRows, pages_for
 from kan.config import KANConfig
-from kan.kernels.operations import Kernels
+from kan.kernels.operations import Cache, Kernels
+from kan.kernels.small_pages import tokens_per_small_page
 from tests.tiny import tiny_config
+
+SMALL, MOST = (tokens_per_small_page(dtype) for dtype in (torch.bfloat16, torch.float64))
+"""Tokens of small pages."""
+SMALL_PAGES = 5
 
 
 @dataclass(frozen=True)
 class Case:
     """RoPE is left out (every row at position 0): what is compared is attention.
 
-    kv    [2, layers, cached tokens, H_kv, d], before the rows are stored
-    qkv   [R, H + 2·H_kv, d] of all rows
+    kv          [2, layers, cached tokens, H_kv, d], before the rows are stored
+    qkv         [R, H + 2·H_kv, d] of all rows
+    sequences   with pages as in a cache of bfloat16
+    small_kv    [2, layers, small pages, tokens, H_kv, d]: what is rounded into the small pages, which come after the
+                others; as many tokens as the largest of them take, whatever the cache's type
     """
 
     config: KANConfig
     kv: Tensor
     qkv: Tensor
     sequences: list[SequenceRows]
+    small_kv: Tensor
+
+    def new_cache(self, kernels: Kernels, dtype: torch.dtype) -> Cache:
+        """Filled."""
+        pages, small = self.kv.shape[2] // PAGE_SIZE, self.small_kv.shape[2]
+        cache = kernels.new_cache(self.config, pages + small, dtype)
+        cache.write(range(pages), *self.kv.to(dtype))
+        for page in range(small):
+            cache.write_small([pages + page], *self.small_kv[:, :, page, : tokens_per_small_page(dtype)].to(dtype))
+        return cache
 
     def run(self, kernels: Kernels, dtype: torch.dtype, layer: int = 0) -> tuple[Tensor, list[Tensor]]:
         """Output [R, H, d] of one layer, and the masses of its parts."""
-        pages = self.kv.shape[2] // PAGE_SIZE
-        cache = kernels.new_cache(self.config, pages, dtype)
-        cache.write(range(pages), *self.kv.to(dtype))
-        attention = cache.attention(self.sequences)
+        attention = self.new_cache(kernels, dtype).attention([laid_out(one, dtype) for one in self.sequences])
         exact = torch.float64 if dtype == torch.float64 else torch.float32
         cos, sin = (torch.full((len(self.qkv), 1, self.config.head_dim), one, dtype=exact) for one in (1.0, 0.0))
         out = attention(layer, self.qkv.to(dtype), cos, sin)
@@ -54,6 +69,18 @@ class Case:
         return replace(self, qkv=self.qkv[first:end].contiguous(), sequences=[self.sequences[index]])
 
 
+def laid_out(one: SequenceRows, dtype: torch.dtype) -> SequenceRows:
+    """The same with small pages as a cache of this type has them: the larger its numbers, the fewer."""
+    prefix, per_page = one.prefix, tokens_per_small_page(dtype)
+    pages: list[int] = []
+    rest = list(prefix.pages)
+    for length, own in zip(prefix.lengths, prefix.per_page, strict=False):
+        there = [rest.pop(0) for _ in range(pages_for(length, own))]
+        pages += there if own == PAGE_SIZE else there[: pages_for(length, per_page)]
+    own_sizes = tuple(PAGE_SIZE if own == PAGE_SIZE else per_page for own in prefix.per_page)
+    return replace(one, prefix=replace(prefix, pages=(*pages, *rest), per_page=own_sizes))
+
+
 def noise(seed: int, *shape: int, scale: float = 1.0) -> Tensor:
     """In bfloat16, so that every type starts from the same numbers."""
     return (scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))).bfloat16()
@@ -68,11 +95,13 @@ def case(
     d: int = 64,
     bias: float | None = None,
     layers: int = 1,
+    small: float = 0.0,
 ) -> Case:
     """`sequences`: (lengths of the mounted parts, tokens already computed, new rows) of each.
 
     Mounted pages lie in any order and are shared by parts and sequences, and every other sequence has no φ at all if
     there are several. `bias` is the deviation of φ; some of it is -inf if that is infinite; None for no φ.
+    So large a share of the parts, about, is in `small` pages.
     """
     generator = torch.Generator().manual_seed(seed)
     config = tiny_config(
@@ -84,16 +113,21 @@ def case(
     order = shared + torch.randperm(sum(owned), generator=generator)
     laid = []
     for index, (parts, computed, count) in enumerate(sequences):
-        mounted = torch.randint(0, shared, (sum(map(pages_for, parts)),), generator=generator).tolist()
+        sizes = [SMALL if chance < small else PAGE_SIZE for chance in torch.rand(len(parts), generator=generator)]
+        mounted: list[int] = []
+        for length, size in zip(parts, sizes, strict=True):
+            first, end = (0, shared) if size == PAGE_SIZE else (ends[-1], ends[-1] + SMALL_PAGES)
+            mounted += torch.randint(first, end, (pages_for(length, size),), generator=generator).tolist()
         own = order[ends[index] - shared : ends[index + 1] - shared].tolist()
         phi = None if index % 2 else _phi(generator, layers, kv_heads * group, len(parts), bias)
-        laid.append(SequenceRows(Prefix(tuple(mounted), tuple(parts), phi), own, computed, count))
+        laid.append(SequenceRows(Prefix(tuple(mounted), tuple(parts), phi, tuple(sizes)), own, computed, count))
     rows = sum(one.count for one in laid)
     return Case(
         config=config,
         kv=noise(seed + 1, 2, layers, ends[-1] * PAGE_SIZE, kv_heads, d),
         qkv=noise(seed, rows, (group + 2) * kv_heads, d, scale=2),
         sequences=laid,
+        small_kv=noise(seed + 2, 2, layers, SMALL_PAGES if small else 0, MOST, kv_heads, d),
     )
 
 
@@ -119,4 +153,5 @@ def cases(draw: st.DrawFn, d: tuple[int, ...], most_rows: int, layers: int = 1) 
         d=draw(st.sampled_from(d)),
         bias=draw(st.sampled_from([None, 1.0, 20.0, 1e4, torch.inf])),
         layers=layers,
+        small=draw(st.sampled_from([0.0, 0.5, 1.0])),
     )

@@ -76,8 +76,16 @@ def test_rows_are_remembered_where_later_rows_look_for_them() -> None:
 def test_what_a_prefix_says_of_its_pages() -> None:
     prefix = Prefix((9, 4, 7), (17, 0, 16))
     assert prefix.columns == 48
-    assert prefix.table.tolist() == [[9, 16, 0], [4, 1, 0], [7, 16, 2]]
-    assert Prefix().table.shape == (0, 3)
+    assert prefix.table.tolist() == [[9, 16, 0, 0], [4, 1, 0, 0], [7, 16, 2, 0]]
+    assert Prefix().table.shape == (0, 4)
+
+
+def test_the_table_of_small_pages() -> None:
+    prefix = Prefix((9, 4, 7, 2), (16, 33, 5), per_page=(16, 32, 32))
+    assert prefix.table.tolist() == [[9, 16, 0, 0], [8, 16, 1, 1], [9, 16, 1, 1], [14, 1, 1, 1], [4, 5, 2, 1]]
+    assert prefix.columns == 5 * 16
+    with pytest.raises(ValueError, match="more pages"):
+        _ = Prefix((9, 4, 7), (33,), per_page=(32,)).table
 
 
 def test_where_rows_go() -> None:

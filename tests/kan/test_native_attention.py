@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,8 +14,10 @@ from torch import Tensor
 from kan.attention import PAGE_SIZE, SequenceRows, pages_for, slot_of
 from kan.kernels.native import NativeKernels
 from kan.kernels.reference import ReferenceAttention
+from kan.kernels.small_pages import CacheLayer
 from kan.kernels.torch_kernels import TorchKernels
-from tests.kan.attention_case import Case, case, cases
+from kan.quantization import dequantize, quantize
+from tests.kan.attention_case import SMALL, Case, case, cases
 from tests.kan.test_native import ROUND, ROUND32, kernels, threads, within
 
 __all__ = ["kernels", "threads"]
@@ -36,12 +40,13 @@ class Truth:
     def of(cls, given_: Case, index: int) -> Truth:
         alone = given_.alone(index)
         (sequence,) = alone.sequences
-        slots, owners, seen = _columns(sequence)
+        slots, owners, seen = _columns(sequence, given_.kv.shape[2])
         heads, kv_heads, d = (getattr(given_.config, name) for name in ("num_heads", "num_kv_heads", "head_dim"))
         rows = alone.qkv.double()
         kv = given_.kv[:, 0].double()
+        known = rounded(given_)[:, 0].flatten(1, 2)
         own = torch.stack((rows[:, heads : heads + kv_heads], rows[:, heads + kv_heads :]))
-        kv = kv.index_copy(1, torch.tensor(sequence.slots), own)[:, slots].transpose(1, 2)
+        kv = torch.cat((kv.index_copy(1, torch.tensor(sequence.slots), own), known), dim=1)[:, slots].transpose(1, 2)
         keys, values = kv.repeat_interleave(heads // kv_heads, dim=1)  # [H, C, d]
         phi = torch.zeros(heads, 1, len(slots), dtype=torch.float64)
         if sequence.prefix.phi is not None and (owners >= 0).any():
@@ -65,13 +70,27 @@ class Truth:
         )
 
 
-def _columns(one: SequenceRows) -> tuple[list[int], Tensor, Tensor]:
-    """Slots of all columns, their parts (-1: context), and which of them each row sees."""
+def rounded(given_: Case) -> Tensor:
+    """[2, layers, small pages, SMALL, H_kv, d]: what small pages hold. The kernel rounds keys to bfloat16 as well."""
+    keys, values = given_.small_kv[..., :SMALL, :, :].float()
+    return torch.stack(
+        (dequantize(*quantize(keys, 2), torch.bfloat16).double(), dequantize(*quantize(values, 4), torch.float64))
+    )
+
+
+def _columns(one: SequenceRows, plain: int) -> tuple[list[int], Tensor, Tensor]:
+    """Slots of all columns, their parts (-1: context), and which of them each row sees. Those of small pages come after
+    the `plain` ones."""
     slots, owners, first = [], [], 0
-    for part, length in enumerate(one.prefix.lengths):
-        slots += [slot_of(one.prefix.pages[first:], token) for token in range(length)]
+    for part, (length, per_page) in enumerate(zip(one.prefix.lengths, one.prefix.per_page, strict=True)):
+        pages = one.prefix.pages[first : first + pages_for(length, per_page)]
+        if per_page == PAGE_SIZE:
+            slots += [slot_of(pages, token) for token in range(length)]
+        else:
+            starts = [plain + (page - plain // PAGE_SIZE) * per_page for page in pages]
+            slots += [starts[token // per_page] + token % per_page for token in range(length)]
         owners += [part] * length
-        first += pages_for(length)
+        first += len(pages)
     context = torch.arange(one.computed + one.count)
     causal = context <= context[one.computed :, None]
     seen = torch.cat((torch.ones(one.count, len(slots), dtype=torch.bool), causal), dim=1)
@@ -142,7 +161,7 @@ def test_without_knowledge(kernels: NativeKernels) -> None:
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("n", [1, 5, 64])
 def test_same_bits_every_time_and_with_any_number_of_threads(kernels: NativeKernels, n: int) -> None:
-    repeated = case(11, [([200, 90], 150, n), ([55] * 4, 10, 1), ([300], 0, n)], kv_heads=3, bias=3.0)
+    repeated = case(11, [([200, 90], 150, n), ([55] * 4, 10, 1), ([300], 0, n)], kv_heads=3, bias=3.0, small=0.5)
     results = []
     for count in (1, 2, 1, 2, 2, 3):
         torch.set_num_threads(count)
@@ -155,15 +174,14 @@ def test_same_bits_every_time_and_with_any_number_of_threads(kernels: NativeKern
 
 def test_a_row_does_not_depend_on_its_company(kernels: NativeKernels) -> None:
     """Sequences without the others, and rows of a prefill one at a time: the same bits."""
-    whole = case(13, [([20, 30], 9, 40), ([55], 70, 1), ([16, 5], 0, 12)], kv_heads=2, bias=2.0)
+    whole = case(13, [([20, 30], 9, 40), ([55], 70, 1), ([16, 5], 0, 12)], kv_heads=2, bias=2.0, small=0.7)
     out, masses = run(kernels, whole)
     for index, rows in enumerate(out.split([40, 1, 12])):
         alone, (mass,) = run(kernels, whole.alone(index))
         assert torch.equal(alone, rows)
         assert torch.equal(mass, masses[index])
     sequence = whole.sequences[0]
-    cache = kernels.new_cache(whole.config, whole.kv.shape[2] // PAGE_SIZE, torch.bfloat16)
-    cache.write(range(whole.kv.shape[2] // PAGE_SIZE), *whole.kv)
+    cache = whole.new_cache(kernels, torch.bfloat16)
     cos, sin = torch.ones(1, 1, 64), torch.zeros(1, 1, 64)
     for row in range(40):
         step = cache.attention([replace(sequence, computed=9 + row, count=1)])
@@ -174,7 +192,7 @@ def test_what_is_not_seen_does_not_matter(kernels: NativeKernels) -> None:
     """Padding of mounted pages, of the context's last page, and pages that are nobody's."""
     padded = case(17, [([20, 5], 18, 3), ([3], 0, 1)], kv_heads=2, group=2, bias=1.0)
     out, masses = run(kernels, padded)
-    kept = {slot for one in padded.sequences for slot in _columns(one)[0]}
+    kept = {slot for one in padded.sequences for slot in _columns(one, padded.kv.shape[2])[0]}
     hostile = padded.kv.clone()
     hostile[:, :, [slot for slot in range(hostile.shape[2]) if slot not in kept]] = 3e38
     again, masses_again = run(kernels, replace(padded, kv=hostile))
@@ -196,17 +214,33 @@ def test_refuses_pages_outside_the_cache(kernels: NativeKernels, page: int, moun
         run(kernels, replace(wrong, sequences=[sequence]))
 
 
-@pytest.mark.parametrize("part", ["q", "kv", "sequences", "table", "mass"])
+def test_refuses_small_pages_outside_the_cache(kernels: NativeKernels) -> None:
+    """The last one there is has two blocks, and there is no third."""
+    wrong = case(23, [([40], 20, 2)], small=1.0)
+    (sequence,) = wrong.sequences
+    pages = wrong.kv.shape[2] // PAGE_SIZE + wrong.small_kv.shape[2]
+    for last, refused in ((pages - 1, False), (pages, True), (-1, True)):
+        prefix = replace(sequence.prefix, pages=(sequence.prefix.pages[0], last))
+        with pytest.raises(IndexError, match="outside the cache") if refused else nullcontext():
+            run(kernels, replace(wrong, sequences=[replace(sequence, prefix=prefix)]))
+
+
+@pytest.mark.parametrize("part", ["q", "cache", "sequences", "table", "mass"])
 def test_refuses_tensors_of_another_type(kernels: NativeKernels, part: str) -> None:
     good = {
         "q": torch.zeros(2, 3, 32, dtype=torch.bfloat16),
-        "kv": torch.zeros(2, 1, 4, PAGE_SIZE, 32, dtype=torch.bfloat16),
+        "cache": torch.zeros(2, 1, 4, PAGE_SIZE, 32, dtype=torch.bfloat16),
         "sequences": torch.tensor([[0, 2, 0, 1, 0, 0]]),
-        "table": torch.tensor([[3, 16, -1]]),
+        "table": torch.tensor([[3, 16, -1, 0]]),
         "mass": torch.zeros(3),
     }
-    kernels.attention(**good, phi=None)
+    call = partial(attend_to, kernels)
+    call(**good)
     tensor = good[part]
     for wrong in (tensor.double(), tensor.repeat_interleave(2, dim=-1)[..., ::2][..., :-1], tensor.double()[..., ::2]):
         with pytest.raises(ValueError, match="expected"):
-            kernels.attention(**{**good, part: wrong}, phi=None)
+            call(**{**good, part: wrong})
+
+
+def attend_to(kernels: NativeKernels, *, cache: Tensor, **given_: Tensor) -> None:
+    kernels.attention(cache=CacheLayer.of(cache), phi=None, **given_)

@@ -67,6 +67,9 @@ class _Remembering:
     def write(self, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
         self.cache.write(pages, keys, values)
 
+    def write_small(self, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
+        self.cache.write_small(pages, keys, values)
+
     def attention(self, sequences: Sequence[SequenceRows]) -> Any:
         routed = self.cache.attention(sequences)
         means = getattr(routed, "_means", None)
@@ -75,7 +78,7 @@ class _Remembering:
             if before:
                 completed = means.completed(before)
                 for layer, kv in enumerate(routed._layers):
-                    means.refresh(layer, kv, completed)
+                    means.refresh(layer, kv.kv, completed)
         return routed
 
 

@@ -141,7 +141,7 @@ async def test_namespaces_are_apart(service: Service) -> None:
         found = await service.http.get("/admin/kb/facts/x", params={"namespace": namespace})
         assert found.json()["text"] == text
     version = (await service.http.get("/admin/kb/version")).json()
-    assert version == {"version": 1, "facts": 2, "namespaces": {"one": 1, "two": 1}, "tombstones": 0}
+    assert version == {"version": 1, "facts": 2, "namespaces": {"one": 1, "two": 1}, "tombstones": 0, "pages_made": 1.0}
 
 
 async def test_search(informed: Service) -> None:
@@ -249,7 +249,7 @@ async def test_an_edit_whose_pages_fail_after_it_was_committed_stays_done(
     """It is durable and visible; its pages are made when they are first mounted."""
     plain, committed = informed.engine.encode, informed.version + 1
 
-    async def failing(facts: Sequence[FactTokens], *, bulk: bool) -> None:
+    async def failing(facts: Sequence[FactTokens], *, bulk: bool = False) -> None:
         await informed.context.versions.wait_for(committed, 5.0)
         raise EngineUnavailable("the engine failed")
 
@@ -264,7 +264,7 @@ async def test_an_edit_whose_pages_fail_after_it_was_committed_stays_done(
 async def test_an_edit_whose_pages_fail_before_it_was_committed_changes_nothing(
     informed: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def failing(facts: Sequence[FactTokens], *, bulk: bool) -> None:
+    async def failing(facts: Sequence[FactTokens], *, bulk: bool = False) -> None:
         raise EngineUnavailable("the engine failed")
 
     before = informed.version

@@ -1,9 +1,10 @@
-/* Eq. 1 on a paged cache: scores, softmax and sums of values, page by page, without gathering the pages first.
+/* Eq. 1 on a paged cache: scores, softmax and sums of values, block by block, without gathering them first. A block is a
+ * page, or PAGE tokens of a small one, whose numbers have 8 bits (kan/kernels/small_pages.py).
  *
  * One work item is a block of rows of one kv head of one sequence. A row is one query of one of the kv head's heads:
  * row r is query r / group of head r % group. A query sees all mounted tokens, and of its context everything up to
  * itself. */
-#include "tiles.h"
+#include "blocks.h"
 
 #ifdef KG_AVAILABLE
 
@@ -14,33 +15,9 @@
 enum {
     BLOCK = 64,           /* most rows of a work item, */
     SCRATCH = 256 * 1024, /* and most bytes of its scores, unless ROWS rows need more: they should stay in L2 */
-    ITEMS = 16            /* work items wanted, so that all threads have work to the end */
+    ITEMS = 16,           /* work items wanted, so that all threads have work to the end */
+    NEXT = 6              /* blocks that memory is asked for ahead of their use */
 };
-
-/* Both structures are rows of int64 arrays: see native_attention.py. */
-typedef struct {
-    int64_t number; /* in the cache */
-    int64_t tokens; /* how many it holds; of the context's pages this is not asked */
-    int64_t part;   /* whose they are, among the parts of all sequences; -1: the context's */
-} Page;
-
-typedef struct {
-    int64_t first_query, queries; /* in q and out */
-    int64_t first_page, pages;    /* in the table: the mounted ones, then the context's */
-    int64_t mounted;              /* how many are mounted */
-    int64_t computed;             /* context tokens before the first query */
-} Sequence;
-
-typedef struct {
-    const bf16 *q;             /* [queries, heads, d] */
-    const bf16 *kv;            /* [2, kv_heads, cache_pages, PAGE, d] */
-    const Sequence *sequences; /* [count] */
-    const Page *table;         /* pages of all sequences */
-    const float *phi;          /* [heads, parts], or null */
-    float *mass;               /* [parts], added to */
-    bf16 *out;                 /* [queries, heads, d] */
-    int64_t count, heads, kv_heads, d, cache_pages, parts;
-} Attention;
 
 typedef struct {
     const Sequence *sequence;
@@ -52,48 +29,51 @@ typedef struct {
     float *scores; /* [block, columns], and in place of each row later its weights as bf16 */
     float *sums;   /* [block, d]: weights times values */
     pair *queries; /* [block / ROWS, d / 2, ROWS] */
-    pair *tile;    /* a page's keys as [d / 2, PAGE] or its values as [PAGE / 2, d] */
+    float *scales; /* [d]: of a small page's keys */
+    pair *tile;    /* a block's keys as [d / 2, PAGE] or its values as [PAGE / 2, d] */
 } Scratch;
 
 INLINE __mmask16 lanes(int64_t count) { return (__mmask16)(count >= LANES ? 0xffff : (1 << (count < 0 ? 0 : count)) - 1); }
 
-/* The tokens of the sequence's page p that a query sees. */
-INLINE __mmask16 seen(const Sequence *s, const Page *pages, int64_t p, int64_t query)
+/* The tokens of the sequence's block b that a query sees. */
+INLINE __mmask16 seen(const Sequence *s, const Block *blocks, int64_t b, int64_t query)
 {
-    return lanes(p < s->mounted ? pages[p].tokens : s->computed + query + 1 - (p - s->mounted) * PAGE);
+    return lanes(b < s->mounted ? blocks[b].tokens : s->computed + query + 1 - (b - s->mounted) * PAGE);
 }
 
-/* How many of a sequence's pages, from the first, hold every column that a query and those before it see. */
-static int64_t visible_pages(const Sequence *s, int64_t query)
+/* How many of a sequence's blocks, from the first, hold every column that a query and those before it see. */
+static int64_t visible_blocks(const Sequence *s, int64_t query)
 {
     return s->mounted + (s->computed + query + PAGE) / PAGE;
 }
 
-/* Products of one query -> weights over `visible` pages. Those that add up to one are bf16, in place of the row's first
- * half; if `mass` [parts] is not null, it gets each mounted part's in float32. `phi` [parts] may be null. */
-AVX512 static void softmax(float *row, const Sequence *s, const Page *pages, int64_t query, int64_t visible,
-                           const float *phi, float scale, float *mass)
+/* Products of one query -> weights over `visible` blocks. Those that add up to one are bf16, in place of the row's first
+ * half, times their tokens' scale where the block is small; if `mass` [parts] is not null, it gets each mounted part's in
+ * float32. `phi` [parts] may be null; value_scales [cache_pages, SMALL * PAGE]. */
+AVX512 static void softmax(float *row, const Sequence *s, const Block *blocks, int64_t query, int64_t visible,
+                           const float *phi, const bf16 *value_scales, float scale, float *mass)
 {
     const __m512 never = _mm512_set1_ps(-INFINITY);
     __m512 top = never, sum = _mm512_setzero_ps();
-    for (int64_t p = 0; p < visible; p++) {
-        __m512 x = _mm512_loadu_ps(row + p * PAGE);
-        if (phi && pages[p].part >= 0) x = _mm512_add_ps(x, _mm512_set1_ps(phi[pages[p].part]));
-        x = _mm512_mask_mul_ps(never, seen(s, pages, p, query), x, _mm512_set1_ps(scale));
-        _mm512_storeu_ps(row + p * PAGE, x);
+    for (int64_t b = 0; b < visible; b++) {
+        __m512 x = _mm512_loadu_ps(row + b * PAGE);
+        if (phi && blocks[b].part >= 0) x = _mm512_add_ps(x, _mm512_set1_ps(phi[blocks[b].part]));
+        x = _mm512_mask_mul_ps(never, seen(s, blocks, b, query), x, _mm512_set1_ps(scale));
+        _mm512_storeu_ps(row + b * PAGE, x);
         top = _mm512_max_ps(top, x);
     }
     top = _mm512_set1_ps(_mm512_reduce_max_ps(top));
-    for (int64_t p = 0; p < visible; p++) {
-        __m512 e = exp16(_mm512_sub_ps(_mm512_loadu_ps(row + p * PAGE), top));
-        _mm512_storeu_ps(row + p * PAGE, e);
+    for (int64_t b = 0; b < visible; b++) {
+        __m512 e = exp16(_mm512_sub_ps(_mm512_loadu_ps(row + b * PAGE), top));
+        _mm512_storeu_ps(row + b * PAGE, e);
         sum = _mm512_add_ps(sum, e);
     }
     __m512 share = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(sum));
-    for (int64_t p = 0; p < visible; p++) {
-        __m512 weight = _mm512_mul_ps(_mm512_loadu_ps(row + p * PAGE), share);
-        if (mass && pages[p].part >= 0) mass[pages[p].part] += _mm512_reduce_add_ps(weight);
-        store16((bf16 *)row + p * PAGE, weight);
+    for (int64_t b = 0; b < visible; b++) {
+        __m512 weight = _mm512_mul_ps(_mm512_loadu_ps(row + b * PAGE), share);
+        if (mass && blocks[b].part >= 0) mass[blocks[b].part] += _mm512_reduce_add_ps(weight);
+        if (blocks[b].small) weight = _mm512_mul_ps(weight, load16(value_scales + blocks[b].number * PAGE));
+        store16((bf16 *)row + b * PAGE, weight);
     }
 }
 
@@ -112,32 +92,35 @@ static void pack_queries(const Attention *a, const Item *item, pair *out)
 AVX512 static void attend(const Attention *a, const Item *item, float *masses, Scratch scratch)
 {
     const Sequence *s = item->sequence;
-    const Page *pages = a->table + s->first_page;
-    const int64_t group = a->heads / a->kv_heads, d = a->d, plane = a->cache_pages * PAGE * d, rows = item->rows;
-    const int64_t visible = visible_pages(s, (item->first + rows - 1) / group), columns = visible * PAGE;
+    const Block *blocks = a->table + s->first_block;
+    const int64_t group = a->heads / a->kv_heads, d = a->d, rows = item->rows;
+    const int64_t visible = visible_blocks(s, (item->first + rows - 1) / group), columns = visible * PAGE;
+    const bf16 *value_scales = a->value_scales + item->kv_head * a->cache_pages * SMALL * PAGE;
     const float scale = 1 / sqrtf((float)d);
-    const bf16 *keys = a->kv + item->kv_head * plane, *values = keys + a->kv_heads * plane;
+    const Block *end = blocks + visible;
 
+    fetch(a, item->kv_head, blocks, NEXT, end);
     pack_queries(a, item, scratch.queries);
-    for (int64_t p = 0; p < visible; p++) {
-        const bf16 *page = keys + pages[p].number * PAGE * d;
-        for (int64_t i = 0; i < d / 2; i += 16) transpose(page + 2 * i, d, scratch.tile + PAGE * i);
+    for (int64_t b = 0; b < visible; b++) {
+        fetch(a, item->kv_head, blocks + b + NEXT, 1, end);
+        key_tile(a, item->kv_head, blocks + b, scratch.scales, scratch.tile);
         for (int64_t r = 0; r < rows; r += ROWS)
-            score_rows(rows - r, scratch.queries + r * d / 2, scratch.tile, d, scratch.scores + r * columns + p * PAGE,
+            score_rows(rows - r, scratch.queries + r * d / 2, scratch.tile, d, scratch.scores + r * columns + b * PAGE,
                        columns);
     }
+    fetch(a, a->kv_heads + item->kv_head, blocks, NEXT, end);
     for (int64_t r = 0; r < rows; r++) {
         int64_t query = (item->first + r) / group, head = item->kv_head * group + (item->first + r) % group;
         const float *phi = a->phi ? a->phi + head * a->parts : NULL;
         float *mass = query == s->queries - 1 ? masses + head * a->parts : NULL;
-        softmax(scratch.scores + r * columns, s, pages, query, visible, phi, scale, mass);
+        softmax(scratch.scores + r * columns, s, blocks, query, visible, phi, value_scales, scale, mass);
     }
     memset(scratch.sums, 0, (size_t)(rows * d) * sizeof(float));
-    for (int64_t p = 0; p < visible; p++) {
-        const bf16 *page = values + pages[p].number * PAGE * d;
-        for (int64_t t = 0; t < PAGE; t += 2) interleave(page + t * d, page + (t + 1) * d, d, scratch.tile + t / 2 * d);
+    for (int64_t b = 0; b < visible; b++) {
+        fetch(a, a->kv_heads + item->kv_head, blocks + b + NEXT, 1, end);
+        value_tile(a, item->kv_head, blocks + b, scratch.tile);
         for (int64_t r = 0; r < rows; r += ROWS) {
-            const pair *weights = (const pair *)(scratch.scores + r * columns) + p * PAGE / 2;
+            const pair *weights = (const pair *)(scratch.scores + r * columns) + b * PAGE / 2;
             weigh_rows(rows - r, weights, scratch.tile, d, scratch.sums + r * d, columns);
         }
     }
@@ -164,10 +147,10 @@ static int64_t divide(const Attention *a, int64_t block, Item *items)
 
 static int64_t longest(const Attention *a)
 {
-    int64_t pages = 0;
+    int64_t blocks = 0;
     for (int64_t i = 0; i < a->count; i++)
-        if (a->sequences[i].pages > pages) pages = a->sequences[i].pages;
-    return pages * PAGE;
+        if (a->sequences[i].blocks > blocks) blocks = a->sequences[i].blocks;
+    return blocks * PAGE;
 }
 
 /* Rows per work item: many share the preparation of a page, few spread the work evenly. */
@@ -183,11 +166,13 @@ static int64_t block_rows(const Attention *a)
 static int reserve(const Attention *a, int64_t block, Scratch *s, void **memory)
 {
     size_t scores = (size_t)(block * longest(a)), sums = (size_t)(block * a->d), tile = (size_t)(PAGE / 2 * a->d);
-    *memory = malloc((scores + sums + sums / 2 + tile) * sizeof(float));
+    const size_t line = 64, size = (scores + sums + sums / 2 + (size_t)a->d + tile) * sizeof(float);
+    *memory = aligned_alloc(line, (size + line - 1) / line * line); /* so that no vector lies in two lines */
     s->scores = *memory;
     s->sums = s->scores + scores;
     s->queries = (pair *)(s->sums + sums);
-    s->tile = s->queries + sums / 2;
+    s->scales = (float *)(s->queries + sums / 2);
+    s->tile = (pair *)(s->scales + a->d);
     return *memory != NULL;
 }
 
@@ -195,7 +180,7 @@ static int attend_all(const Attention *a, int64_t block, const Item *items, int6
 {
     int64_t work = 0;
     int failed = 0;
-    for (int64_t i = 0; i < count; i++) work += items[i].rows * items[i].sequence->pages * PAGE;
+    for (int64_t i = 0; i < count; i++) work += items[i].rows * items[i].sequence->blocks * PAGE;
 #pragma omp parallel if (count > 1 && work >= PARALLEL / 4)
     {
         Scratch scratch;
@@ -216,8 +201,8 @@ static int attend_all(const Attention *a, int64_t block, const Item *items, int6
 static int in_the_cache(const Attention *a)
 {
     for (const Sequence *s = a->sequences; s < a->sequences + a->count; s++)
-        for (const Page *page = a->table + s->first_page; page < a->table + s->first_page + s->pages; page++)
-            if (page->number < 0 || page->number >= a->cache_pages) return 0;
+        for (const Block *block = a->table + s->first_block; block < a->table + s->first_block + s->blocks; block++)
+            if (block->number < 0 || block->number / (block->small ? SMALL : 1) >= a->cache_pages) return 0;
     return 1;
 }
 
@@ -230,11 +215,12 @@ static void add_masses(const Attention *a, const float *masses)
 int kg_page_size(void) { return PAGE; }
 
 /* Fields as in `Attention`. */
-int kg_attention(const bf16 *q, const bf16 *kv, const Sequence *sequences, const Page *table, const float *phi,
-                 float *mass, bf16 *out, int64_t count, int64_t heads, int64_t kv_heads, int64_t d, int64_t cache_pages,
-                 int64_t parts)
+int kg_attention(const bf16 *q, const bf16 *kv, const bf16 *key_scales, const bf16 *value_scales,
+                 const Sequence *sequences, const Block *table, const float *phi, float *mass, bf16 *out, int64_t count,
+                 int64_t heads, int64_t kv_heads, int64_t d, int64_t cache_pages, int64_t parts)
 {
-    const Attention a = {q, kv, sequences, table, phi, mass, out, count, heads, kv_heads, d, cache_pages, parts};
+    const Attention a = {q,   kv,    key_scales, value_scales, sequences, table,       phi,  mass,
+                         out, count, heads,      kv_heads,     d,         cache_pages, parts};
     if (!in_the_cache(&a)) return BAD_INDEX;
     const int64_t block = block_rows(&a), items = divide(&a, block, NULL);
     float *masses = calloc((size_t)(heads * parts + 1), sizeof(float));

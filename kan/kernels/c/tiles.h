@@ -49,6 +49,31 @@ INLINE void interleave(const bf16 *a, const bf16 *b, int64_t d, pair *out)
     }
 }
 
+/* Numbers of 8 bits that lie as a tile does, times `factor`, the same for every other pair of them. */
+INLINE void widen_pairs(const int8_t *in, __m512 factor, pair *out)
+{
+    __m512 low = _mm512_mul_ps(widen16(in), factor), high = _mm512_mul_ps(widen16(in + LANES), factor);
+    _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+
+/* A small block's keys [d / 2, PAGE, 2], times their channels' scales. */
+INLINE void widen_keys(const int8_t *in, const float *scales, int64_t d, pair *out)
+{
+    for (int64_t i = 0; i < d / 2; i++) {
+        __m128 both = _mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)(scales + 2 * i)));
+        widen_pairs(in + 2 * PAGE * i, _mm512_broadcast_f32x2(both), out + PAGE * i);
+    }
+}
+
+/* A small block's values [PAGE / 2, d, 2]; their scales go into the weights. */
+INLINE void widen_values(const int8_t *in, int64_t d, pair *out)
+{
+    for (int64_t i = 0; i < PAGE / 2 * d; i += LANES) {
+        __m512 low = widen16(in + 2 * i), high = widen16(in + 2 * i + LANES);
+        _mm512_storeu_si512(out + i, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+}
+
 /* Products of `count` rows with one page's keys. */
 INLINE void score(const int count, const pair *queries, const pair *keys, int64_t d, float *scores, int64_t stride)
 {

@@ -10,7 +10,7 @@
 #ifndef KG_VECTORS_H
 #define KG_VECTORS_H
 
-#define KG_ABI 3 /* raised with every change of a signature; native.py expects the same number */
+#define KG_ABI 4 /* raised with every change of a signature; native.py expects the same number */
 
 #if defined(__x86_64__) && ((defined(__clang__) && __clang_major__ >= 9) || (!defined(__clang__) && __GNUC__ >= 10))
 #define KG_AVAILABLE 1 /* the compiler has the instructions; the processor is asked at run time */
@@ -38,6 +38,12 @@ INLINE __m512 load16(const bf16 *from)
 }
 
 INLINE void store16(bf16 *to, __m512 x) { _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(x)); }
+
+/* 16 numbers of 8 bits. */
+INLINE __m512 widen16(const int8_t *from)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+}
 
 /* sum[i] += a[2i] b[2i] + a[2i+1] b[2i+1], where b is one pair for all lanes. */
 INLINE __m512 multiply_add(__m512 sum, __m512i a, pair b)

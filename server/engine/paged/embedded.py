@@ -21,6 +21,7 @@ from server.engine.paged.jobs import Job, carry_out
 from server.engine.paged.options import EngineOptions
 from server.engine.paged.outbox import Outbox, settle
 from server.engine.paged.owner import SHUT_DOWN, Owner
+from server.engine.paged.page_form import PageForm
 from server.engine.paged.sequence import Generation
 from server.engine.paged.token_stream import TokenStream
 from server.engine.paged.worker import Worker
@@ -60,7 +61,8 @@ class EmbeddedEngine:
             kernels=model.kernels.name,
         )
         self._limits = RequestLimits(self.info, len(prompt.preamble), options.max_fact_tokens)
-        self._page_limits = PageLimits(options.pages, len(prompt.preamble), options.max_fact_tokens)
+        per_page = PageForm(model.dtype, small=options.page_bits == 8).per_page
+        self._page_limits = PageLimits(options.pages, len(prompt.preamble), options.max_fact_tokens, per_page)
         directories = () if options.page_dir is None else (options.page_dir,)
         self._files = PageFiles(directories, options.disk_bytes, options.disk_reserve_bytes)
         self._encodings: set[asyncio.Future[None]] = set()
@@ -118,6 +120,17 @@ class EmbeddedEngine:
         future.add_done_callback(settled)
         self._owner.order(partial(self._worker.encode, fact, waiter, bulk=bulk))
         return future
+
+    def has_pages(self, key: str) -> bool:
+        """See the protocol."""
+        return self._files.life.is_made(key)
+
+    def has_room(self) -> bool:
+        """See the protocol. Without a disk half the memory is for such pages: the other half is for contexts."""
+        if self._options.page_dir is not None:
+            return self._files.has_room
+        stats = self.stats()
+        return stats.pages_free > stats.pages_total // 2
 
     async def run(self, function: Callable[[], T]) -> T:
         """See the protocol: on the engine's thread, which computes with every core; at most one in every step."""

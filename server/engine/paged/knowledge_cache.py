@@ -13,13 +13,13 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from kan.attention import pages_for
 from kan.kernels.operations import Cache
 from kan.knowledge.adapter import Adapter
-from kan.knowledge.pages import PageContent
+from kan.knowledge.pages import PageContent, Stored
 from kan.model import KANModel
 from kan.page_pool import PagePool
 from kan.rope import rotate
+from server.engine.paged.page_form import PageForm
 from server.engine.paged.sequence import Encoding
 from server.engine.pages.files import PageFiles
 from server.engine.pages.life import State
@@ -30,13 +30,20 @@ class KnowledgeCache:
     """`adapter` updates what goes into the cache; what goes to disk is the plain model's, whatever was learned."""
 
     def __init__(
-        self, model: KANModel, cache: Cache, pool: PagePool, files: PageFiles, adapter: Adapter | None
+        self,
+        model: KANModel,
+        cache: Cache,
+        pool: PagePool,
+        files: PageFiles,
+        adapter: Adapter | None,
+        form: PageForm,
     ) -> None:
         self._model = model
         self._cache = cache
         self._pool = pool
         self._files = files
         self.life = files.life
+        self.form = form
         self._adapter = None if adapter is None else adapter.to(model.dtype)
         self._entries: OrderedDict[str, list[int]] = OrderedDict()
         self.first_position = 0
@@ -74,16 +81,16 @@ class KnowledgeCache:
 
     def load(self, fact: FactTokens) -> bool:
         """Bring a fact in from disk. False if it is not there, damaged, or there is no room."""
-        needed = pages_for(len(fact.tokens))
+        needed = self.form.pages(len(fact.tokens))
         if not self.life.is_stored(fact.key) or not self.make_room(needed):
             return False
         config = self._model.config
         shape = (config.num_layers, len(fact.tokens), config.num_kv_heads, config.head_dim)
-        content = self._files.read(fact.key, shape, self._model.dtype)
-        if content is None:
+        stored = self._files.read(fact.key, partial(self.form.read, shape=shape))
+        if stored is None:
             return False
         pages = self._pool.allocate(needed, "knowledge")
-        self._install(content, pages)
+        self._install(stored, pages)
         self._publish(fact.key, pages)
         return True
 
@@ -91,12 +98,18 @@ class KnowledgeCache:
         """A finished encoding's pages become the entry; its content goes to disk unless the fact was forgotten."""
         key = encoding.fact.key
         pages, encoding.pages = encoding.pages, []
-        content = cache(partial(_assemble, encoding.captured))
-        if self._adapter is not None:  # a fact's own tokens attended to plain keys and values; its readers do not
-            self._install(content(), pages)
+        stored = cache(partial(self._stored, encoding.captured))
+        # A fact's own tokens attended to plain keys and values; its readers do not.
+        if self._adapter is not None or self.form.small:
+            needed = self.form.pages(len(encoding.tokens))
+            self._pool.release(pages[needed:])
+            del pages[needed:]
+            self._install(stored(), pages)
         self._publish(key, pages)
+        if encoding.bulk and key in self._entries and not self.life.is_read(key):
+            self._entries.move_to_end(key, last=False)  # nobody asked for it yet: it is the first to give way
         if self.life.state(key) is State.MADE:
-            self._files.write(key, content)
+            self._files.write(key, stored)
 
     def forget(self, keys: Sequence[str]) -> None:
         """Drop what nobody reads or makes, here and on disk; the rest goes with its last reader."""
@@ -146,11 +159,16 @@ class KnowledgeCache:
         if pages is not None:
             self._pool.release(pages)
 
-    def _install(self, content: PageContent, pages: list[int]) -> None:
+    def _stored(self, captured: list[list[tuple[Tensor, Tensor]]]) -> Stored:
+        return self.form.stored(_assemble(captured))
+
+    def _install(self, stored: Stored, pages: list[int]) -> None:
+        content = stored.content(self._model.dtype)  # what readers get is the same, from disk or just made
         if self._adapter is not None:
             content = self._adapter(content)
         positions = torch.arange(self.first_position, self.first_position + content.tokens)
-        self._cache.write(pages, rotate(content.keys, *self._model.rotary.at(positions)), content.values)
+        keys = rotate(content.keys, *self._model.rotary.at(positions))
+        self.form.write(self._cache, pages, keys, content.values)
 
 
 def _assemble(captured: list[list[tuple[Tensor, Tensor]]]) -> PageContent:

@@ -11,6 +11,7 @@ from kan.kernels import KernelsName
 from kan.patterns import SqrtBlocks, pattern_of
 
 AttentionName = Literal["auto", "full", "sqrt"]
+PageBits = Literal[8, 16]
 DtypeName = Literal["auto", "bfloat16", "float32", "float64"]
 
 
@@ -25,6 +26,8 @@ class EngineOptions:
     """Another pattern than the model's own; with `attention_blocks` and `attention_threshold` where they are given."""
     attention_blocks: int | None = None
     attention_threshold: int | None = None
+    page_bits: PageBits = 16
+    """Of the numbers in facts' pages: 8, or 16 for the model's own, whatever they are. Contexts are always in those."""
     pages: int = 4096
     """KV pages (of `PAGE_SIZE` tokens), shared by contexts and knowledge."""
     page_dir: Path | None = None

@@ -39,6 +39,8 @@ class Owner:
         self._inbox: SimpleQueue[Command | None] = SimpleQueue()
         self._edits: SimpleQueue[Command] = SimpleQueue()
         """What concerns facts' pages, in order: unlike other commands these may be obeyed in the middle of a step."""
+        self._sent = threading.Event()
+        """Whether there is a command that waits for the step's end."""
         self.jobs = JobQueue()
         """Short computations, likewise. `wake` after putting one in."""
         self._dead: Exception | None = None
@@ -51,8 +53,9 @@ class Owner:
         self._thread.start()
 
     def send(self, command: Command) -> None:
-        """To be obeyed between steps."""
+        """To be obeyed between steps; one that nobody waits for does not delay it."""
         self._inbox.put(command)
+        self._sent.set()
 
     def order(self, command: Command) -> None:
         """Of edits: to be obeyed in this order, perhaps in the middle of a step."""
@@ -117,12 +120,13 @@ class Owner:
         self._step_started = time.monotonic()
         try:
             self._interruption()()
-            return self._worker.step(self._interruption())
+            return self._worker.step(self._interruption(), self._sent.is_set)
         finally:
             self._step_started = None
 
     def _obey(self) -> bool:
         """Carry out every waiting command; with nothing to do, wait for one. False to stop."""
+        self._sent.clear()  # before looking: what comes meanwhile may be set for nothing, never the other way
         while True:
             try:
                 nothing_to_do = self._worker.idle and self.jobs.empty and self._edits.empty()

@@ -1,11 +1,11 @@
 """Which tokens go into the next forward pass, and who gets pages.
 
 Policy. Running generations decode in every step. What is left of the step's token budget goes to facts being encoded
-(at most half while prompts wait; those of a bulk edit last, and few in one step) and to prompts in order of arrival. A
-generation is admitted when all its facts are resident and its prompt fits; one that waits for its facts lets others
-pass, as long as they leave it the pages it will need. When pages run out, the youngest running generation gives up its
-own and starts over later; the oldest therefore always moves, and nothing waits for ever. Pages for one fact of the
-greatest length are never given to generations, so an edit need not wait for them.
+(at most half while prompts wait; those that nobody waits for last, a few tokens of them in a step with anything else)
+and to prompts in order of arrival. A generation is admitted when all its facts are resident and its prompt fits; one
+that waits for its facts lets others pass, as long as they leave it the pages it will need. When pages run out, the
+youngest running generation gives up its own and starts over later; the oldest therefore always moves, and nothing waits
+for ever. Pages for one fact of the greatest length are never given to generations, so an edit need not wait for them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from server.engine.paged.options import EngineOptions
 from server.engine.paged.sequence import Encoding, Generation, Sequence, Stage, Waiter, prefix_of
 from server.engine.protocol import FactTokens
 
+BESIDE_OTHERS = 8
+"""Tokens of facts that nobody waits for, in a step with something else: so few that it takes hardly longer for them."""
 MAX_CONSIDERED = 64
 """Waiting generations that are looked at in one step."""
 
@@ -137,7 +139,7 @@ class Scheduler:
         chunks = [chunk for chunk in chunks if _still_runs(chunk.sequence)]
         budget = (self._options.busy_step_tokens if chunks else self._options.step_tokens) - len(chunks)
         prompts = [one for one in self.running if one.pending > 1]
-        facts = self._take_facts(budget // 2 if prompts else budget)
+        facts = self._take_facts(budget // 2 if prompts else budget, alone=not (chunks or prompts))
         chunks += facts
         chunks += self._take(prompts, budget - _rows(facts), self._grow)
         self._in_flight = [chunk.sequence for chunk in facts]
@@ -229,7 +231,7 @@ class Scheduler:
     def _pages_of(self, generation: Generation) -> int:
         """Pages that it will need besides those of its facts that are resident."""
         missing = [one.fact for one in generation.request.facts if one.fact.key not in self._knowledge]
-        return pages_for(len(generation.tokens)) + sum(pages_for(len(fact.tokens)) for fact in missing)
+        return pages_for(len(generation.tokens)) + sum(self._knowledge.form.pages(len(fact.tokens)) for fact in missing)
 
     def _resident(self, generation: Generation) -> bool:
         """True if every fact is in memory; otherwise what is missing is on its way."""
@@ -258,7 +260,7 @@ class Scheduler:
         parts = [(list(self.preamble.pages), self.preamble_tokens)]
         parts += zip(self._knowledge.mount(facts), lengths, strict=True)
         self._pool.retain(self.preamble.pages)
-        generation.prefix = prefix_of(parts, phi)
+        generation.prefix = prefix_of(parts, phi, self._knowledge.form.per_page)
         generation.first_position = self.preamble_tokens + max(lengths)
 
     def _encoding(self, fact: FactTokens, *, bulk: bool = False) -> Encoding:
@@ -269,16 +271,19 @@ class Scheduler:
         encoding.bulk &= bulk
         return encoding
 
-    def _take_facts(self, budget: int) -> list[Chunk]:
-        """Those of bulk edits last, unless a generation waits for them too; and few, for whoever comes waits for the
-        step's end."""
+    def can_wait(self, sequence: Sequence) -> bool:
+        """Whether nobody waits for it: a fact of those that come last."""
+        return isinstance(sequence, Encoding) and sequence.bulk and not self._knowledge.life.is_read(sequence.fact.key)
+
+    def _take_facts(self, budget: int, *, alone: bool) -> list[Chunk]:
+        """Those that nobody waits for last, and few. `alone`: there is nothing else in the step."""
         urgent: list[Encoding] = []
         patient: list[Encoding] = []
         for one in self.encodings.values():
-            (patient if one.bulk and not self._knowledge.life.is_read(one.fact.key) else urgent).append(one)
+            (patient if self.can_wait(one) else urgent).append(one)
         chunks = self._take(urgent, budget, self._start)
-        left = min(budget - _rows(chunks), self._options.busy_step_tokens)
-        return chunks + self._take(patient, left, self._start)
+        most = self._options.busy_step_tokens if alone and not chunks else BESIDE_OTHERS
+        return chunks + self._take(patient, min(budget - _rows(chunks), most), self._start)
 
 
 def _rows(chunks: Iterable[Chunk]) -> int:

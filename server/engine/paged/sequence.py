@@ -17,11 +17,16 @@ from server.engine.decoding.sampling import SampledToken
 from server.engine.protocol import FactTokens, GenerationRequest, TokenChunk
 
 
-def prefix_of(parts: Iterable[tuple[list[int], int]], phi: Tensor | None = None) -> Prefix:
-    """Of (pages, tokens) of preamble and facts. `phi` [layers, H, facts] or None."""
+def prefix_of(parts: Iterable[tuple[list[int], int]], phi: Tensor | None = None, per_page: int = PAGE_SIZE) -> Prefix:
+    """Of (pages, tokens) of preamble and facts. phi [layers, H, facts] or None; per_page: tokens of a fact in each."""
     laid = list(parts)
     pages = tuple(page for part_pages, _ in laid for page in part_pages)
-    return Prefix(pages, tuple(tokens for _, tokens in laid), None if phi is None else F.pad(phi, (1, 0)))
+    return Prefix(
+        pages,
+        tuple(tokens for _, tokens in laid),
+        None if phi is None else F.pad(phi, (1, 0)),
+        (PAGE_SIZE, *[per_page] * (len(laid) - 1)),
+    )
 
 
 @dataclass(slots=True, eq=False)

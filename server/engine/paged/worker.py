@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,12 +17,32 @@ from server.engine.paged.batching import BatchBuilder, Placed
 from server.engine.paged.knowledge_cache import KnowledgeCache
 from server.engine.paged.options import EngineOptions
 from server.engine.paged.picking import Picked, TokenPicker
+from server.engine.paged.page_form import PageForm
 from server.engine.paged.scheduler import Chunk, Scheduler
 from server.engine.paged.sequence import Encoding, Generation, Stage, Waiter, prefix_of
 from server.engine.pages.files import PageFiles
 from server.engine.protocol import EngineStats, FactTokens, TokenChunk
 
+
+class GaveWay(Exception):
+    """A step that nobody waited for was given up, because somebody came."""
+
+
 Emit = Callable[[Generation, TokenChunk | Exception], None]
+
+
+def _nothing() -> None:
+    """Comes between two layers by default."""
+
+
+def _nobody() -> bool:
+    return False
+
+
+def _giving_way(between: Callable[[], None], somebody_came: Callable[[], bool]) -> None:
+    between()
+    if somebody_came():
+        raise GaveWay
 
 
 class Worker:
@@ -40,7 +61,8 @@ class Worker:
         self._cache = model.new_cache(options.pages)
         self._pool = PagePool(options.pages)
         adapter = None if phi is None else phi.adapter
-        self._knowledge = KnowledgeCache(model, self._cache, self._pool, files, adapter)
+        form = PageForm(model.dtype, small=options.page_bits == 8)
+        self._knowledge = KnowledgeCache(model, self._cache, self._pool, files, adapter, form)
         self._builder = BatchBuilder(self._pool, self._cache)
         self._picker = TokenPicker(model.logits)
         self._scheduler = Scheduler(self._pool, self._knowledge, phi, options)
@@ -72,11 +94,12 @@ class Worker:
     def reconcile(self, held: Collection[str]) -> None:
         self._knowledge.reconcile(held)
 
-    def step(self, between: Callable[[], None] | None = None) -> bool:
+    def step(self, between: Callable[[], None] = _nothing, somebody_came: Callable[[], bool] = _nobody) -> bool:
         """One forward pass and what follows from it. False if nothing could move.
 
         `between` is called between the layers. It may call `encode`, `leave`, `forget`, `reconcile` and `encode_now`,
-        and nothing else here.
+        and nothing else here. A step that nobody waits for is given up between two layers if `somebody_came`: what it
+        wrote is written again.
         """
         late = self._picker.late()
         self._deliver(late)
@@ -84,7 +107,11 @@ class Worker:
         if not chunks:
             return bool(late)
         batch, placed = self._builder.build(chunks)
-        hidden = self._model.forward(batch, between)
+        patient = all(self._scheduler.can_wait(chunk.sequence) for chunk in chunks)
+        try:
+            hidden = self._model.forward(batch, partial(_giving_way, between, somebody_came) if patient else between)
+        except GaveWay:
+            return True
         self._finish_encodings(batch, placed)
         self._deliver(self._sample(hidden, placed))
         self._steps += 1
@@ -131,6 +158,7 @@ class Worker:
             pages_knowledge=self._pool.used("knowledge"),
             page_hits=counters.page_hits,
             page_misses=counters.page_misses,
+            facts_with_pages=len(self._knowledge.life),
             facts_encoded=self._encoded,
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated,

@@ -9,28 +9,32 @@ import errno
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-
-import torch
+from typing import TypeVar
 
 from kan.knowledge.pages import (
     SUFFIX,
     TEMPORARY_SUFFIX,
-    PageContent,
     PageContentError,
+    Stored,
     is_intact,
     page_path,
-    read_pages,
+    stored_bytes,
     write_pages,
 )
-from server.engine.pages.janitor import Janitor
+from server.engine.pages.janitor import MAX_WRITES, Janitor
 from server.engine.pages.life import PageLife, State
 from server.engine.pages.sharing import SharedDirectory
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+SWEEP_SECONDS = 60.0
+"""Between two searches for files that should not be there."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -44,28 +48,40 @@ class PageFiles:
         """Finds what earlier processes left. Raises OSError."""
         self._directories = tuple(directories)
         self._reserve = reserve_bytes
-        self._janitor = Janitor(self._keep_reserve) if self._directories else None
+        self._short = False
+        """Whether the disk had less than its reserve when it was last looked at."""
+        self._swept = time.monotonic()
+        self._janitor = Janitor(self._look) if self._directories else None
         self.life = PageLife(limit_bytes, self._order_removal)
         for directory in self._directories:
             directory.mkdir(parents=True, exist_ok=True)
         self._shared = [SharedDirectory(directory) for directory in self._directories]
         if self.alone():
-            self._remove_half_written()
+            self._remove_half_written(0.0)
         self._reconcile(None)
 
-    def read(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> PageContent | None:
-        """The content, or None if it is not there or damaged (a damaged file is removed). Of one directory."""
+    @property
+    def has_room(self) -> bool:
+        """Whether what is written now will be kept, and soon written, without other content having to go. False
+        without directories."""
+        if self._janitor is None or self._short or self.life.full:
+            return False
+        return self._janitor.backlog < MAX_WRITES // 2
+
+    def read(self, key: str, read: Callable[[Path], T]) -> T | None:
+        """What `read` makes of the file, or None if it is not there or damaged: a file that is none for `read`, by its
+        PageContentError, is removed. Of one directory."""
         if not self.life.touch(key):
             return None
         path = page_path(self._directories[0], key)
         try:
-            return read_pages(path, shape, dtype)
+            return read(path)
         except (OSError, PageContentError) as error:
             log.warning("page content %s is unusable and will be made again: %s", path, error)
             self._discard(key)
             return None
 
-    def write(self, key: str, content: Callable[[], PageContent]) -> None:
+    def write(self, key: str, content: Callable[[], Stored]) -> None:
         """Keep it if there is room; returns at once. `content` is called on the janitor's thread."""
         if self._janitor is None:
             return
@@ -111,10 +127,13 @@ class PageFiles:
         for shared in self._shared:
             shared.close()
 
-    def _remove_half_written(self) -> None:
+    def _remove_half_written(self, seconds: float) -> None:
+        """Those that nobody has written to for so long."""
         for directory in self._directories:
             for path in directory.glob(f"*{TEMPORARY_SUFFIX}"):
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime >= seconds:
+                        path.unlink()
 
     def _paths(self, key: str) -> list[Path]:
         return [page_path(directory, key) for directory in self._directories]
@@ -132,6 +151,19 @@ class PageFiles:
 
     # --- on the janitor's thread ---
 
+    def _look(self) -> None:
+        self._keep_reserve()
+        if time.monotonic() - self._swept >= SWEEP_SECONDS and self.alone():
+            self._swept = time.monotonic()
+            self._remove_half_written(SWEEP_SECONDS)
+            self._remove_orphans()
+
+    def _remove_orphans(self) -> None:
+        """Files that are in no book: what could not be deleted when it should have been."""
+        for key, _ in list(self._found()):
+            if self.life.state(key) is None:
+                self._unlink(key)
+
     def _unlink(self, key: str) -> None:
         for path in self._paths(key):
             try:
@@ -139,7 +171,7 @@ class PageFiles:
             except OSError as error:
                 log.error("page content %s could not be deleted: %s", path, error)
 
-    def _write(self, key: str, content: Callable[[], PageContent]) -> None:
+    def _write(self, key: str, content: Callable[[], Stored]) -> None:
         try:
             if self.life.state(key) is not State.FORGOTTEN and self._keep_reserve() <= 0:
                 self._write_whole(key, content())
@@ -147,14 +179,14 @@ class PageFiles:
         finally:
             self.life.written(key)
 
-    def _write_whole(self, key: str, content: PageContent) -> None:
+    def _write_whole(self, key: str, content: Stored) -> None:
         directory = self._directories[0]
         directory.mkdir(parents=True, exist_ok=True)  # it may have been removed
         try:
             write_pages(page_path(directory, key), content)
         except OSError as error:
             if error.errno in FULL:
-                self.life.trim(2 * (content.keys.nbytes + content.values.nbytes))
+                self.life.trim(2 * stored_bytes(content))
             raise
 
     def _keep_reserve(self) -> int:
@@ -163,6 +195,7 @@ class PageFiles:
             short = self._reserve - min(shutil.disk_usage(directory).free for directory in self._directories)
         except FileNotFoundError:
             return 0
+        self._short = short > 0
         self.life.trim(short)
         return short
 

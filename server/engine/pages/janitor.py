@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -15,6 +16,8 @@ MAX_WRITES = 256
 NICENESS = 10
 IDLE_SECONDS = 1.0
 """Between two looks at the disk while there is nothing to do."""
+BUSY_SECONDS = 30.0
+"""The same while there is."""
 CLOSE_SECONDS = 10.0
 Action = Callable[[], object]
 
@@ -23,9 +26,12 @@ class Janitor:
     """Of several orders for one key only the newest is carried out; removals, which make room, come before writes.
     Whatever goes wrong with one is logged."""
 
-    def __init__(self, on_idle: Action) -> None:
-        """`on_idle` is called on the thread now and then. It begins with the first order."""
-        self._on_idle = on_idle
+    def __init__(self, look: Action) -> None:
+        """`look` is called on the thread now and then."""
+        self._look = look
+        self._looked = time.monotonic()
+        self._worked = False
+        """Whether an order was carried out since."""
         self._changed = threading.Condition()
         self._removals: OrderedDict[str, Action] = OrderedDict()
         self._writes: OrderedDict[str, Action] = OrderedDict()
@@ -33,6 +39,11 @@ class Janitor:
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="kalmagrove-pages", daemon=True)
         self._thread.start()
+
+    @property
+    def backlog(self) -> int:
+        """Writes that wait."""
+        return len(self._writes)
 
     def write(self, key: str, action: Action) -> bool:
         """False if too many writes wait already."""
@@ -87,8 +98,11 @@ class Janitor:
             self._changed.notify_all()
             woken = self._changed.wait_for(lambda: self._removals or self._writes or self._closed, IDLE_SECONDS)
             orders = self._removals or self._writes
-            if not orders:
-                return None if woken else self._on_idle
-            _, action = orders.popitem(last=False)
+            if not orders and woken:
+                return None
             self._busy = True
-            return action
+            if not orders or (self._worked and time.monotonic() - self._looked >= BUSY_SECONDS):
+                self._looked, self._worked = time.monotonic(), False
+                return self._look
+            self._worked = True
+            return orders.popitem(last=False)[1]

@@ -61,6 +61,23 @@ class PageLife:
         self._lock = threading.RLock()
         self._pages: OrderedDict[str, Page] = OrderedDict()
         self._stored = 0
+        self._latest = 0
+        """Bytes of what was stored last."""
+        self._under_way = 0
+        """Being made."""
+
+    def __len__(self) -> int:
+        """Facts whose pages are there."""
+        return len(self._pages) - self._under_way
+
+    @property
+    def full(self) -> bool:
+        """Whether another one on disk would be at the cost of others."""
+        return self._stored + self._latest > self._limit
+
+    def is_made(self, key: str) -> bool:
+        """True if the pages are there, for a fact that wants them."""
+        return self.state(key) is State.MADE
 
     def state(self, key: str) -> State | None:
         """None: unknown."""
@@ -96,7 +113,9 @@ class PageLife:
     def making(self, key: str) -> None:
         """They are being made, for a fact or a reader: `resident`, `stored` or `failed` will follow."""
         with self._lock:
-            self._pages.setdefault(key, Page()).making = True
+            page = self._pages.setdefault(key, Page())
+            self._under_way += not page.making
+            page.making = True
 
     def resident(self, key: str) -> bool:
         """They are in memory now. False if nobody has a use for them (any more): the caller drops them."""
@@ -108,7 +127,7 @@ class PageLife:
         with self._lock:
             page = self._pages.setdefault(key, Page(State.FORGOTTEN))
             self._stored += size - (page.stored_bytes or 0)
-            page.stored_bytes = size
+            page.stored_bytes = self._latest = size
             self._pages.move_to_end(key)
             kept = self._made(key)
             self.trim(self._stored - self._limit, spare=key)
@@ -118,7 +137,7 @@ class PageLife:
         """They could not be made."""
         with self._lock:
             if (page := self._pages.get(key)) is not None:
-                page.making = False
+                self._end_making(page)
                 self._settle(key)
 
     def writing(self, key: str) -> None:
@@ -199,6 +218,7 @@ class PageLife:
     def audit(self, held: Iterable[str] | None = None) -> None:
         """AssertionError if the books do not balance; `held`: the keys that facts have, while nothing is under way."""
         with self._lock:
+            assert self._under_way == sum(page.making for page in self._pages.values()), "a making was not ended"
             assert self._stored == sum(page.stored_bytes or 0 for page in self._pages.values()), "sizes do not add up"
             for key, page in self._pages.items():
                 assert page.used or page.state is State.MADE, f"{key} is {page.state.value} and held by nobody"
@@ -209,11 +229,15 @@ class PageLife:
 
     def _made(self, key: str, *, resident: bool = False) -> bool:
         page = self._pages.setdefault(key, Page(State.FORGOTTEN))
-        page.making = False
+        self._end_making(page)
         page.resident |= resident
         if page.state is State.WANTED:
             page.state = State.MADE
         return not self._settle(key)
+
+    def _end_making(self, page: Page) -> None:
+        self._under_way -= page.making
+        page.making = False
 
     def _unmade(self, key: str, page: Page) -> None:
         if page.state is State.MADE and not page.there:

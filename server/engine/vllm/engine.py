@@ -105,6 +105,7 @@ class VllmEngine:
             self._counts,
             page_hits=self._facts.hits,
             page_misses=self._facts.misses,
+            facts_with_pages=len(self._files.life),
             facts_encoded=self._facts.encoded,
             waiting=sum(load.waiting for load in loads),
             running=sum(load.running for load in loads),
@@ -134,6 +135,14 @@ class VllmEngine:
         self._limits.check_facts(facts)
         self._expect_progress()
         await self._facts.ensure(facts, bulk=bulk)
+
+    def has_pages(self, key: str) -> bool:
+        """See the protocol."""
+        return self._files.life.is_made(key)
+
+    def has_room(self) -> bool:
+        """See the protocol."""
+        return self._files.has_room
 
     def forget(self, keys: Sequence[str]) -> None:
         """See the protocol. The state of pages is thread-safe, so this needs no event loop."""

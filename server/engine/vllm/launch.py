@@ -9,6 +9,7 @@ from typing import Any
 from kan.checkpoint.directory import Checkpoint
 from kan.knowledge.adapter import Adapter, save_adapter
 from server.engine.pages.files import PageFiles
+from server.engine.pages.formats import clear_other_formats
 from server.engine.vllm.arguments import VllmOptions, engine_arguments, knowledge_transfer, prepare_environment
 from server.engine.vllm.plugin.hugging_face import write_view
 from server.engine.vllm.plugin.transfer import stage_directory
@@ -30,6 +31,7 @@ def launcher(
     )
     plain = arguments.create_engine_config()
     page_dir = options.page_dir / _number_format(plain)
+    clear_other_formats(options.page_dir, page_dir)
     arguments.kv_transfer_config = knowledge_transfer(options, page_dir, _adapter_file(adapter, page_dir))
     config = arguments.create_engine_config()
 

@@ -173,6 +173,7 @@ async def version(context: ContextDep) -> Response:
         facts=snapshot.count(),
         namespaces={name: snapshot.count(name) for name in snapshot.namespaces()},
         tombstones=snapshot.tombstones,
+        pages_made=round(context.page_making.share, 6),
     )
     return json_response(reply)
 

@@ -143,6 +143,8 @@ class VersionResponse(TypedDict):
     facts: int
     namespaces: dict[str, int]
     tombstones: int
+    pages_made: float
+    """Share of the facts' texts whose pages are made; the others' follow, or are made at their first use."""
 
 
 class RollbackRequest(Request):

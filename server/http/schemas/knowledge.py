@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -73,6 +73,13 @@ class KnowledgeFact(TypedDict):
     """Names the K/V pages that were attended to: a digest of model, preamble and the fact's text."""
 
 
+class LeftOut(TypedDict):
+    """A fact that would have been mounted if its pages had been made."""
+
+    id: str
+    version: int
+
+
 class KnowledgeReport(TypedDict):
     """What an answer was drawn from."""
 
@@ -86,12 +93,14 @@ class KnowledgeReport(TypedDict):
     """How likely the answer says what they say, if they are. All three are in [0, 1], means over `n` answers, and null
     where they cannot be told."""
     facts: list[KnowledgeFact]
+    left_out: NotRequired[list[LeftOut]]
+    """If there are any."""
 
 
 def knowledge_report(report: Report) -> KnowledgeReport:
     """As it is written."""
     judgement = report.judgement
-    return {
+    written: KnowledgeReport = {
         "version": report.version,
         "retrieval_ms": round(report.retrieval_seconds * 1000, 3),
         "grounded": None if judgement is None else round(judgement.grounded, 4),
@@ -109,3 +118,6 @@ def knowledge_report(report: Report) -> KnowledgeReport:
             for fact in report.facts
         ],
     }
+    if report.left_out:
+        written["left_out"] = [{"id": fact_id, "version": version} for fact_id, version in report.left_out]
+    return written

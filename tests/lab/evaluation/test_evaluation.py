@@ -58,6 +58,15 @@ def test_retrieval_is_measured_on_every_set_and_on_many_names(subject: Subject) 
     assert [one.title.split(",")[0] for one in found] == ["retrieval: synthetic", "retrieval: names-10k"]
 
 
+def test_page_bits(subject: Subject) -> None:
+    plan = replace(SMALL, parts=("page_bits",))
+    (found,) = run(plan, subject, Journal(None, {}, resume=False), told := []).findings
+    assert told == ["page bits: synthetic"]
+    moved = found.figures["median |Δ log probability| of the first token"]
+    assert isinstance(moved, float)
+    assert 0 < moved < 0.5, "pages are rounded, and not much"
+
+
 def test_one_engine_serves_consecutive_cells(subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from server.engine.paged.embedded import EmbeddedEngine
 

@@ -1,0 +1,88 @@
+/* What one call of attention is given, and its blocks of keys and values as tiles. A block is a page, or PAGE tokens of a
+ * small one, whose numbers have 8 bits (kan/kernels/small_pages.py). */
+#ifndef KG_BLOCKS_H
+#define KG_BLOCKS_H
+
+#include "tiles.h"
+
+#ifdef KG_AVAILABLE
+
+enum { SMALL = 2 /* blocks in a small page: it takes the memory of an ordinary one */ };
+
+/* Both structures are rows of int64 arrays: see native_attention.py. */
+typedef struct {
+    int64_t number; /* in the cache, counted in blocks of its kind */
+    int64_t tokens; /* how many it holds; of the context's this is not asked */
+    int64_t part;   /* whose they are, among the parts of all sequences; -1: the context's */
+    int64_t small;  /* whether its numbers have 8 bits */
+} Block;
+
+typedef struct {
+    int64_t first_query, queries; /* in q and out */
+    int64_t first_block, blocks;  /* in the table: the mounted ones, then the context's */
+    int64_t mounted;              /* how many are mounted */
+    int64_t computed;             /* context tokens before the first query */
+} Sequence;
+
+typedef struct {
+    const bf16 *q;             /* [queries, heads, d] */
+    const bf16 *kv;            /* [2, kv_heads, cache_pages, PAGE, d]; small blocks lie in the same memory */
+    const bf16 *key_scales;    /* [kv_heads, cache_pages, d] */
+    const bf16 *value_scales;  /* [kv_heads, cache_pages, SMALL * PAGE] */
+    const Sequence *sequences; /* [count] */
+    const Block *table;        /* blocks of all sequences */
+    const float *phi;          /* [heads, parts], or null */
+    float *mass;               /* [parts], added to */
+    bf16 *out;                 /* [queries, heads, d] */
+    int64_t count, heads, kv_heads, d, cache_pages, parts;
+} Attention;
+
+INLINE int64_t bytes_of(const Attention *a, const Block *block)
+{
+    return PAGE * a->d * (int64_t)(block->small ? sizeof(int8_t) : sizeof(bf16));
+}
+
+/* Where a block's numbers lie, in the plane of one head's keys or values. */
+INLINE const char *numbers(const Attention *a, int64_t plane, const Block *block)
+{
+    return (const char *)(a->kv + plane * a->cache_pages * PAGE * a->d) + block->number * bytes_of(a, block);
+}
+
+/* Has these blocks fetched, of those before `end`: they lie anywhere, and the processor cannot guess where. */
+INLINE void fetch(const Attention *a, int64_t plane, const Block *first, int64_t count, const Block *end)
+{
+    for (const Block *block = first; block < end && block < first + count; block++) {
+        const char *from = numbers(a, plane, block);
+        for (int64_t i = 0; i < bytes_of(a, block); i += 64) _mm_prefetch(from + i, _MM_HINT_T0);
+    }
+}
+
+/* A block's keys as a tile [d / 2, PAGE]; `widened` has room for the scales [d] of a small page. */
+AVX512 static void key_tile(const Attention *a, int64_t kv_head, const Block *block, float *widened, pair *tile)
+{
+    const int64_t d = a->d;
+    const char *from = numbers(a, kv_head, block);
+    if (block->small) {
+        const bf16 *scales = a->key_scales + (kv_head * a->cache_pages + block->number / SMALL) * d;
+        for (int64_t i = 0; i < d; i += LANES) _mm512_storeu_ps(widened + i, load16(scales + i));
+        widen_keys((const int8_t *)from, widened, d, tile);
+    } else {
+        for (int64_t i = 0; i < d / 2; i += 16) transpose((const bf16 *)from + 2 * i, d, tile + PAGE * i);
+    }
+}
+
+/* A block's values as a tile [PAGE / 2, d]; those of small blocks without their scales. */
+AVX512 static void value_tile(const Attention *a, int64_t kv_head, const Block *block, pair *tile)
+{
+    const int64_t d = a->d;
+    const char *from = numbers(a, a->kv_heads + kv_head, block);
+    if (block->small) {
+        widen_values((const int8_t *)from, d, tile);
+    } else {
+        const bf16 *page = (const bf16 *)from;
+        for (int64_t t = 0; t < PAGE; t += 2) interleave(page + t * d, page + (t + 1) * d, d, tile + t / 2 * d);
+    }
+}
+
+#endif
+#endif

@@ -1,0 +1,42 @@
+"""`kalmagrove bench pages`: attention over facts in 8 bits. No server takes part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kan.kernels import KernelsName
+from server.cli.bench_layers import numbers
+from server.cli.console import FAILED, USAGE, CommandError, fail, output, progress_bar
+
+
+def pages(
+    facts: Annotated[int, typer.Option(min=1, max=64, help="Facts mounted at once.")] = 8,
+    tokens: Annotated[int, typer.Option(min=1, max=512, help="Tokens of a fact.")] = 40,
+    rows: Annotated[str, typer.Option(help="Rows computed together; 1 is a decode step.")] = "1,32",
+    count: Annotated[int, typer.Option(min=1, max=10_000, help="Measurements per series.")] = 40,
+    kernels: Annotated[KernelsName, typer.Option(help="What computes.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 1,
+    json: Annotated[Path | None, typer.Option("--json", help="Also write the report to this file.")] = None,
+) -> None:
+    """Attention over facts whose pages are in 8 bits, beside pages in the model's own numbers."""
+    from loadtests.pages import PagesPlan, run
+    from loadtests.report import print_report, write_json
+    from server.engine.dtype import choose_dtype
+
+    try:
+        plan = PagesPlan(facts, tokens, numbers(rows), count, seed, kernels, choose_dtype("auto"))
+        with progress_bar() as bar:
+            task = bar.add_task("pages", total=None)
+            report = run(plan, lambda what, done, all_: bar.update(task, description=what, completed=done, total=all_))
+        if json:
+            write_json(report, json)
+    except ValueError as error:
+        fail(CommandError(str(error), USAGE))
+    except OSError as error:
+        fail(CommandError(str(error)))
+    print_report(report, output())
+    if report.failures:
+        raise typer.Exit(FAILED)
