@@ -105,6 +105,11 @@ def read_plan(name: str) -> LMPlan:
     return _checked(found, str(path))
 
 
+def read_plan_json(path: Path) -> LMPlan:
+    """As a run notes it. Raises PlanError or OSError."""
+    return _checked(path.read_text("utf-8"), str(path))
+
+
 def _checked(found: str, source: str) -> LMPlan:
     """As JSON, in which lists may stand for tuples."""
     try:

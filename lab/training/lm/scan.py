@@ -22,7 +22,7 @@ class ScanSamples:
         self, commands: Sequence[Command], prompt: PromptBuilder, end_token: int, *, share: float, seed: int
     ) -> None:
         self._commands = commands
-        self._prompt = prompt
+        self.prompt = prompt
         self._end_token = end_token
         self._share = share
         self._seed = seed
@@ -31,7 +31,7 @@ class ScanSamples:
 
     @property
     def preamble(self) -> Sequence[int]:
-        return self._prompt.preamble
+        return self.prompt.preamble
 
     def batch(self, step: int, size: int) -> list[Sample]:
         """A negative step has commands drawn at random, none twice in one batch."""
@@ -65,7 +65,7 @@ class ScanSamples:
 
     def _laid(self, text: str, actions: Sequence[str], facts: Sequence[str]) -> Sample:
         return Sample(
-            prompt=self._prompt.chat([ChatMessage("user", text)], with_knowledge=bool(facts)),
-            reply=[*self._prompt.tokenizer.encode(reply(actions)), self._end_token],
-            facts=[self._prompt.fact(fact) for fact in facts],
+            prompt=self.prompt.chat([ChatMessage("user", text)], with_knowledge=bool(facts)),
+            reply=[*self.prompt.tokenizer.encode(reply(actions)), self._end_token],
+            facts=[self.prompt.fact(fact) for fact in facts],
         )

@@ -10,6 +10,7 @@ from rich.progress import Progress
 from typer.testing import CliRunner
 
 from kan.checkpoint.directory import Checkpoint
+from kan.knowledge.phi import load_phi
 from kan.symmetry.parameters import count
 from lab.errors import PlanError, ResumeError
 from lab.training.lm.configuration import CONFIGURATIONS, LMPlan, read_plan
@@ -57,6 +58,16 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_run_that_ended_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = tiny_plan(steps=2)
+    first = train(plan, tmp_path)
+    monkeypatch.setattr(LMTrainer, "__init__", None)
+    assert train(plan, tmp_path) == first
+    found = tmp_path / "tiny.phi.safetensors"
+    phi = load_phi(found, plan.config, model_fingerprint=first.fingerprint, encoder_fingerprint="")
+    assert phi.is_zero
+
+
 def test_other_seeds_are_other_runs(tmp_path: Path) -> None:
     plan = tiny_plan(steps=2)
     fingerprints = {train(plan.changed(seed=seed), tmp_path / str(seed)).fingerprint for seed in (0, 1)}
@@ -65,8 +76,9 @@ def test_other_seeds_are_other_runs(tmp_path: Path) -> None:
 
 def test_a_state_of_another_run_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
     train(tiny_plan(steps=2), tmp_path)
-    with pytest.raises(ResumeError, match="other options"):
+    with pytest.raises(ResumeError, match="another plan"):
         train(tiny_plan(steps=3), tmp_path)
+    (tmp_path / "tiny.md").unlink()
     state = tmp_path / STATE
     state.write_bytes(state.read_bytes()[:-500])
     with pytest.raises(ResumeError, match="cannot be read"):
@@ -119,11 +131,10 @@ def test_what_cannot_be_is_named(tmp_path: Path, line: str, named: str) -> None:
 def test_the_command(tmp_path: Path) -> None:
     plan = tmp_path / "plan.toml"
     text = (CONFIGURATIONS / "scan-group.toml").read_text()
-    text = text.replace("hidden_size = 128", "hidden_size = 16").replace("intermediate_size = 256", "intermediate_size = 16")
+    text = text.replace("hidden_size = 128", "hidden_size = 16").replace("size = 256", "size = 16")
     plan.write_text(text.replace("head_dim = 64", "head_dim = 16") + "batch_size = 2\nvalidation_size = 2\n")
-    run = CliRunner().invoke(
-        app, ["train", "lm", str(plan), "--out", str(tmp_path / "run"), "--split", "length", "--steps", "2", "--seed", "7"]
-    )
+    changed = ["--split", "length", "--steps", "2", "--seed", "7"]
+    run = CliRunner().invoke(app, ["train", "lm", str(plan), "--out", str(tmp_path / "run"), *changed])
     assert run.exit_code == 0, run.output
     checkpoint = Checkpoint.open(tmp_path / "run" / "scan-group")
     assert checkpoint.source == "trained from scratch on SCAN, length, seed 7"
