@@ -104,7 +104,7 @@ class EquivariantLayers:
         self._head_dim = config.head_dim
         self._channels = config.head_dim // (2 * config.group_order)
         self._linear = linear
-        self._commuting = lambda weight, bias: commuting(self._action.group, weight, bias, linear)
+        self._product = commuting
 
     def embedding(self, weight: Tensor) -> Rows:
         return Embedding(self._action, weight)
@@ -130,6 +130,9 @@ class EquivariantLayers:
 
     def head(self, weight: Tensor) -> Rows:
         return Head(self._action, weight, self._linear)
+
+    def _commuting(self, weight: Tensor, bias: Tensor | None) -> Product:
+        return self._product(self._action.group, weight, bias, self._linear)
 
     def _to_heads(self, y: Tensor) -> Tensor:
         """[R, n · planes · d / n] -> [R, planes · d], a head's channels as [2, n, c]"""
