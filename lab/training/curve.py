@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lab.training.smoothing import smooth
 from lab.training.trainer import Curve, Point
-
-SMOOTHING = 0.95
-"""Of the exponential mean drawn over the noisy losses of single batches."""
 
 
 def plot_curve(curve: Curve, path: Path) -> None:
@@ -32,11 +30,3 @@ def plot_curve(curve: Curve, path: Path) -> None:
 
 def _series(points: list[Point], field: str) -> tuple[list[int], list[float]]:
     return [point.step for point in points], [getattr(point, field) for point in points]
-
-
-def smooth(values: list[float]) -> list[float]:
-    """Exponential mean of noisy figures."""
-    smoothed: list[float] = []
-    for value in values:
-        smoothed.append(value if not smoothed else SMOOTHING * smoothed[-1] + (1 - SMOOTHING) * value)
-    return smoothed

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from lab.training.curve import smooth
 from lab.training.lm.options import LMOptions
 from lab.training.lm.trainer import LMCurve, Point
+from lab.training.smoothing import smooth
 
 COLUMNS = ("step", "learning_rate", "loss", "exact", "fixed_sample_loss", "fixed_sample_exact")
 """Of the CSV. Of the step's batch before the step; of the fixed sample after so many steps, where it was measured."""
