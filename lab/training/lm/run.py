@@ -42,10 +42,10 @@ def train_lm(plan: LMPlan, output: Path, progress: Progress) -> Checkpoint:
 
     Raises PlanError, ResumeError, CheckpointError or OSError.
     """
+    config, device = plan.config, training_device()
     _begin(plan, output)
     if (output / f"{plan.name}.md").is_file():
         return Checkpoint.open(output / plan.name)
-    config, device = plan.config, training_device()
     prompt = PromptBuilder.for_model(config, Tokenizer(tokenizer_json()), TEMPLATE)
     split = SPLITS[plan.task.split]()
     samples = ScanSamples(split.train, prompt, config.eos_token_ids[0], share=plan.task.taught, seed=plan.training.seed)

@@ -8,7 +8,8 @@ what is learned is to read pages, and gradients reach the weights that make them
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -84,14 +85,12 @@ class Laid:
 def lay_out(samples: Sequence[Sample], preamble: Sequence[int]) -> Laid:
     """`preamble`: what comes before the facts of samples that have some."""
     each = [_Row.of(one, preamble) for one in samples]
-    longest = max(len(one.tokens) for one in each)
-    positions = [torch.tensor(one.positions) for one in each]
     rows = Rows.of([one.tokens for one in each], [0] * len(each))
-    starts = torch.tensor([0, *(len(one.tokens) for one in each[:-1])]).cumsum(0).tolist()
-    ends = [start + len(one.tokens) for start, one in zip(starts, each, strict=True)]
+    positions = torch.tensor([position for one in each for position in one.positions])
+    ends = list(accumulate(len(one.tokens) for one in each))
     replies = [len(one.reply) for one in samples]
     return Laid(
-        rows=Rows(rows.tokens, torch.cat(positions), rows.places, rows.sequences, longest),
+        rows=replace(rows, positions=positions),
         apart=_apart([one.parts for one in each]) if any(one.facts for one in samples) else None,
         outputs=torch.cat([torch.arange(end - count, end) for end, count in zip(ends, replies, strict=True)]),
         targets=torch.tensor([token for one in samples for token in one.reply]),
