@@ -132,7 +132,8 @@ def test_the_command(tmp_path: Path) -> None:
     plan = tmp_path / "plan.toml"
     text = (CONFIGURATIONS / "scan-group.toml").read_text()
     text = text.replace("hidden_size = 128", "hidden_size = 16").replace("size = 256", "size = 16")
-    plan.write_text(text.replace("head_dim = 64", "head_dim = 16") + "batch_size = 2\nvalidation_size = 2\n")
+    text = text.replace("validation_size = 128", "validation_size = 2")
+    plan.write_text(text.replace("head_dim = 64", "head_dim = 16") + "batch_size = 2\n")
     changed = ["--split", "length", "--steps", "2", "--seed", "7"]
     run = CliRunner().invoke(app, ["train", "lm", str(plan), "--out", str(tmp_path / "run"), *changed])
     assert run.exit_code == 0, run.output
