@@ -19,12 +19,15 @@ from torch import Tensor
 from kan.config import KANConfig
 from kan.kernels.operations import Kernels, Product
 from kan.rope import RotaryTable
+from kan.symmetry.group import FiniteGroup
 from kan.symmetry.linear import commuting
 from kan.symmetry.words import Embedding, Head
 
 Rows = Callable[[Tensor], Tensor]
 Linear = Callable[[Tensor, Tensor | None], Product]
 """Of a weight [out, in] and a bias."""
+Commuting = Callable[[FiniteGroup, Tensor, Tensor | None, Linear], Product]
+"""Of a compressed weight and bias: as `kan.symmetry.linear.commuting`, or another way to compute the same."""
 
 
 class Layers(Protocol):
@@ -95,13 +98,13 @@ class OrdinaryLayers:
 class EquivariantLayers:
     """`Layers` that commute with a group."""
 
-    def __init__(self, config: KANConfig, linear: Linear) -> None:
+    def __init__(self, config: KANConfig, linear: Linear, commuting: Commuting = commuting) -> None:
         self._action = config.vocabulary_action
         self._order = config.group_order
         self._head_dim = config.head_dim
         self._channels = config.head_dim // (2 * config.group_order)
         self._linear = linear
-        self._commuting = partial(commuting, self._action.group, product=linear)
+        self._product = commuting
 
     def embedding(self, weight: Tensor) -> Rows:
         return Embedding(self._action, weight)
@@ -127,6 +130,9 @@ class EquivariantLayers:
 
     def head(self, weight: Tensor) -> Rows:
         return Head(self._action, weight, self._linear)
+
+    def _commuting(self, weight: Tensor, bias: Tensor | None) -> Product:
+        return self._product(self._action.group, weight, bias, self._linear)
 
     def _to_heads(self, y: Tensor) -> Tensor:
         """[R, n · planes · d / n] -> [R, planes · d], a head's channels as [2, n, c]"""

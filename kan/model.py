@@ -67,13 +67,15 @@ class KANModel:
         kernels: Kernels | None = None,
         packed: bool = True,
         device: torch.device | None = None,
+        layers: Layers | None = None,
     ) -> None:
+        """`layers`: others than those of the kernels and the group, as training has them."""
         cast = {name: tensor.to(device, dtype) for name, tensor in weights.items()}
         self.config = config
         self.dtype = dtype
         self.kernels = kernels or TorchKernels()
         self.rotary = rotary_table(config, dtype, device)
-        layers = layers_of(config, self.kernels, packed=packed)
+        layers = layers or layers_of(config, self.kernels, packed=packed)
         embedding = cast["model.embed_tokens.weight"]
         self.device = embedding.device
         self.embedding = layers.embedding(embedding)

@@ -21,7 +21,7 @@ from kan.kernels.memory import page_bytes
 from kan.knowledge.grounding import Grounding, GroundingError
 from kan.knowledge.phi import Phi, PhiError, gap_phi, load_phi
 from kan.prompt import PromptBuilder
-from kan.shipped import grounding_beside, shipped_phi
+from kan.shipped import grounding_beside, shipped_model, shipped_phi
 from kb.encoder.minilm import MiniLMEncoder
 from kb.encoder.protocol import Encoder
 from kb.facts import KnowledgeError, Limits
@@ -161,8 +161,11 @@ def _disk_bytes(settings: Settings) -> int:
 
 
 def _checkpoint(settings: Settings) -> Checkpoint:
+    """Of the models directory, or else a shipped one."""
     directory = settings.model_dir
     if not directory.is_dir():
+        if shipped := shipped_model(settings.model):
+            return Checkpoint.open(shipped)
         raise StartupError(
             f"there is no model at {directory}; `kalmagrove model import {settings.model}` may bring it there"
         )

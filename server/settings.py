@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     data_dir: Path = Path("data")
     """Models, knowledge and cached pages live under it."""
     model: str = "smollm2-135m"
-    """A name under data_dir/models, or the path of a checkpoint directory."""
+    """A name under data_dir/models, or of a shipped model, or the path of a checkpoint directory."""
     phi: str = "auto"
     """Safetensors file of φ; `gap`: the built-in one that goes by the retriever's ranking; `none`: no bias; `auto`: the
     one shipped for the model, else `gap`."""

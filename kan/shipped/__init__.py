@@ -1,7 +1,7 @@
-"""What was trained for particular models and comes with the package: φ, its model card, its calibration of `grounded`.
+"""What was trained and comes with the package: models; and for models φ, its card, its calibration of `grounded`.
 
-`<model>.phi.safetensors`, `<model>.phi.md`, `<model>.grounding.json`; a model is known by its fingerprint, not its
-name.
+`<model>/` is a checkpoint, `<model>.md` its card. `<model>.phi.safetensors`, `<model>.phi.md`,
+`<model>.grounding.json`: there a model is known by its fingerprint, not its name.
 """
 
 from __future__ import annotations
@@ -9,6 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from safetensors import safe_open
+
+from kan.checkpoint.directory import MANIFEST_FILE
+
+
+def shipped_model(name: str) -> Path | None:
+    """The directory of the checkpoint with this name, if there is one."""
+    directory = Path(__file__).parent / name
+    return directory if name == directory.name and (directory / MANIFEST_FILE).is_file() else None
 
 
 def shipped_phi(model_fingerprint: str) -> Path | None:

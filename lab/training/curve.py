@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lab.training.smoothing import smooth
 from lab.training.trainer import Curve, Point
-
-SMOOTHING = 0.95
-"""Of the exponential mean drawn over the noisy losses of single batches."""
 
 
 def plot_curve(curve: Curve, path: Path) -> None:
@@ -18,10 +16,10 @@ def plot_curve(curve: Curve, path: Path) -> None:
     losses, exact = figure.subplots(1, 2)
     steps = [point.step for point in curve.training]
     losses.plot(steps, [point.loss for point in curve.training], color="0.85", linewidth=0.8, label="batch")
-    losses.plot(steps, _smooth([point.loss for point in curve.training]), color="C0", label="batch, smoothed")
+    losses.plot(steps, smooth([point.loss for point in curve.training]), color="C0", label="batch, smoothed")
     losses.plot(*_series(curve.validation, "loss"), color="C1", marker="o", markersize=3, label="dev")
     losses.set(xlabel="step", ylabel="nats per reply token", ylim=(0, None))
-    exact.plot(steps, _smooth([point.exact for point in curve.training]), color="C0", label="batch, smoothed")
+    exact.plot(steps, smooth([point.exact for point in curve.training]), color="C0", label="batch, smoothed")
     exact.plot(*_series(curve.validation, "exact"), color="C1", marker="o", markersize=3, label="dev")
     exact.set(xlabel="step", ylabel="replies exact, token by token", ylim=(0, 1))
     for axes in (losses, exact):
@@ -32,10 +30,3 @@ def plot_curve(curve: Curve, path: Path) -> None:
 
 def _series(points: list[Point], field: str) -> tuple[list[int], list[float]]:
     return [point.step for point in points], [getattr(point, field) for point in points]
-
-
-def _smooth(values: list[float]) -> list[float]:
-    smoothed: list[float] = []
-    for value in values:
-        smoothed.append(value if not smoothed else SMOOTHING * smoothed[-1] + (1 - SMOOTHING) * value)
-    return smoothed

@@ -119,14 +119,22 @@ class DenseAttention:
 
     phi         [layers, H, S, 1 + facts] in q·k units, its first column (the preamble) zero; None for no bias
     pattern     what rows see of themselves: everything before, or √n blocks
+    apart       [S, n, n] bool: pairs of rows of which the first does not see the second, though it comes before
     """
 
-    def __init__(self, rows: Rows, knowledge: Knowledge, phi: Tensor | None, pattern: SqrtBlocks | None = None) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        knowledge: Knowledge,
+        phi: Tensor | None,
+        pattern: SqrtBlocks | None = None,
+        apart: Tensor | None = None,
+    ) -> None:
         self._rows = rows
         self._pattern = pattern
         self._knowledge = knowledge
         self._phi = phi
-        self._mask = _mask(rows.longest, knowledge.owner)
+        self._mask = _mask(rows.longest, knowledge.owner, apart)
 
     def __call__(self, layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         known_keys, known_values = self._knowledge.kv[layer]
@@ -163,12 +171,14 @@ class DenseAttention:
         return scores + bias.unsqueeze(2) / math.sqrt(d)
 
 
-def _mask(n: int, owner: Tensor) -> Tensor:
+def _mask(n: int, owner: Tensor, apart: Tensor | None) -> Tensor:
     """owner [S, T] -> [S, 1, n, T + n]: 0 where a row may look, -inf elsewhere."""
     sequences, device = len(owner), owner.device
     knowledge = torch.zeros(owner.shape, device=device).masked_fill(owner < 0, -torch.inf)
-    causal = torch.full((n, n), -torch.inf, device=device).triu(1)
-    return torch.cat((knowledge[:, None].expand(-1, n, -1), causal.expand(sequences, n, n)), dim=-1).unsqueeze(1)
+    own = torch.full((n, n), -torch.inf, device=device).triu(1).expand(sequences, n, n)
+    if apart is not None:
+        own = own.masked_fill(apart, -torch.inf)
+    return torch.cat((knowledge[:, None].expand(-1, n, -1), own), dim=-1).unsqueeze(1)
 
 
 def _spread(phi: Tensor, owner: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from lab.questions.sources import load_pool
 from lab.training.blend import blended
 from lab.training.card import LICENCES, ModelCard, write_card
 from lab.training.curve import plot_curve
+from lab.training.device import training_device
 from lab.training.differentiable import frozen_model
 from lab.training.examples import Sampler, Source, gold_alone, mounted_at_random
 from lab.training.fact_bank import FactBank
@@ -111,7 +112,7 @@ def train_phi(run: PhiRun, progress: Progress) -> None:
         options=run.options,
         curve=trainer.curve,
         minutes=(time.monotonic() - started) / 60,
-        device=_device().type,
+        device=training_device().type,
     )
     write_card(card, run.output / CARD)
 
@@ -201,7 +202,7 @@ def _trainer(
 ) -> Trainer:
     config = run.checkpoint.config
     # A GPU multiplies plain matrices in bf16 as well as a CPU that can; nothing else differs.
-    device = _device()
+    device = training_device()
     dtype = torch.bfloat16 if device.type == "cuda" else choose_dtype("auto")
     model = frozen_model(config, run.checkpoint.tensors(), dtype, device)
     bank = FactBank(model, prompt)
@@ -223,10 +224,6 @@ def _trainer(
     held_out = sum(len(source.pool.questions) for source in sources["dev"])
     options = replace(run.options, validation_size=min(run.options.validation_size, held_out))
     return Trainer(start, units, Objective(model, bank, start), train, dev, options)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _save(run: PhiRun, trainer: Trainer) -> None:

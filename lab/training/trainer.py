@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from kan.knowledge.phi import Phi
 from lab.training.examples import Example
 from lab.training.objective import Objective
 from lab.training.parameters import Parameters, Units
+from lab.training.state import load_state, save_state
 
 VALIDATION_STEP = -1
 """The sampler's batch of this number is the fixed sample that progress is measured on."""
@@ -128,25 +129,19 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Atomically: a run cut off while saving finds the state before."""
-        staged = path.with_suffix(".new")
-        torch.save(
-            {
-                "options": asdict(self._options),
-                "step": self.step,
-                "parameters": self._parameters.state(),
-                "optimizer": self._optimizer.state_dict(),
-                "training": [asdict(point) for point in self.curve.training],
-                "validation": [asdict(point) for point in self.curve.validation],
-            },
-            staged,
-        )
-        staged.replace(path)
+        state = {
+            "options": asdict(self._options),
+            "step": self.step,
+            "parameters": self._parameters.state(),
+            "optimizer": self._optimizer.state_dict(),
+            "training": [asdict(point) for point in self.curve.training],
+            "validation": [asdict(point) for point in self.curve.validation],
+        }
+        save_state(state, path)
 
     def resume(self, path: Path) -> None:
-        """Go on from a saved state. ValueError if it is of a run with other options."""
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-        if state["options"] != asdict(self._options):
-            raise ValueError(f"{path}: a run with other options; they cannot be changed half-way")
+        """Go on from a saved state. ResumeError if it is damaged, or of a run with other options."""
+        state = load_state(path, asdict(self._options))
         self._parameters.load(state["parameters"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]

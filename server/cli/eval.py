@@ -1,5 +1,5 @@
-"""`kalmagrove eval`: does mounted knowledge answer, compared with the same facts in the prompt? And what does √n
-attention cost?"""
+"""`kalmagrove eval`: does mounted knowledge answer, compared with the same facts in the prompt? What does √n attention
+cost? What has a model learned of SCAN?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.cli.laboratory import failures_told
 from server.cli.options import DataDir, model_directory
 
 app = typer.Typer(
-    help="Evaluate knowledge: what it adds, and what it must leave alone; and √n attention.", no_args_is_help=True
+    help="Evaluate knowledge: what it adds, and what it must leave alone; √n attention; SCAN.", no_args_is_help=True
 )
 
 
@@ -109,6 +109,40 @@ def attention(
 
         plan = LongContextPlan(data, _counts(blocks, "--blocks"), threshold, window, documents, retrievals)
         evaluate_attention(model_directory(data_dir, model), plan, json, sys.argv[1:], progress_bar(), output())
+
+
+@app.command()
+def scan(
+    model: Annotated[
+        str, typer.Argument(help="A name under the models directory, a shipped one, or a path.")
+    ] = "kan-scan",
+    splits: Annotated[str, typer.Option(help="Of SCAN, whose test parts are asked.")] = "add-jump",
+    questions: Annotated[int, typer.Option(min=0, help="Commands of each split, drawn at random; 0: all.")] = 0,
+    taught: Annotated[bool, typer.Option("--taught", help="Ask again, with verbs that mounted facts teach.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the commands and the facts.")] = 0,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
+    data_dir: DataDir = Path("data"),
+) -> None:
+    """Which commands of SCAN a model turns into exactly the right actions, by greedy decoding."""
+    with failures_told():
+        from lab.evaluation.scan.run import ScanPlan, evaluate_scan
+
+        plan = ScanPlan(_names(splits), questions, taught, seed)
+        evaluate_scan(model_directory(data_dir, model), plan, json, sys.argv[1:], progress_bar(), output())
+
+
+@app.command()
+def scan_runs(
+    runs: Annotated[Path, typer.Argument(help="Directory with runs of `kalmagrove train lm` anywhere below it.")],
+    questions: Annotated[int, typer.Option(min=0, help="Commands of each test part, drawn at random; 0: all.")] = 0,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the figures of every run here.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw them as a PNG.")] = None,
+) -> None:
+    """Exact match of every run on the test part of its own split, and how many steps it took to a fixed loss."""
+    with failures_told():
+        from lab.evaluation.scan.runs import evaluate_runs
+
+        evaluate_runs(runs, questions, json, plot, progress_bar(), output())
 
 
 def _names(given: str) -> tuple[str, ...]:

@@ -37,6 +37,10 @@ DataDir = Annotated[
 
 
 def model_directory(data_dir: Path, model: str) -> Path:
-    """Of the model with this name under the models directory, or else of the path."""
+    """Of the model with this name under the models directory, or else of a shipped one, or of the path."""
     named = data_dir / "models" / model
-    return named if named.is_dir() else Path(model)
+    if named.is_dir():
+        return named
+    from kan.shipped import shipped_model
+
+    return shipped_model(model) or Path(model)

@@ -1,4 +1,4 @@
-"""`kalmagrove train`: learn φ."""
+"""`kalmagrove train`: learn φ for a model, or a model of its own from the first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server.cli.console import messages, progress_bar
 from server.cli.laboratory import failures_told
 from server.cli.options import DataDir, model_directory
 
-app = typer.Typer(help="Train what the model lacks to use knowledge well.", no_args_is_help=True)
+app = typer.Typer(help="Train what a model lacks to use knowledge; or a model, from scratch.", no_args_is_help=True)
 
 
 @app.command()
@@ -65,6 +65,26 @@ def phi(
         followed = frozenset(one.strip() for one in follow.split(",") if one.strip())
         train_phi(PhiRun(data, output, checkpoint, questions, dev_questions, options, start, weights, followed), bar)
     messages().print(f"wrote {output}", highlight=False)
+
+
+@app.command()
+def lm(
+    configuration: Annotated[
+        str, typer.Argument(help="A TOML file, or kan-scan, scan-group, scan-dense, scan-dense-small.")
+    ],
+    output: Annotated[Path, typer.Option("--out", help="Directory of the run; one that exists is resumed.")],
+    split: Annotated[str | None, typer.Option(help="Of SCAN, instead of the configuration's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights and samples, instead of the configuration's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Batches to learn from, instead of the configuration's.")] = None,
+) -> None:
+    """Train all weights of a native KAN, or of a Transformer, from scratch; write its checkpoint and curve."""
+    with failures_told(), progress_bar() as bar:
+        from lab.training.lm.configuration import read_plan
+        from lab.training.lm.run import train_lm
+
+        plan = read_plan(configuration).changed(split=split, seed=seed, steps=steps)
+        checkpoint = train_lm(plan, output, bar)
+    messages().print(f"wrote {checkpoint.directory}", highlight=False)
 
 
 @app.command()

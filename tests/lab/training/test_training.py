@@ -17,6 +17,7 @@ from kan.knowledge.phi import FEATURES, Phi, gap_phi, load_phi, zero_phi
 from kan.model import Batch, KANModel
 from kan.prompt import PromptBuilder
 from kb.encoder.minilm import MiniLMEncoder
+from lab.errors import ResumeError
 from lab.training.differentiable import DenseAttention, Rows, frozen_model
 from lab.training.examples import Example
 from lab.training.fact_bank import FactBank
@@ -233,7 +234,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert bool(second.phi.adapter.up.any())
     assert second.curve == whole.curve
 
-    with pytest.raises(ValueError, match="other options"):
+    with pytest.raises(ResumeError, match="other options"):
         trainer(objective, exact[2], steps=7).resume(state)
 
 

@@ -1,0 +1,1 @@
+"""SCAN: which commands a model turns into exactly the right actions."""

@@ -1,0 +1,1 @@
+"""Training of all of a model's weights, from the first."""
