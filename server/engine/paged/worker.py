@@ -16,8 +16,8 @@ from server.engine.decoding.sampling import token_logprob
 from server.engine.paged.batching import BatchBuilder, Placed
 from server.engine.paged.knowledge_cache import KnowledgeCache
 from server.engine.paged.options import EngineOptions
-from server.engine.paged.picking import Picked, TokenPicker
 from server.engine.paged.page_form import PageForm
+from server.engine.paged.picking import Picked, TokenPicker
 from server.engine.paged.scheduler import Chunk, Scheduler
 from server.engine.paged.sequence import Encoding, Generation, Stage, Waiter, prefix_of
 from server.engine.pages.files import PageFiles
