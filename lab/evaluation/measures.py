@@ -1,4 +1,7 @@
-"""Is a reply right? Texts are compared as sequences of normalised words, so that 93.2 is not found inside 193.25."""
+"""Is a reply right? Texts are compared as sequences of normalised words, so that 93.2 is not found inside 193.25.
+
+A date is the same in whatever order it is said: April 8, 1938 is 8 April 1938.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,19 @@ _ARTICLES = frozenset({"a", "an", "the"})
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 # A sign only where a number may begin; inside a word only what joins digits: 3.14, 12:30.
 _WORD = re.compile(r"(?:(?<![\w.])[-−](?=\d))?[^\W_]+(?:(?<=\d)[.:](?=\d)[^\W_]+)*")
+_MONTH = "january|february|march|april|may|june|july|august|september|october|november|december"
+_DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
+_MONTH_FIRST = re.compile(rf"\b({_MONTH}) {_DAY},? (\d{{4}})\b")
+_DAY_FIRST = re.compile(rf"\b{_DAY} (?:of )?({_MONTH}),? (\d{{4}})\b")
 _WITH_UNIT = re.compile(r"(-?\d[\d.:]*)(th|st|nd|rd|k?m|[cm]m|k?g|[kmgt]?wh?|ft|mi|sq|am|pm|km2|m2)")
 
 
 def words(text: str) -> list[str]:
     """Case-folded words and numbers, without punctuation, accents and thousands separators. A number is one word."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    plain = _DAY_FIRST.sub(r"\1 \2 \3", _MONTH_FIRST.sub(r"\2 \1 \3", _THOUSANDS.sub("", plain.casefold())))
     found: list[str] = []
-    for match in _WORD.finditer(_THOUSANDS.sub("", plain.casefold())):
+    for match in _WORD.finditer(plain):
         word = match.group().replace("−", "-")
         with_unit = _WITH_UNIT.fullmatch(word)
         found += with_unit.groups() if with_unit else [word]
