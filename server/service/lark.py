@@ -23,7 +23,10 @@ def lark_of(form: Form) -> str:
         return f"start: /{regex_to_lark(form.value)}/"
     if form.kind == "choice":
         return f"start: {' | '.join(map(quoted, form.value))}"
-    return str(any_to_lark(form.value))
+    try:
+        return str(any_to_lark(form.value))
+    except Exception as error:  # whatever a hasty converter trips over
+        raise ValueError(f"neither Lark nor GBNF: {error}") from error
 
 
 def json_rule(schema: Any) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import jsonschema
@@ -95,6 +96,16 @@ def test_compiled_once(grammars: Grammars) -> None:
 def test_what_cannot_be_compiled_says_why(grammars: Grammars, source: str) -> None:
     with pytest.raises(GrammarError, match=r"\w"):
         grammars.compile(source)
+
+
+@settings(max_examples=50)
+@given(
+    kind=st.sampled_from(["regex", "grammar"]),
+    text=st.text(min_size=1, max_size=40) | st.text('(){}|[]*+?:=\\/"a\n', min_size=1),
+)
+def test_whatever_is_sent_is_compiled_or_refused(grammars: Grammars, kind: Any, text: str) -> None:
+    with suppress(ValueError):
+        grammars.compile(lark_of(Form(kind, text, "")))
 
 
 @pytest.mark.parametrize(
