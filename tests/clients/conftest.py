@@ -30,10 +30,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     log = directory / "log"
+    own = {name: value for name, value in os.environ.items() if not name.startswith("KALMAGROVE_")}
     with log.open("wb") as file:
         child = subprocess.Popen(
             [SERVING, "-m", "tests.clients.serving", str(directory)],
-            env={**os.environ, "KALMAGROVE_PORT": str(port)},
+            env={**own, "KALMAGROVE_PORT": str(port)},
             cwd=ROOT,
             stdout=file,
             stderr=subprocess.STDOUT,

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import jsonschema
@@ -20,7 +21,7 @@ from server.engine.decoding.sampling import Sampler
 from server.engine.protocol import GrammarError, GrammarTooComplex, SamplingParams
 from server.service.forms import Form
 from server.service.grammars import MAX_TRIED, blamed
-from server.service.lark import json_rule, lark_of
+from server.service.lark import closed, json_rule, lark_of
 from tests.engine.drawing import drawn
 from tests.engine.harness import World, answer, answers, settled, until
 
@@ -65,6 +66,35 @@ def test_whatever_is_drawn_is_what_the_schema_allows(grammars: Grammars, world: 
 
 
 @settings(max_examples=10)
+@given(seed=st.integers(0, 2**32))
+def test_nothing_is_invented_that_a_schema_does_not_name(grammars: Grammars, world: World, seed: int) -> None:
+    """As JSON Schema has it anything else might be there as well; no client means that."""
+    flag = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
+    schema = {"type": "object", "properties": {"one": flag, "more": {"items": flag, "maxItems": 2, "type": "array"}}}
+    text = spelled(grammars, world, f"start: {json_rule(schema)}", seed)
+    assert text is not None
+    told = json.loads(text)
+    assert told.keys() <= {"one", "more"}
+    assert all(one.keys() == {"on"} for one in [*told.get("more", ()), *([told["one"]] if "one" in told else ())])
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {}}, "additionalProperties": {"type": "integer"}},
+        {"properties": {"a": {}}, "required": ["b"]},
+        {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]},
+        {"$ref": "#/$defs/x", "properties": {"a": {}}, "$defs": {"x": {"properties": {"b": {}}}}},
+        {"enum": [{"properties": {}}], "default": {"properties": {}}},
+        {"type": "object"},
+    ],
+    ids=str,
+)
+def test_what_a_schema_leaves_open_by_intention_stays_open(schema: dict[str, Any]) -> None:
+    assert closed(schema) == schema
+
+
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32), choices=st.lists(st.text(min_size=1, max_size=9), min_size=1, max_size=5))
 def test_choices(grammars: Grammars, world: World, seed: int, choices: list[str]) -> None:
     assert spelled(grammars, world, lark_of(Form("choice", choices, "")), seed) in choices
@@ -95,6 +125,16 @@ def test_compiled_once(grammars: Grammars) -> None:
 def test_what_cannot_be_compiled_says_why(grammars: Grammars, source: str) -> None:
     with pytest.raises(GrammarError, match=r"\w"):
         grammars.compile(source)
+
+
+@settings(max_examples=50)
+@given(
+    kind=st.sampled_from(["regex", "grammar"]),
+    text=st.text(min_size=1, max_size=40) | st.text('(){}|[]*+?:=\\/"a\n', min_size=1),
+)
+def test_whatever_is_sent_is_compiled_or_refused(grammars: Grammars, kind: Any, text: str) -> None:
+    with suppress(ValueError):
+        grammars.compile(lark_of(Form(kind, text, "")))
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,8 @@ async def test_fields_that_cannot_change_the_answer(service: Service) -> None:
 def test_the_same_fields_are_refused_by_name_where_they_would(name: str) -> None:
     with pytest.raises(ValidationError) as refused:
         request([TURN], **{name: {"else": True}})
-    (told,) = refused.value.errors()
-    assert name in (told.get("ctx", {}).get("param"), *told["loc"])
+    for told in refused.value.errors():
+        assert name in (told.get("ctx", {}).get("param"), *told["loc"])
 
 
 async def test_integral_floats_are_integers(service: Service) -> None:

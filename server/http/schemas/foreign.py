@@ -103,6 +103,7 @@ BOOKKEEPING = frozenset(
         "id",
         "index",
         "parsed",
+        "parsed_arguments",
         "prompt_cache_breakpoint",
         "provider_specific_fields",
         "reasoning",

@@ -18,7 +18,18 @@ MAX_PARTS = 4096
 """Of all messages together: to look at tens of thousands would hold up everybody."""
 
 
-class TextPart(Request):
+class SentBack(Request):
+    """What clients keep and send again: with bookkeeping of their own, which is passed over."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return cls._with_one_unknown(without_bookkeeping(values, cls.model_fields))
+
+
+class TextPart(SentBack):
     """Part of a message. Only text is understood; a refusal of ours or another server's is text as well."""
 
     type: Literal["text"]
@@ -27,36 +38,27 @@ class TextPart(Request):
     @model_validator(mode="before")
     @classmethod
     def _check_names(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        if values.get("type") == "refusal":
+        if isinstance(values, dict) and values.get("type") == "refusal":
             values = {"type": "text", "text": values.get("refusal")}
-        return cls._with_one_unknown(without_bookkeeping(values, cls.model_fields))
+        return super()._check_names(values)
 
 
-class SentFunction(Request):
+class SentFunction(SentBack):
     """What was called. Arguments are JSON, if the model that wrote them knew how."""
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
     arguments: str = ""
 
 
-class SentCall(Request):
+class SentCall(SentBack):
     """A call of an earlier answer."""
 
     id: Annotated[str, Field(min_length=1, max_length=256)]
     type: Literal["function"] = "function"
     function: SentFunction
 
-    @model_validator(mode="before")
-    @classmethod
-    def _check_names(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return cls._with_one_unknown(without_bookkeeping(values, cls.model_fields))
 
-
-class Message(Request):
+class Message(SentBack):
     """One turn. What says nothing (null, empty, or a client's own bookkeeping) is passed over."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -73,13 +75,6 @@ class Message(Request):
     """What a tool's message answers."""
     name: str | None = None
     """Accepted; the model does not see it."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_names(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return cls._with_one_unknown(without_bookkeeping(values, cls.model_fields))
 
     @field_validator("content")
     @classmethod

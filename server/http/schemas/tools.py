@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from server.http.schemas.base import OpenAIRequest, Request
-from server.http.schemas.foreign import without_bookkeeping
+from server.http.schemas.messages import SentBack
 
 MAX_TOOLS = 128
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
@@ -25,18 +25,11 @@ class Function(Request):
     strict: bool | None = None
 
 
-class FunctionTool(Request):
+class FunctionTool(SentBack):
     """Something to call. Only functions are known."""
 
     type: Literal["function"]
     function: Function
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_names(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        return cls._with_one_unknown(without_bookkeeping(values, cls.model_fields))
 
 
 class NamedFunction(Request):
