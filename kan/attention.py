@@ -54,20 +54,20 @@ class Prefix:
     def table(self) -> NDArray[np.int64]:
         """[blocks, 4]: PAGE_SIZE tokens make a block. Of each its number (page · blocks in a page of its kind + place
         in the page), how many tokens it holds, which part they belong to, and 1 if its page is small."""
+        sizes = self.per_page or (PAGE_SIZE,) * len(self.lengths)
+        parts = list(zip(self.lengths, sizes, strict=True))
+        if sum(pages_for(length, size) for length, size in parts) != len(self.pages):
+            raise ValueError("a prefix has as many pages as its parts fill")
         rows: list[tuple[int, int, int, int]] = []
         pages = iter(self.pages)
-        for part, length in enumerate(self.lengths):
-            per_page = self.per_page[part] if self.per_page else PAGE_SIZE
-            blocks = per_page // PAGE_SIZE
-            for start in range(0, length, per_page):
-                first = next(pages) * blocks
-                filled = range(start, min(start + per_page, length), PAGE_SIZE)
+        for part, (length, size) in enumerate(parts):
+            for start in range(0, length, size):
+                first = next(pages) * (size // PAGE_SIZE)
+                filled = range(start, min(start + size, length), PAGE_SIZE)
                 rows += [
-                    (first + block, min(PAGE_SIZE, length - token), part, int(blocks > 1))
+                    (first + block, min(PAGE_SIZE, length - token), part, int(size > PAGE_SIZE))
                     for block, token in enumerate(filled)
                 ]
-        if next(pages, None) is not None:
-            raise ValueError("a prefix has more pages than its parts fill")
         return np.array(rows, np.int64).reshape(-1, 4)
 
 

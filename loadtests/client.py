@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +14,9 @@ import httpx
 from loadtests.answer import Answer, AnswerReader
 from loadtests.refusals import RequestError, refusal
 
+STANDSTILL_S = 10.0
+"""Without another page for so long, no more are made."""
+LOOK_S = 0.25
 IMPORT_BATCH = 64
 """Facts per PUT when a scenario loads its knowledge."""
 KEEPALIVE_S = 2.0
@@ -102,6 +106,10 @@ class ServerClient:
 
     async def _fact(self, fact_id: str, namespace: str) -> Any:
         return await self.json("GET", f"/admin/kb/facts/{fact_id}", params={"namespace": namespace})
+
+    async def pages_made(self) -> float:
+        """The share of all facts whose pages are made."""
+        return float((await self.json("GET", "/admin/kb/version"))["pages_made"])
 
     async def search(self, question: str, knowledge: Mapping[str, object]) -> list[str]:
         """Ids of the facts that the request field would mount for the question, best first."""
@@ -212,9 +220,20 @@ async def connect(target: Target, *, connections: int = 1, timeout_s: float = 60
 
 
 async def load_facts(client: ServerClient, facts: Sequence[FactRecord], namespace: str, expires_at: float) -> int:
-    """Write all facts in batches; the version after the last one."""
+    """Write all facts in batches, and wait for their pages; the version after the last batch."""
     version = 0
     for start in range(0, len(facts), IMPORT_BATCH):
         edit = await client.put_facts(facts[start : start + IMPORT_BATCH], namespace, expires_at)
         version = edit.version
+    await _pages(client)
     return version
+
+
+async def _pages(client: ServerClient) -> None:
+    """Return when all are made, or when no more are, because there is no room: a server is measured at rest."""
+    share, risen = await client.pages_made(), time.monotonic()
+    while share < 1 and time.monotonic() - risen < STANDSTILL_S:
+        await asyncio.sleep(LOOK_S)
+        now = await client.pages_made()
+        if now > share:
+            share, risen = now, time.monotonic()

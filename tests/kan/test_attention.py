@@ -84,8 +84,9 @@ def test_the_table_of_small_pages() -> None:
     prefix = Prefix((9, 4, 7, 2), (16, 33, 5), per_page=(16, 32, 32))
     assert prefix.table.tolist() == [[9, 16, 0, 0], [8, 16, 1, 1], [9, 16, 1, 1], [14, 1, 1, 1], [4, 5, 2, 1]]
     assert prefix.columns == 5 * 16
-    with pytest.raises(ValueError, match="more pages"):
-        _ = Prefix((9, 4, 7), (33,), per_page=(32,)).table
+    for pages in ((9,), (9, 4, 7)):
+        with pytest.raises(ValueError, match="as many pages as its parts fill"):
+            _ = Prefix(pages, (33,), per_page=(32,)).table
 
 
 def test_where_rows_go() -> None:

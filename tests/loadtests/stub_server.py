@@ -61,6 +61,8 @@ class Stub:
     prompt_tokens: int = 30
     bodies: list[dict[str, Any]] = field(default_factory=list)
     """Of completions, in the order in which they came."""
+    pages_made: float = 0.0
+    pages_rise: float = 1.0
     version: int = 0
     requests: int = 0
     running: int = 0
@@ -93,6 +95,11 @@ class Stub:
         namespace = self.facts.get(request.query_params["namespace"], {})
         fact = namespace[request.path_params["id"]]
         return JSONResponse({**fact, "page": _page(fact["text"])})
+
+    async def made(self, request: Request) -> Response:
+        """Pages come while they are looked for."""
+        self.pages_made = min(1.0, self.pages_made + self.pages_rise)
+        return JSONResponse({"version": self.version, "pages_made": self.pages_made})
 
     async def search(self, request: Request) -> Response:
         body = await request.json()
@@ -198,6 +205,7 @@ class Stub:
                 Route("/tokenize", self.tokenize, methods=["POST"]),
                 Route("/admin/kb/facts", self.put, methods=["PUT"]),
                 Route("/admin/kb/facts/{id}", self.get),
+                Route("/admin/kb/version", self.made),
                 Route("/admin/kb/search", self.search, methods=["POST"]),
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
                 Route("/metrics", self.metrics),
