@@ -26,7 +26,12 @@ class SentBack(Request):
     def _check_names(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return cls._with_one_unknown(without_bookkeeping(values, cls.model_fields))
+        return cls._with_one_unknown(without_bookkeeping(cls._understood(values), cls.model_fields))
+
+    @classmethod
+    def _understood(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What is said in another way, in ours."""
+        return values
 
 
 class TextPart(SentBack):
@@ -35,12 +40,9 @@ class TextPart(SentBack):
     type: Literal["text"]
     text: str
 
-    @model_validator(mode="before")
     @classmethod
-    def _check_names(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("type") == "refusal":
-            values = {"type": "text", "text": values.get("refusal")}
-        return super()._check_names(values)
+    def _understood(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "text", "text": values.get("refusal")} if values.get("type") == "refusal" else values
 
 
 class SentFunction(SentBack):
