@@ -24,6 +24,10 @@ class SentBack(Request):
     @model_validator(mode="before")
     @classmethod
     def _check_names(cls, values: Any) -> Any:
+        return cls._without_bookkeeping(values)
+
+    @classmethod
+    def _without_bookkeeping(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
         return cls._with_one_unknown(without_bookkeeping(values, cls.model_fields))
@@ -40,7 +44,7 @@ class TextPart(SentBack):
     def _check_names(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("type") == "refusal":
             values = {"type": "text", "text": values.get("refusal")}
-        return super()._check_names(values)
+        return cls._without_bookkeeping(values)
 
 
 class SentFunction(SentBack):
