@@ -67,7 +67,7 @@ async def test_several_facts_are_told_apart(scan: Service) -> None:
 def test_the_command_line_knows_its_name(tmp_path: Path) -> None:
     run = CliRunner().invoke(app, ["model", "params", NAME, "--data-dir", str(tmp_path)])
     assert run.exit_code == 0, run.output
-    assert "95,504" in run.output
+    assert "124,208" in run.output
     assert shipped_model("../shipped") is shipped_model("kan") is None
 
 
