@@ -25,7 +25,7 @@ Advance = Callable[[int], None]
 """So many more are done."""
 
 
-def tested(split: str, count: int, seed: int) -> list[Command]:
+def drawn_commands(split: str, count: int, seed: int) -> list[Command]:
     """Commands of the split's test part: `count` drawn at random, or all, if there are no more or `count` is 0.
 
     Raises PlanError for a split that does not exist.

@@ -17,7 +17,7 @@ from kan.prompt import PromptBuilder
 from kan.symmetry.parameters import count
 from lab.errors import PlanError
 from lab.evaluation.report import Findings, Report, print_report, write_json
-from lab.evaluation.scan.exact import exact, taught_samples, tested
+from lab.evaluation.scan.exact import drawn_commands, exact, taught_samples
 from lab.evaluation.statistics import bootstrap
 from lab.questions.scan_words import NEW_VERBS, tokenizer_json
 from lab.training.lm.scan import ScanSamples
@@ -67,7 +67,7 @@ def evaluate_scan(
 
 
 def _of_split(subject: Subject, plan: ScanPlan, split: str, bar: Progress) -> Findings:
-    commands = tested(split, plan.questions, plan.seed)
+    commands = drawn_commands(split, plan.questions, plan.seed)
     task = bar.add_task(split, total=len(commands) * (1 + plan.taught))
     preamble = subject.samples.preamble
 

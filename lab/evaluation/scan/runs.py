@@ -14,7 +14,7 @@ from rich.table import Table
 from kan.checkpoint.directory import Checkpoint
 from kan.symmetry.parameters import count
 from lab.errors import DataError
-from lab.evaluation.scan.exact import exact, tested
+from lab.evaluation.scan.exact import drawn_commands, exact
 from lab.evaluation.scan.plot import draw_runs
 from lab.evaluation.scan.run import Subject
 from lab.evaluation.statistics import Estimate, bootstrap
@@ -80,7 +80,7 @@ def first_at(curve: Sequence[Point], loss: float) -> int | None:
 
 def _measured(path: Path, plan: LMPlan, questions: int) -> ScanRun:
     subject = Subject(Checkpoint.open(path / plan.name))
-    samples = [subject.samples.plain(one) for one in tested(plan.task.split, questions, seed=0)]
+    samples = [subject.samples.plain(one) for one in drawn_commands(plan.task.split, questions, seed=0)]
     right = exact(subject.model, samples, subject.samples.preamble, lambda done: None)
     curve = read_csv(path / TABLE)
     return ScanRun(

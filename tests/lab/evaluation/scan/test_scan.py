@@ -14,7 +14,7 @@ from kan.checkpoint.directory import Checkpoint
 from kan.prompt import PromptBuilder
 from kan.shipped import shipped_model
 from lab.errors import PlanError
-from lab.evaluation.scan.exact import exact, taught_samples, tested
+from lab.evaluation.scan.exact import drawn_commands, exact, taught_samples
 from lab.evaluation.scan.run import Subject
 from lab.evaluation.scan.runs import first_at
 from lab.questions.scan import SPLITS
@@ -36,7 +36,7 @@ def shipped() -> Checkpoint:
 async def test_exact_match_is_what_the_engine_generates(shipped: Checkpoint) -> None:
     """Half of the replies are spoilt, so that both outcomes are compared."""
     subject = Subject(shipped)
-    commands = tested("add-jump", 6, seed=1)
+    commands = drawn_commands("add-jump", 6, seed=1)
     samples = [*map(subject.samples.plain, commands), *taught_samples(subject.samples, commands, seed=1)]
     spoilt = random.Random(0).sample(range(len(samples)), len(samples) // 2)
     for place in spoilt:
@@ -56,13 +56,13 @@ async def test_exact_match_is_what_the_engine_generates(shipped: Checkpoint) -> 
 
 
 def test_what_is_tested() -> None:
-    everything = tested("length", 0, seed=0)
+    everything = drawn_commands("length", 0, seed=0)
     assert everything == list(SPLITS["length"]().test)
-    some = tested("length", 50, seed=0)
+    some = drawn_commands("length", 50, seed=0)
     assert len({one.text for one in some}) == 50
-    assert some == tested("length", 50, seed=0) != tested("length", 50, seed=1)
+    assert some == drawn_commands("length", 50, seed=0) != drawn_commands("length", 50, seed=1)
     with pytest.raises(PlanError, match="around-right"):
-        tested("around-left", 0, seed=0)
+        drawn_commands("around-left", 0, seed=0)
 
 
 def test_the_first_step_at_a_loss() -> None:
