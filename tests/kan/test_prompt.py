@@ -233,7 +233,7 @@ def test_templates_see_what_transformers_gives_them() -> None:
     [
         [("user", "What is 12 + 30?")],
         [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "  naïve 日本 \n\n 🎉 ")],
-        [("user", ""), ("assistant", "\n"), ("tool", '{"a": 1}'), ("user", "x")],
+        [("user", ""), ("assistant", "\n"), ("user", "x")],
     ],
 )
 def test_smollm2_chat_is_what_transformers_gives(

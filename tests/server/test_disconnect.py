@@ -94,10 +94,10 @@ def test_while_knowledge_is_looked_up(live: Live, monkeypatch: pytest.MonkeyPatc
     entered, go_on = threading.Event(), threading.Event()
     real = live.context.retrieval.found
 
-    def slow(questions: Questions, place: int, began: float) -> Retrieved:
+    def slow(questions: Questions, place: int, began: float, cold_tokens: float) -> Retrieved:
         entered.set()
         go_on.wait(10)
-        return real(questions, place, began)
+        return real(questions, place, began, cold_tokens)
 
     before = live.cancelled("retrieval")
     monkeypatch.setattr(live.context.retrieval, "found", slow)

@@ -116,11 +116,9 @@ def test_errors_have_their_classes(client: openai.OpenAI) -> None:
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.ConflictError):
         client.chat.completions.create(model=MODEL, messages=USER, extra_body={"knowledge": {"min_version": 99}})
-    with pytest.raises(openai.BadRequestError) as tools:
-        client.chat.completions.create(
-            model=MODEL, messages=USER, tools=[{"type": "function", "function": {"name": "f"}}]
-        )
-    assert tools.value.param == "tools"
+    with pytest.raises(openai.BadRequestError) as functions:
+        client.chat.completions.create(model=MODEL, messages=USER, functions=[{"name": "f"}])
+    assert functions.value.param == "functions"
 
 
 def test_overload_is_a_rate_limit_that_the_client_waits_out(live: Live, client: openai.OpenAI) -> None:

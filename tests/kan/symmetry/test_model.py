@@ -172,7 +172,7 @@ def _no_cache(layers: Any, pattern: Any, sequences: Any) -> Any:
     def attention(layer: int, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         from kan.rope import rotate
 
-        kv_heads = layers[0].shape[1]
+        kv_heads = layers[0].kv.shape[1]
         turned = rotate(qkv[:, :-kv_heads], cos, sin).transpose(0, 1)
         values = qkv[:, -kv_heads:].transpose(0, 1)
         queries, keys = turned[:-kv_heads], turned[-kv_heads:]
