@@ -133,9 +133,11 @@ train: $(VENV)/.test-installed $(SMOLLM2) ## learn φ and adapter for SmolLM2-13
 	$(BIN)/kalmagrove train blend --start out/phi-6/phi.safetensors --rest out/phi-5/phi.safetensors --out out/phi
 
 .PHONY: eval
-eval: $(VENV)/.test-installed $(SMOLLM2) ## measure answers with the shipped φ; JSON and PNG into docs (DATA=directory)
+eval: $(VENV)/.test-installed $(SMOLLM2) ## measure answers with the shipped φ, 40 minutes; JSON and PNG into docs (DATA=directory)
 	$(BIN)/kalmagrove eval knowledge --data $(or $(DATA),$(error DATA=directory is needed)) \
-	  --json docs/knowledge.json --plot docs/knowledge.png $(ARGS)
+	  --parts table --sets encyclopedia,squad,news,synthetic,factbook,counterfact,two_fact,names-10k \
+	  --conditions prompt,gap,splines,learned,ceiling,ceiling_phi --distractors 0,7 --questions 300 --max-tokens 64 \
+	  --json docs/answers.json --plot docs/answers.png $(ARGS)
 
 .PHONY: grounding
 grounding: $(VENV)/.test-installed $(SMOLLM2) ## fit `grounded` for the shipped φ, resumable: cases are kept in out (DATA=directory)
