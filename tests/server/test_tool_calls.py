@@ -143,6 +143,11 @@ def test_a_call_that_is_cut_short_is_told_so_far(length: int) -> None:
     assert not called or '{"line": "amber", "zones": 2}}'.startswith(called[0][1])
 
 
+@pytest.mark.parametrize("arguments", ["{", "[" * 3000 + "]" * 3000, "1" * 6000])
+def test_arguments_that_cannot_be_read_stay_text(arguments: str) -> None:
+    assert ToolCall("fare", arguments).as_openai["function"]["arguments"] == arguments
+
+
 def test_in_words_for_templates_that_know_no_tools() -> None:
     turns = in_words(
         [
