@@ -52,7 +52,7 @@ class ToolCall:
         """As templates know it: with arguments that are no text, if they can be read."""
         try:
             arguments = json.loads(self.arguments)
-        except ValueError:
+        except (ValueError, RecursionError):  # brackets within brackets, thousands of them
             arguments = self.arguments
         return {"type": "function", "function": {"name": self.name, "arguments": arguments}}
 

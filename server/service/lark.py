@@ -53,8 +53,12 @@ def _closed(schema: Any) -> Any:
         return schema
     inner = {name: _inner(name, value) for name, value in schema.items()}
     named = inner.get("properties")
-    must = inner.get("required", ())
-    if isinstance(named, Mapping) and isinstance(must, list | tuple) and all(name in named for name in must):
+    must = inner.get("required", [])
+    if (
+        isinstance(named, Mapping)
+        and isinstance(must, list)
+        and all(isinstance(name, str) and name in named for name in must)
+    ):
         inner.setdefault("additionalProperties", False)
     return inner
 
@@ -74,7 +78,8 @@ def _whole(schema: Any) -> bool:
     if not isinstance(schema, Mapping):
         return True
     parts = _OF_PARTS & schema.keys()
-    return not (parts or {"$ref", "properties"} <= schema.keys()) and all(map(_whole, schema.values()))
+    beside = "properties" in schema and schema.keys() & {"$ref", "anyOf", "oneOf"}
+    return not (parts or beside) and all(map(_whole, schema.values()))
 
 
 def quoted(text: str) -> str:

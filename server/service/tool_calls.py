@@ -45,7 +45,7 @@ def lark_of_calls(offered: Offered, answer: str | None) -> str:
         rules = [f"opened[lazy]: TEXT {quoted(CALL)}", r"TEXT: /(.|\n)*/"]
         start = f"TEXT | {start}"
     elif not offered.must_call and answer is not None:
-        rules += [answer.replace("start:", "answer:", 1)]
+        rules += [f"answer: %lark {{\n{answer}\n}}"]  # its rules may be called what ours are
         start = f"answer | {start}"
     named = [
         f"call{place}: {quoted(f'{NAME}{tool.name}{ARGUMENTS}')} {json_rule(tool.parameters)} {quoted('}')}"

@@ -83,6 +83,9 @@ def test_nothing_is_invented_that_a_schema_does_not_name(grammars: Grammars, wor
     [
         {"properties": {"a": {}}, "additionalProperties": {"type": "integer"}},
         {"properties": {"a": {}}, "required": ["b"]},
+        {"properties": {"a": {}}, "required": [["a"]]},
+        {"properties": {"a": {}}, "oneOf": [{"properties": {"b": {}}}, {"properties": {"c": {}}}]},
+        {"items": {"properties": {"a": {}}, "anyOf": [{"properties": {"b": {}}}]}},
         {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]},
         {"$ref": "#/$defs/x", "properties": {"a": {}}, "$defs": {"x": {"properties": {"b": {}}}}},
         {"enum": [{"properties": {}}], "default": {"properties": {}}},
@@ -125,6 +128,31 @@ def test_compiled_once(grammars: Grammars) -> None:
 def test_what_cannot_be_compiled_says_why(grammars: Grammars, source: str) -> None:
     with pytest.raises(GrammarError, match=r"\w"):
         grammars.compile(source)
+
+
+def chained(link: str, count: int) -> str:
+    """Rules of which each needs the next one."""
+    links = [link.format(place, place + 1) for place in range(count)]
+    return "\n".join([f"start: {link[0]}0", *links, f'{link[0]}{count}: "z"'])
+
+
+@pytest.mark.parametrize("link", ["r{}: r{}", 'r{}: "a" r{} | "b"', "r{}: r{}?", "T{}: ~T{}", 'T{}: "a" T{} | "b"'])
+def test_however_deep_a_grammar_is_the_process_goes_on(grammars: Grammars, link: str) -> None:
+    """On a stack of the usual size this one ended it."""
+    with suppress(GrammarError):
+        constraint = grammars.constraint(grammars.compile(chained(link, 12_000)))
+        with suppress(GrammarTooComplex):
+            assert constraint.mask.result().any()
+
+
+def test_however_long_a_chain_of_references_is_the_process_goes_on(grammars: Grammars) -> None:
+    defined = {f"d{place}": {"$ref": f"#/$defs/d{place + 1}"} for place in range(7000)} | {"d7000": {"type": "string"}}
+    assert grammars.compile(f"start: {json_rule({'$defs': defined, '$ref': '#/$defs/d0'})}")
+
+
+def test_a_bound_that_the_compiler_trips_over_is_told_in_words(grammars: Grammars) -> None:
+    with pytest.raises(GrammarError, match="more rules or terminals than"):
+        grammars.compile("start: " + '"a"? ' * 40_000)
 
 
 @settings(max_examples=50)

@@ -107,6 +107,20 @@ def test_either_a_call_or_an_answer_of_a_form(grammars: Grammars, builder: Promp
         assert not said or set(json.loads(said)) == {"a"}
 
 
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'start : body\nbody: "a" opened\nopened: call0 TEXT\ncall0: "b"\nTEXT: "c"',
+        'restart: "a"\nstart: restart "bc"',
+        '%llguidance {}\nstart: "abc"',
+        'root ::= body\nbody ::= "abc"',
+    ],
+)
+def test_a_clients_grammar_may_name_its_rules_as_ours(grammars: Grammars, builder: PromptBuilder, grammar: str) -> None:
+    source = lark_of_calls(offered(FARE, must_call=False), lark_of(Form("grammar", grammar, "")))
+    assert drawn(grammars, builder.tokenizer, source, 1, begun="a") == "abc"
+
+
 @given(st.data())
 def test_an_answer_is_read_however_it_is_cut(data: st.DataObject) -> None:
     said = data.draw(st.text().filter(lambda text: text.strip()) | st.just(""))
@@ -127,6 +141,11 @@ def test_a_call_that_is_cut_short_is_told_so_far(length: int) -> None:
     assert not said or length < len(CALL)
     assert len(called) <= 1
     assert not called or '{"line": "amber", "zones": 2}}'.startswith(called[0][1])
+
+
+@pytest.mark.parametrize("arguments", ["{", "[" * 3000 + "]" * 3000, "1" * 6000])
+def test_arguments_that_cannot_be_read_stay_text(arguments: str) -> None:
+    assert ToolCall("fare", arguments).as_openai["function"]["arguments"] == arguments
 
 
 def test_in_words_for_templates_that_know_no_tools() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Container, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock
+from threading import Lock, stack_size
 from typing import Protocol
 
 import llguidance
@@ -19,6 +19,9 @@ from server.engine.protocol import Grammar, GrammarError, GrammarTooComplex
 
 KEPT = 64
 """Compiled grammars that are kept for requests to come: agents send the same ones again and again."""
+STACK_BYTES = 2**28
+"""Of a thread that follows grammars. The compiler goes down from rule to rule, however many there are one below the
+other: on a stack of the usual size a text of 23 kB ends the process. What is not used takes no memory."""
 
 
 class TokenSpelling(Protocol):
@@ -50,7 +53,8 @@ class Grammars:
         )
         self._kept: OrderedDict[str, Grammar] = OrderedDict()
         self._lock = Lock()
-        self._masks = ThreadPoolExecutor(1, "kalmagrove-masks")
+        self._compiling = _deep_thread("kalmagrove-compiler")
+        self._masks = _deep_thread("kalmagrove-masks")
 
     def compile(self, source: str) -> Grammar:
         """Blocks, milliseconds mostly. Raises GrammarError."""
@@ -58,9 +62,9 @@ class Grammars:
             if source in self._kept:
                 self._kept.move_to_end(source)
                 return self._kept[source]
-        matcher = self._matcher(source)
+        matcher = self._compiling.submit(self._matcher, source).result()
         if matcher.is_error():
-            raise GrammarError(matcher.get_error().strip())
+            raise GrammarError(_complaint(matcher.get_error()))
         grammar = Grammar(source, matcher)
         with self._lock:
             self._kept[source] = grammar
@@ -74,12 +78,29 @@ class Grammars:
         return Constraint(grammar.compiled.deep_copy(), self._vocab_size, self._masks)
 
     def close(self) -> None:
-        """No more masks are made. Idempotent."""
+        """Nothing more is compiled, and no more masks are made. Idempotent."""
+        self._compiling.shutdown(wait=False, cancel_futures=True)
         self._masks.shutdown(wait=False, cancel_futures=True)
 
     def _matcher(self, source: str) -> llguidance.LLMatcher:
         lark = llguidance.LLMatcher.grammar_from_lark(source)
         return llguidance.LLMatcher(self._tokenizer, lark, log_level=0, limits=self._limits)
+
+
+def _deep_thread(name: str) -> ThreadPoolExecutor:
+    """One thread with a stack of STACK_BYTES."""
+    usual = stack_size(STACK_BYTES)
+    try:
+        executor = ThreadPoolExecutor(1, name)
+        executor.submit(int).result()  # the thread begins with its first job
+    finally:
+        stack_size(usual)
+    return executor
+
+
+def _complaint(told: str) -> str:
+    """Of the compiler; what it says of a bound that it does not check is of no use to who wrote the grammar."""
+    return "it has more rules or terminals than the compiler takes" if told.startswith("panic") else told.strip()
 
 
 class Constraint:

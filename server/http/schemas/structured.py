@@ -11,7 +11,8 @@ from typing_extensions import TypedDict
 from server.http.schemas.base import OpenAIRequest, Request
 from server.service.forms import Form
 
-MAX_TEXT = 2**17
+MAX_TEXT = 2**15
+"""Of an expression or a grammar: what some take to compile grows with the square of it."""
 MAX_CHOICES = 4096
 STRICT = ConfigDict(extra="forbid", strict=True)
 
