@@ -130,9 +130,9 @@ def test_a_server_that_stands_still_is_told(tiny_server: Live, open_page: Open, 
     page.locator(".state.ready").wait_for()
     asked: list[Any] = []
     ended: list[Any] = []
-    page.on("request", asked.append)
-    page.on("requestfinished", ended.append)
-    page.on("requestfailed", ended.append)
+    page.on("request", lambda request: asked.append(request))
+    for end in ("requestfinished", "requestfailed"):
+        page.on(end, lambda request: ended.append(request))
     frozen()
     page.locator(".state.gone").wait_for()
     with page.expect_event("requestfailed"):
