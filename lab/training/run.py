@@ -31,9 +31,10 @@ from lab.training.examples import Sampler, Source, gold_alone, mounted_at_random
 from lab.training.fact_bank import FactBank
 from lab.training.objective import Objective
 from lab.training.parameters import Units
+from lab.training.points import Point
 from lab.training.refit import Mounting, RefitOptions, refit
 from lab.training.teacher import own_replies, replies_of
-from lab.training.trainer import Point, Trainer, TrainingOptions
+from lab.training.trainer import Trainer, TrainingOptions
 from server.engine.dtype import choose_dtype
 from server.loading import load_learned
 
@@ -85,7 +86,7 @@ def train_phi(run: PhiRun, progress: Progress) -> None:
     or OSError for what cannot be used."""
     run.output.mkdir(parents=True, exist_ok=True)
     encoder = MiniLMEncoder()
-    start = _start(run, encoder)
+    start = _named(run.start, run.checkpoint, encoder)
     prompt = PromptBuilder.from_checkpoint(run.checkpoint)
     sources: dict[Split, list[Source]] = {
         "train": _sources(run, "train", run.questions, encoder, progress),
@@ -121,7 +122,7 @@ def refit_phi(run: PhiRun, options: RefitOptions, progress: Progress) -> None:
     """Refit the splines of `run.start` and write phi.safetensors. Raises as `train_phi`."""
     run.output.mkdir(parents=True, exist_ok=True)
     encoder = MiniLMEncoder()
-    start = _start(run, encoder)
+    start = _named(run.start, run.checkpoint, encoder)
     rng = random.Random(run.options.seed)
     mounted = [
         mounted_at_random(source.distractors, question, rng)
@@ -142,10 +143,6 @@ def blend_phi(checkpoint: Checkpoint, start: str, rest: str, share: float, adapt
     encoder = MiniLMEncoder()
     phi, other = (_named(name, checkpoint, encoder) for name in (start, rest))
     save_phi(blended(phi, other, share, adapter_share), output / PHI)
-
-
-def _start(run: PhiRun, encoder: MiniLMEncoder) -> Phi:
-    return _named(run.start, run.checkpoint, encoder)
 
 
 def _named(name: str, checkpoint: Checkpoint, encoder: MiniLMEncoder) -> Phi:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from kan.knowledge.phi import Phi
 from lab.training.examples import Example
 from lab.training.objective import Objective
 from lab.training.parameters import Parameters, Units
+from lab.training.points import Curve, Point
 from lab.training.state import load_state, save_state
 
 VALIDATION_STEP = -1
@@ -36,21 +37,6 @@ class TrainingOptions:
     validate_every: int = 50
     validation_size: int = 64
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """Of the curve. Losses in nats per reply token; `exact` as in Outcome."""
-
-    step: int
-    loss: float
-    exact: float
-
-
-@dataclass(slots=True)
-class Curve:
-    training: list[Point] = field(default_factory=list)
-    validation: list[Point] = field(default_factory=list)
 
 
 class Batches(Protocol):
@@ -88,11 +74,11 @@ class Trainer:
     def run(self, save: Callable[[], None], advance: Callable[[Point], None]) -> None:
         """Train to the last step. `save` is called at every validation, `advance` after every step."""
         while self.step < self._options.steps:
-            if self.step % self._options.validate_every == 0 and not self._validated():
+            if self.step % self._options.validate_every == 0 and not self.curve.validated(self.step):
                 self.validate()
                 save()
             advance(self._one_step())
-        if not self._validated():
+        if not self.curve.validated(self.step):
             self.validate()
         save()
 
@@ -109,10 +95,6 @@ class Trainer:
         )
         self.curve.validation.append(point)
         return point
-
-    def _validated(self) -> bool:
-        """Whether this step's figures are known: a resumed run begins with them."""
-        return bool(self.curve.validation) and self.curve.validation[-1].step == self.step
 
     def _one_step(self) -> Point:
         options = self._options
@@ -134,8 +116,7 @@ class Trainer:
             "step": self.step,
             "parameters": self._parameters.state(),
             "optimizer": self._optimizer.state_dict(),
-            "training": [asdict(point) for point in self.curve.training],
-            "validation": [asdict(point) for point in self.curve.validation],
+            **self.curve.state(),
         }
         save_state(state, path)
 
@@ -145,9 +126,7 @@ class Trainer:
         self._parameters.load(state["parameters"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
-        self.curve = Curve(
-            [Point(**point) for point in state["training"]], [Point(**point) for point in state["validation"]]
-        )
+        self.curve = Curve.of_state(state)
 
 
 def _schedule(progress: float) -> float:

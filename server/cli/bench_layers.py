@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from server.cli.console import FAILED, USAGE, CommandError, fail, output, progress_bar
+from server.cli.measuring import measure_alone
 
 
 def layers(
@@ -20,22 +20,10 @@ def layers(
 ) -> None:
     """Linear layers that commute with a group, their weights compressed, beside the dense ones that they stand for."""
     from loadtests.layers import LayerPlan, run
-    from loadtests.report import print_report, write_json
 
-    try:
-        plan = LayerPlan(group, numbers(widths), numbers(rows), count, seed)
-        with progress_bar() as bar:
-            task = bar.add_task("layers", total=None)
-            report = run(plan, lambda what, done, all_: bar.update(task, description=what, completed=done, total=all_))
-        if json:
-            write_json(report, json)
-    except ValueError as error:
-        fail(CommandError(str(error), USAGE))
-    except OSError as error:
-        fail(CommandError(str(error)))
-    print_report(report, output())
-    if report.failures:
-        raise typer.Exit(FAILED)
+    measure_alone(
+        "layers", lambda progress: run(LayerPlan(group, numbers(widths), numbers(rows), count, seed), progress), json
+    )
 
 
 def numbers(given: str) -> tuple[int, ...]:

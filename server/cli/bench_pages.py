@@ -9,7 +9,7 @@ import typer
 
 from kan.kernels import KernelsName
 from server.cli.bench_layers import numbers
-from server.cli.console import FAILED, USAGE, CommandError, fail, output, progress_bar
+from server.cli.measuring import measure_alone
 
 
 def pages(
@@ -23,20 +23,12 @@ def pages(
 ) -> None:
     """Attention over facts whose pages are in 8 bits, beside pages in the model's own numbers."""
     from loadtests.pages import PagesPlan, run
-    from loadtests.report import print_report, write_json
     from server.engine.dtype import choose_dtype
 
-    try:
-        plan = PagesPlan(facts, tokens, numbers(rows), count, seed, kernels, choose_dtype("auto"))
-        with progress_bar() as bar:
-            task = bar.add_task("pages", total=None)
-            report = run(plan, lambda what, done, all_: bar.update(task, description=what, completed=done, total=all_))
-        if json:
-            write_json(report, json)
-    except ValueError as error:
-        fail(CommandError(str(error), USAGE))
-    except OSError as error:
-        fail(CommandError(str(error)))
-    print_report(report, output())
-    if report.failures:
-        raise typer.Exit(FAILED)
+    measure_alone(
+        "pages",
+        lambda progress: run(
+            PagesPlan(facts, tokens, numbers(rows), count, seed, kernels, choose_dtype("auto")), progress
+        ),
+        json,
+    )

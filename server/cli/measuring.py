@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from server.cli.console import FAILED, CommandError, fail, messages, output, progress_bar
+from server.cli.console import FAILED, USAGE, CommandError, fail, messages, output, progress_bar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,5 +56,24 @@ def measure(scenario: Scenario, options: Options, json: Path | None, show: Show 
     except (RequestError, ServerStartError, OSError) as error:
         fail(CommandError(str(error)))
     (show or print_report)(report, output())
+    if report.failures:
+        raise typer.Exit(FAILED)
+
+
+def measure_alone(what: str, run: Callable[[Progress], Report], json: Path | None) -> None:
+    """The same for what needs no server. ValueError is a plan that cannot be carried out."""
+    from loadtests.report import print_report, write_json
+
+    try:
+        with progress_bar() as bar:
+            task = bar.add_task(what, total=None)
+            report = run(lambda what, done, all_: bar.update(task, description=what, completed=done, total=all_))
+        if json:
+            write_json(report, json)
+    except ValueError as error:
+        fail(CommandError(str(error), USAGE))
+    except OSError as error:
+        fail(CommandError(str(error)))
+    print_report(report, output())
     if report.failures:
         raise typer.Exit(FAILED)

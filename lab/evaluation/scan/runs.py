@@ -21,7 +21,7 @@ from lab.evaluation.statistics import Estimate, bootstrap
 from lab.training.lm.configuration import LMPlan, read_plan_json
 from lab.training.lm.curve import read_csv
 from lab.training.lm.run import PLAN, TABLE
-from lab.training.lm.trainer import Point
+from lab.training.points import Point
 
 TARGET_LOSS = 0.05
 """Nats per token of a reply, on the fixed sample of the training part: how fast a model gets there is compared."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from kan.checkpoint.directory import Checkpoint
 from kan.symmetry.parameters import count
 from lab.training.lm.configuration import LMPlan
-from lab.training.lm.trainer import LMCurve
+from lab.training.points import Curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class LMCard:
 
     plan: LMPlan
     checkpoint: Checkpoint
-    curve: LMCurve
+    curve: Curve
     commands: int
     seconds_per_step: float
     device: str

@@ -6,14 +6,14 @@ import csv
 from pathlib import Path
 
 from lab.training.lm.options import LMOptions
-from lab.training.lm.trainer import LMCurve, Point
+from lab.training.points import Curve, Point
 from lab.training.smoothing import smooth
 
 COLUMNS = ("step", "learning_rate", "loss", "exact", "fixed_sample_loss", "fixed_sample_exact")
 """Of the CSV. Of the step's batch before the step; of the fixed sample after so many steps, where it was measured."""
 
 
-def write_csv(curve: LMCurve, options: LMOptions, path: Path) -> None:
+def write_csv(curve: Curve, options: LMOptions, path: Path) -> None:
     """One line a step."""
     validated = {point.step: point for point in curve.validation}
     trained = {point.step: point for point in curve.training}
@@ -35,7 +35,7 @@ def read_csv(path: Path) -> list[Point]:
         ]
 
 
-def draw_curve(curve: LMCurve, path: Path) -> None:
+def draw_curve(curve: Curve, path: Path) -> None:
     """Write a PNG: loss and exact replies against steps. Needs matplotlib (the `train` extra)."""
     from matplotlib.figure import Figure
 

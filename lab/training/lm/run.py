@@ -29,7 +29,8 @@ from lab.training.lm.card import LMCard, write_card
 from lab.training.lm.configuration import LMPlan
 from lab.training.lm.curve import draw_curve, write_csv
 from lab.training.lm.scan import ScanSamples
-from lab.training.lm.trainer import LMTrainer, Point
+from lab.training.lm.trainer import LMTrainer
+from lab.training.points import Point
 
 PLAN = "plan.json"
 STATE = "state.pt"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,29 +14,13 @@ from kan.model import KANModel
 from lab.training.lm.options import LMOptions
 from lab.training.lm.sample import Laid, Samples, lay_out
 from lab.training.lm.weights import Trainable, initial_weights
+from lab.training.points import Curve, Point
 from lab.training.state import load_state, save_state
 
 VALIDATION_STEP = -1
 """The samples' batch of this number is the fixed one that progress is measured on."""
 BETAS = (0.9, 0.98)
 """Of AdamW: a shorter memory of squares than usual, as runs are short."""
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """After so many steps. loss in nats per token of a reply; exact: replies whose every token is the likeliest."""
-
-    step: int
-    loss: float
-    exact: float
-
-
-@dataclass(slots=True)
-class LMCurve:
-    """Of the training batches, and of the fixed sample of the training part."""
-
-    training: list[Point] = field(default_factory=list)
-    validation: list[Point] = field(default_factory=list)
 
 
 class LMTrainer:
@@ -56,7 +39,7 @@ class LMTrainer:
         groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         self._optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=BETAS)
         self.step = 0
-        self.curve = LMCurve()
+        self.curve = Curve()
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -66,11 +49,11 @@ class LMTrainer:
     def run(self, save: Callable[[], None], advance: Callable[[Point], None]) -> None:
         """Train to the last step. `save` is called at every validation, `advance` after every step."""
         while self.step < self._options.steps:
-            if self.step % self._options.validate_every == 0 and not self._validated():
+            if self.step % self._options.validate_every == 0 and not self.curve.validated(self.step):
                 self.validate()
                 save()
             advance(self._one_step())
-        if not self._validated():
+        if not self.curve.validated(self.step):
             self.validate()
         save()
 
@@ -89,10 +72,6 @@ class LMTrainer:
         point = Point(self.step, losses.mean().item(), exact.float().mean().item())
         self.curve.validation.append(point)
         return point
-
-    def _validated(self) -> bool:
-        """Whether this step's figures are known: a resumed run begins with them."""
-        return bool(self.curve.validation) and self.curve.validation[-1].step == self.step
 
     def _one_step(self) -> Point:
         options = self._options
@@ -117,8 +96,7 @@ class LMTrainer:
             "step": self.step,
             "weights": {name: tensor.detach() for name, tensor in self._weights.items()},
             "optimizer": self._optimizer.state_dict(),
-            "training": [asdict(point) for point in self.curve.training],
-            "validation": [asdict(point) for point in self.curve.validation],
+            **self.curve.state(),
         }
         save_state(state, path)
 
@@ -130,9 +108,7 @@ class LMTrainer:
                 tensor.copy_(state["weights"][name])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
-        self.curve = LMCurve(
-            [Point(**point) for point in state["training"]], [Point(**point) for point in state["validation"]]
-        )
+        self.curve = Curve.of_state(state)
 
 
 def _measured(model: KANModel, laid: Laid) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,8 @@ from lab.training.examples import Example
 from lab.training.fact_bank import FactBank
 from lab.training.objective import Objective
 from lab.training.parameters import Parameters, Units
-from lab.training.trainer import Point, Trainer, TrainingOptions
+from lab.training.points import Point
+from lab.training.trainer import Trainer, TrainingOptions
 from server.cli import app
 from tests.kan.layout import Layout
 from tests.lab.questions.invented import write_question_files

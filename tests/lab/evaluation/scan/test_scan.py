@@ -19,7 +19,7 @@ from lab.evaluation.scan.run import Subject
 from lab.evaluation.scan.runs import first_at
 from lab.questions.scan import SPLITS
 from lab.training.lm.run import train_lm
-from lab.training.lm.trainer import Point
+from lab.training.points import Point
 from server.cli import app
 from server.engine.protocol import FactTokens, GenerationRequest, MountedFact, SamplingParams
 from tests.engine.harness import Fit, World, answer
