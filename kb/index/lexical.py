@@ -12,21 +12,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kb.index.postings import Counts, Postings, Rows
+from kb.index.impacts import Rows, Scores, rounded
+from kb.index.postings import Postings
 from kb.index.terms import Term
 
-K1 = 1.2
-B = 0.75
-"""As in Lucene."""
 MOST_ALIKE = 8
 """So many words, the likest, are looked up for one that no row has."""
 MOST_MISSPELLED = 8
 """So many words of a question may be misspelled: each is compared with every word there is."""
 
-Scores = NDArray[np.float64]
+_BLOCK = 1024
+"""Rows of which the best one is asked for first."""
+
 Mask = NDArray[np.bool_]
-Matches = list[tuple[Rows, Counts]]
-"""Per part: the living rows that have a term, and how often."""
+Numbers = NDArray[np.int64]
 
 
 class Living(NamedTuple):
@@ -39,62 +38,87 @@ class Living(NamedTuple):
     @property
     def size(self) -> int:
         """How many they are."""
-        return len(self.postings.lengths) if self.mask is None else int(self.mask.sum())
+        return len(self.postings.lengths) if self.mask is None else int(np.count_nonzero(self.mask))
 
     @property
     def length(self) -> int:
         """Terms of them all, repeats included."""
         lengths = self.postings.lengths
-        return int((lengths if self.mask is None else lengths[self.mask]).sum())
+        dead = 0 if self.mask is None else int(lengths[~self.mask].sum())
+        return int(lengths.sum()) - dead
 
-    def matches(self, key: int) -> tuple[Rows, Counts]:
-        """Rows with the term, and how often they have it."""
+    def frequency(self, key: int) -> int:
+        """How many of them have the term."""
+        rows = self.postings.rows[self.where(key)]
+        return len(rows) if self.mask is None else int(np.count_nonzero(self.mask[rows]))
+
+    def where(self, key: int) -> slice:
+        """Where the postings of a term lie, those of dead rows too."""
         place = self.postings.place(key)
-        if place is None:
-            return self.postings.rows[:0], self.postings.counts[:0]
-        rows, counts = self.postings.of_term(place)
-        if self.mask is None:
-            return rows, counts
-        alive = self.mask[rows]
-        return rows[alive], counts[alive]
+        return slice(0, 0) if place is None else self.postings.of_term(place)
+
+
+class Matched(NamedTuple):
+    """A word of a question in a part."""
+
+    weight: float
+    rows: Rows
+    """Those that have it, ascending, dead ones too."""
+    impacts: Scores
+    """Of each."""
+
+    def at(self, rows: Numbers) -> tuple[Mask, Scores]:
+        """Which of these rows have it, and what they get for it."""
+        if not len(self.rows):
+            return np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.float32)
+        places = np.minimum(np.searchsorted(self.rows, rows.astype(np.int32)), len(self.rows) - 1)
+        has = self.rows[places] == rows
+        return has, np.where(has, self.weight * self.impacts[places], np.float32(0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Relevance:
-    """What a question has to do with the rows of a part. Of rows that are dead both numbers are 0."""
+    """What a question has to do with the rows of a part. Of rows that are dead both numbers are 0.
 
-    scores: Scores
-    """BM25 of each row."""
-    covered: Scores
-    """The idf of the question's words that each row has."""
+    Sums are of 32-bit numbers in the order of `terms`, wherever they are made, so that equal rows tie exactly.
+    """
+
+    part: Living
+    terms: Sequence[Matched]
     mass: float
-    """The idf of all of the question's words: the least upper bound of both, or nearly."""
+    """The idf of all of the question's words: the least upper bound of a score, or nearly."""
 
-    def best(self, count: int) -> NDArray[np.int64]:
+    def scores(self) -> Scores:
+        """BM25 of every row, not yet divided by `mass`."""
+        scores = np.zeros(len(self.part.postings.lengths), np.float32)
+        for term in self.terms:
+            scores[term.rows] += term.weight * term.impacts
+        return scores if self.part.mask is None else scores * self.part.mask
+
+    def best(self, count: int) -> Numbers:
         """Rows of the `count` greatest scores above 0, ties by row."""
-        rows = np.flatnonzero(self.scores > 0)
-        if len(rows) > count:
-            found = self.scores[rows]
-            least = np.partition(found, -count)[-count]
-            above, tied = rows[found > least], rows[found == least]
-            rows = np.concatenate((above, tied[: count - len(above)]))
-        return rows
+        scores = self.scores()
+        rows = np.flatnonzero(scores >= _least_of_best(scores, count))
+        if len(rows) <= count:
+            return rows
+        found = scores[rows]
+        least = np.partition(found, -count)[-count]
+        above, tied = rows[found > least], rows[found == least]
+        return np.concatenate((above, tied[: count - len(above)]))
 
-    def of(self, rows: NDArray[np.int64]) -> tuple[Scores, Scores]:
+    def of(self, rows: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """BM25 and the share of the question that is covered, in [0, 1].
 
         Several words alike one of the question may all be in one row: it still covers no more than that word.
         """
-        if not self.mass:
-            return np.zeros(len(rows)), np.zeros(len(rows))
-        return np.minimum(self.scores[rows] / self.mass, 1.0), np.minimum(self.covered[rows] / self.mass, 1.0)
-
-
-class _Weighted(NamedTuple):
-    """What is added to the rows that have a term."""
-
-    weight: float
-    matches: Matches
+        scores, covered = np.zeros(len(rows), np.float32), np.zeros(len(rows))
+        for term in self.terms:
+            has, given = term.at(rows)
+            scores += given
+            covered += np.where(has, term.weight, 0.0)
+        alive = 1.0 if self.part.mask is None else self.part.mask[rows]
+        mass = self.mass or 1.0
+        return np.minimum(scores / mass, 1.0) * alive, np.minimum(covered / mass, 1.0) * alive
 
 
 class Corpus:
@@ -103,49 +127,51 @@ class Corpus:
     def __init__(self, parts: Sequence[Living]) -> None:
         self._parts = parts
         self._count = sum(part.size for part in parts)
-        self._mean_length = sum(part.length for part in parts) / max(self._count, 1)
+        self._mean_length = rounded(sum(part.length for part in parts) / max(self._count, 1))
 
     def relevances(self, question: Iterable[Term]) -> list[Relevance]:
         """For each part. No number depends on how rows are distributed over parts, nor on rows that are dead."""
-        rows = [len(part.postings.lengths) for part in self._parts]
-        scores, covered = [np.zeros(count) for count in rows], [np.zeros(count) for count in rows]
+        terms: list[tuple[float, int]] = []
         mass = 0.0
         misspelled = 0
         for term in question:
-            matches = self._matches(term.key)
-            frequency = _frequency(matches)
+            frequency = self._frequency(term.key)
             mass += self._idf(frequency)
             if frequency:
-                self._add(_Weighted(self._idf(frequency), matches), scores, covered)
+                terms.append((self._idf(frequency), term.key))
             elif term.spelling and misspelled < MOST_MISSPELLED:
                 misspelled += 1
-                for one in self._alike(term):
-                    self._add(one, scores, covered)
-        return [Relevance(*columns, mass) for columns in zip(scores, covered, strict=True)]
+                terms += self._alike(term)
+        return [Relevance(part, self._matched(part, terms), mass) for part in self._parts]
+
+    def _matched(self, part: Living, terms: Iterable[tuple[float, int]]) -> list[Matched]:
+        impacts = part.postings.impacts.of(self._mean_length)
+        places = [(weight, part.where(key)) for weight, key in terms]
+        return [Matched(weight, part.postings.rows[place], impacts[place]) for weight, place in places]
 
     def _idf(self, frequency: int) -> float:
         return math.log(1 + (self._count - frequency + 0.5) / (frequency + 0.5))
 
-    def _matches(self, key: int) -> Matches:
-        return [part.matches(key) for part in self._parts]
+    def _frequency(self, key: int) -> int:
+        return sum(part.frequency(key) for part in self._parts)
 
-    def _add(self, term: _Weighted, scores: Sequence[Scores], covered: Sequence[Scores]) -> None:
-        for part, (rows, counts), score, cover in zip(self._parts, term.matches, scores, covered, strict=True):
-            if len(rows):
-                norm = K1 * (1 - B + B * part.postings.lengths[rows] / self._mean_length)
-                score[rows] += term.weight * (counts / (counts + norm))
-                cover[rows] += term.weight
-
-    def _alike(self, term: Term) -> Iterator[_Weighted]:
+    def _alike(self, term: Term) -> Iterator[tuple[float, int]]:
         """Words that rows do have, the likest first, each counting for as much as it is like the one asked for."""
         alike: dict[int, float] = {}
         for part in self._parts:
             keys = part.postings.keys
             alike |= {int(keys[place]): likeness for place, likeness in part.postings.spellings.alike(term.spelling)}
-        candidates = ((likeness, self._matches(key)) for likeness, key in _best_first(alike))
-        living = ((likeness, matches) for likeness, matches in candidates if _frequency(matches))
-        for likeness, matches in islice(living, MOST_ALIKE):
-            yield _Weighted(likeness * self._idf(_frequency(matches)), matches)
+        candidates = ((likeness, key, self._frequency(key)) for likeness, key in _best_first(alike))
+        living = (one for one in candidates if one[2])
+        for likeness, key, frequency in islice(living, MOST_ALIKE):
+            yield likeness * self._idf(frequency), key
+
+
+def _least_of_best(scores: Scores, count: int) -> np.float32:
+    """No more than the `count`-th greatest score, and more than 0: so much have the best rows of `count` blocks."""
+    least: np.float32 = np.finfo(np.float32).tiny
+    blocks = np.maximum.reduceat(scores, np.arange(0, len(scores), _BLOCK)) if len(scores) else scores
+    return max(least, np.partition(blocks, -count)[-count]) if len(blocks) >= count else least
 
 
 def _best_first(alike: dict[int, float]) -> Iterator[tuple[float, int]]:
@@ -154,7 +180,3 @@ def _best_first(alike: dict[int, float]) -> Iterator[tuple[float, int]]:
     while heap:
         likeness, key = heapq.heappop(heap)
         yield -likeness, key
-
-
-def _frequency(matches: Matches) -> int:
-    return sum(len(rows) for rows, _ in matches)

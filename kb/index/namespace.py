@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kb.facts import SearchMethod
+from kb.index.impacts import Rows
 from kb.index.part import Part
-from kb.index.postings import Postings, Rows, joined
+from kb.index.postings import Postings, joined
 from kb.index.search import Found, search
 from kb.index.segment import FlatSegment, Segment, Times, Vectors, row_of
 from kb.index.terms import Term

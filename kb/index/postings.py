@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kb.index.impacts import Counts, Impacts, Rows
 from kb.index.spellings import Offsets, Spellings, chosen
 from kb.index.terms import key_of, spelling_of, words_of
 
 Keys = NDArray[np.uint64]
-Rows = NDArray[np.int32]
-Counts = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +31,8 @@ class Postings:
     """int32 [rows]: terms of the row, repeats included."""
     spellings: Spellings
     """Of each term."""
+    impacts: Impacts
+    """Of each posting."""
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Postings:
@@ -55,10 +56,9 @@ class Postings:
         place = int(np.searchsorted(self.keys, np.uint64(key)))
         return place if place < len(self.keys) and self.keys[place] == key else None
 
-    def of_term(self, place: int) -> tuple[Rows, Counts]:
-        """The rows that have it, and how often."""
-        some = slice(self.starts[place], self.starts[place + 1])
-        return self.rows[some], self.counts[some]
+    def of_term(self, place: int) -> slice:
+        """Where its postings lie."""
+        return slice(int(self.starts[place]), int(self.starts[place + 1]))
 
 
 def joined(parts: Sequence[tuple[Postings, Rows]], count: int) -> Postings:
@@ -88,7 +88,8 @@ def _grouped(
     terms = keys[starts]
     first = np.argsort(of_keys, kind="stable")
     places = first[np.searchsorted(of_keys, terms, sorter=first)]
-    return Postings(terms, np.append(starts, len(keys)), rows, counts, lengths, chosen(spellings, places))
+    impacts = Impacts(rows, counts, lengths)
+    return Postings(terms, np.append(starts, len(keys)), rows, counts, lengths, chosen(spellings, places), impacts)
 
 
 def _changes(values: NDArray[np.uint64] | Rows) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from kb.facts import SearchMethod
 from kb.index import lexical
+from kb.index.impacts import K1, B, rounded
 from kb.index.search import BM25_WEIGHT, COVERED_WEIGHT
 from kb.index.spellings import LEAST_ALIKE
 from kb.index.terms import key_of, question_of, spelling_of, words_of
@@ -31,7 +32,7 @@ def bm25(texts: Mapping[str, str], question: str) -> Scored:
     """id -> (BM25 over its greatest value, share of the question that is covered)."""
     counts = {fact_id: Counter(words_of(text)) for fact_id, text in texts.items()}
     lengths = {fact_id: sum(count.values()) for fact_id, count in counts.items()}
-    mean = sum(lengths.values()) / max(len(texts), 1)
+    mean = rounded(sum(lengths.values()) / max(len(texts), 1))
     frequencies = Counter(word for count in counts.values() for word in count)
     words = {key_of(word): word for word in frequencies}
 
@@ -51,7 +52,7 @@ def bm25(texts: Mapping[str, str], question: str) -> Scored:
             weight = likeness * idf(frequencies[one])
             for fact_id, count in counts.items():
                 if count[one]:
-                    norm = lexical.K1 * (1 - lexical.B + lexical.B * lengths[fact_id] / mean)
+                    norm = K1 * (1 - B + B * lengths[fact_id] / mean)
                     scores[fact_id] += weight * count[one] / (count[one] + norm)
                     covered[fact_id] += weight
     return {

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kb.index.lexical import Corpus, Living, Relevance
+from kb.index import lexical
+from kb.index.impacts import rounded
+from kb.index.lexical import Corpus, Living, Matched, Relevance
 from kb.index.postings import Postings, joined
 from kb.index.terms import question_of
 from tests.kb.reference import bm25
@@ -48,7 +51,7 @@ def test_scores_are_those_of_plain_bm25(parts: list[tuple[list[str], list[bool]]
             score, covered = expected.get(f"{part} {row}", (0.0, 0.0))
             assert lives or (score, covered) == (0.0, 0.0)
             found_score, found_covered = (float(one[0]) for one in relevance.of(np.array([row])))
-            assert abs(found_score - score) < 1e-12
+            assert abs(found_score - score) < 1e-6  # 32-bit sums
             assert abs(found_covered - covered) < 1e-12
             assert 0 <= found_score <= 1
             assert 0 <= found_covered <= 1
@@ -61,9 +64,11 @@ def test_no_score_depends_on_how_rows_are_spread(parts: list[tuple[list[str], li
     alive = [text for texts, lives in parts for text, one in zip(texts, lives, strict=True) if one]
     (together,) = Corpus([Living(Postings.of(alive), None)]).relevances(asked)
     kept = [np.array(lives) for _, lives in parts]
-    for name in ("scores", "covered"):
-        scattered = [getattr(one, name)[mask] for one, mask in zip(spread, kept, strict=True)]
-        assert np.array_equal(np.concatenate(scattered), getattr(together, name))
+    scattered = [one.scores()[mask] for one, mask in zip(spread, kept, strict=True)]
+    assert np.array_equal(np.concatenate(scattered), together.scores())
+    for half in (0, 1):
+        apart = [one.of(np.flatnonzero(mask))[half] for one, mask in zip(spread, kept, strict=True)]
+        assert np.array_equal(np.concatenate(apart), together.of(np.arange(len(alive)))[half])
     assert {one.mass for one in spread} == {together.mass}
 
 
@@ -93,11 +98,36 @@ def assert_same(one: Postings, other: Postings) -> None:
 def test_nothing_is_found_in_nothing() -> None:
     assert Corpus([]).relevances(question_of("zorvex")) == []
     (of_empty,) = Corpus([Living(Postings.of([""]), None)]).relevances(question_of("zorvex"))
-    assert not of_empty.scores.any()
+    assert not of_empty.scores().any()
 
 
-@given(st.lists(st.integers(0, 4)), st.integers(1, 9))
-def test_the_best_rows_break_ties_by_row(scores: list[int], count: int) -> None:
+@given(corpora(), TEXTS)
+def test_the_same_scores_are_summed_of_all_rows_and_of_some(
+    parts: list[tuple[list[str], list[bool]]], question: str
+) -> None:
+    for one in Corpus([living(*part) for part in parts]).relevances(question_of(question)):
+        rows = np.arange(len(one.part.postings.lengths))
+        assert np.array_equal(np.minimum(one.scores() / (one.mass or 1.0), 1.0), one.of(rows)[0])
+
+
+@given(st.lists(st.integers(0, 4), max_size=40), st.integers(1, 9), st.integers(1, 8))
+def test_the_best_rows_break_ties_by_row(scores: list[int], count: int, block: int) -> None:
     ranked = sorted((row for row, score in enumerate(scores) if score), key=lambda row: (-scores[row], row))
-    relevance = Relevance(np.array(scores, np.float64), np.array(scores, np.float64), 1.0)
-    assert sorted(relevance.best(count).tolist()) == sorted(ranked[:count])
+    rows, impacts = np.arange(len(scores), dtype=np.int32), np.array(scores, np.float32)
+    relevance = Relevance(living([""] * len(scores), [True] * len(scores)), [Matched(1.0, rows, impacts)], 1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lexical, "_BLOCK", block)
+        assert sorted(relevance.best(count).tolist()) == sorted(ranked[:count])
+
+
+@given(st.floats(0.01, 1e6))
+def test_the_mean_length_is_hardly_rounded(mean: float) -> None:
+    assert 0.978 < rounded(mean) / mean < 1.023
+    assert rounded(rounded(mean)) == rounded(mean)
+
+
+def test_impacts_follow_the_mean_length() -> None:
+    postings = Postings.of(["zorvex zorvex leads", "zorvex"])
+    short, long = (postings.impacts.of(mean).copy() for mean in (1.0, 8.0))
+    assert (short < long).all()
+    assert np.array_equal(postings.impacts.of(1.0), short)
