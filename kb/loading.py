@@ -3,6 +3,7 @@ indexed."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -11,12 +12,14 @@ import immutables
 import numpy as np
 
 from kb.encoder.embeddings import EmbeddingCache
+from kb.encoder.protocol import Encoder
 from kb.errors import StoreUnavailable, WriteFailed
 from kb.facts import Fact
 from kb.index.namespace import NamespaceIndex
 from kb.index.part import Part
 from kb.index.postings import Postings
 from kb.index.segment import FlatSegment, Vectors
+from kb.index.stored import SegmentStore
 from kb.log.batch import GENESIS, Batch
 from kb.log.fact_log import FactLog
 from kb.log.location import Location
@@ -27,6 +30,8 @@ from kb.snapshot import Snapshot
 
 Progress = Callable[[int, int], None]
 _CHUNK = 512
+
+_logger = logging.getLogger(__name__)
 
 
 def open_marker(location: Location) -> HeadMarker:
@@ -59,15 +64,33 @@ def check_head(head: Head, marker: HeadMarker | None, log: FactLog, location: Lo
         raise StoreUnavailable(f"{marker.path}: {error}") from error
 
 
+def open_segments(location: Location, encoder: Encoder) -> SegmentStore | None:
+    """Where large segments are kept beside a SQLite database; None where they cannot be."""
+    if location.database is None:
+        return None
+    try:
+        return SegmentStore(location.beside(".index"), encoder.fingerprint)
+    except OSError:
+        _logger.warning("index segments cannot be kept, so the next start takes longer", exc_info=True)
+        return None
+
+
 class Loader:
     """Reads a log on from `state`, once. `progress(done, total)` counts log entries first, then facts."""
 
     def __init__(
-        self, log: FactLog, state: State, cache: EmbeddingCache, dimension: int, progress: Progress | None
+        self,
+        log: FactLog,
+        state: State,
+        cache: EmbeddingCache,
+        dimension: int,
+        segments: SegmentStore | None,
+        progress: Progress | None,
     ) -> None:
         self._log = log
         self._cache = cache
         self._dimension = dimension
+        self._segments = segments
         self._progress = progress
         self._done = 0
         self._facts = dict(state.facts)
@@ -91,11 +114,22 @@ class Loader:
             self._progress(self._done, self._total)
 
     def _indexes(self, facts: Iterable[Fact]) -> immutables.Map[str, NamespaceIndex]:
-        by_namespace: dict[str, list[Fact]] = {}
+        missing: dict[str, dict[str, Fact]] = {}
         for fact in facts:
-            by_namespace.setdefault(fact.namespace, []).append(fact)
-        indexes = {name: NamespaceIndex((self._part(members),)) for name, members in by_namespace.items()}
-        return immutables.Map(indexes)
+            missing.setdefault(fact.namespace, {})[fact.id] = fact
+        parts: dict[str, list[Part]] = {namespace: [] for namespace in missing}
+        for namespace, part in self._stored(missing):
+            parts[namespace].append(part)
+            for fact_id in part.living_ids(""):
+                del missing[namespace][fact_id]
+            self._advance(part.live)
+        for namespace, left in missing.items():
+            if left:
+                parts[namespace].append(self._part(list(left.values())))
+        return immutables.Map({name: NamespaceIndex(tuple(found)) for name, found in parts.items()})
+
+    def _stored(self, facts: dict[str, dict[str, Fact]]) -> Iterable[tuple[str, Part]]:
+        return () if self._segments is None else self._segments.parts(facts)
 
     def _part(self, facts: list[Fact]) -> Part:
         facts.sort(key=lambda fact: fact.id)

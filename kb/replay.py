@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import immutables
 
 from kb.facts import Change, Delete, Fact, Key, Upsert
-from kb.index.namespace import NamespaceIndex, Row
+from kb.index.merging import Row
+from kb.index.namespace import NamespaceIndex
 from kb.index.segment import Vectors
 from kb.log.batch import Batch
 from kb.metadata import encode_metadata

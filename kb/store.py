@@ -29,7 +29,8 @@ from kb.facts import Change, Delete, Limits, Upsert
 from kb.index.compaction import Compactor
 from kb.index.part import Part
 from kb.index.segment import Vectors
-from kb.loading import Loader, Progress, check_head, open_marker
+from kb.index.stored import SegmentStore
+from kb.loading import Loader, Progress, check_head, open_marker, open_segments
 from kb.log.batch import GENESIS, Batch, Entry
 from kb.log.difference import Differences, differences
 from kb.log.fact_log import FactLog
@@ -95,10 +96,12 @@ class Store:
             log = FactLog(location)
             cleanup.callback(log.close)
             cache = EmbeddingCache(log.engine, encoder)
-            loader = Loader(log, state_of(location, log), cache, encoder.dimension, progress)
+            segments = open_segments(location, encoder)
+            loader = Loader(log, state_of(location, log), cache, encoder.dimension, segments, progress)
             snapshot = loader.load(lambda head: check_head(head, marker, log, location))
-            store = cls(snapshot, loader.head, log, marker, cache, limits or Limits(), cleanup.pop_all())
+            store = cls(snapshot, loader.head, log, marker, cache, segments, limits or Limits(), cleanup.pop_all())
             store._save_states(state_path(location), loader.replayed)
+            store._compactor.notify()
             return store
 
     def __init__(
@@ -108,6 +111,7 @@ class Store:
         log: FactLog,
         marker: HeadMarker | None,
         cache: EmbeddingCache,
+        segments: SegmentStore | None,
         limits: Limits,
         resources: ExitStack,
     ) -> None:
@@ -127,7 +131,7 @@ class Store:
         # True while the log may hold something that was not published: from the start of a write to its end.
         self._unsettled = False
         self._closed = False
-        self._compactor = Compactor(lambda: self.snapshot, self._install_merged)
+        self._compactor = Compactor(lambda: self.snapshot, self._install_merged, segments)
 
     def close(self) -> None:
         """Waits for the edit under way and releases every file. Snapshots stay readable."""

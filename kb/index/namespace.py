@@ -9,19 +9,17 @@ a search needs no lock.
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kb.facts import SearchMethod
-from kb.index.impacts import Rows
+from kb.index.merging import Row, built
 from kb.index.part import Part
-from kb.index.postings import Postings, joined
+from kb.index.quantized import worth_quantizing
 from kb.index.search import Found, search
-from kb.index.segment import FlatSegment, Segment, Times, Vectors, row_of
+from kb.index.segment import FlatSegment, Segment, Vectors, row_of
 from kb.index.terms import Term
 
 # Rows below which the last segment is rebuilt by an edit (copying 256 × 384 floats takes tens of
@@ -29,16 +27,6 @@ from kb.index.terms import Term
 DELTA_ROWS = 256
 # An edit merges by itself once a background merge has fallen this far behind.
 MOST_PARTS = 48
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row to be added: vector is float32 [dim], expires_at unix seconds or infinity."""
-
-    id: str
-    vector: Vectors
-    text: str
-    expires_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +70,7 @@ class NamespaceIndex:
         for position, rows in dead.items():
             parts[position] = parts[position].without(rows)
         tail = [parts.pop()] if parts and self._rebuilds_tail(added, dead) else []
-        delta = _build(tail, added)
+        delta = built(tail, added)
         edited = NamespaceIndex(tuple(part for part in (*parts, delta) if part.live))
         return edited if len(edited.parts) <= MOST_PARTS else edited.merged(edited.merge_plan())
 
@@ -100,9 +88,9 @@ class NamespaceIndex:
     def merge_plan(self) -> tuple[Part, ...]:
         """The neighbouring parts that are worth merging now; empty when none are.
 
-        Each part is kept larger than the sum of the ones after it, so a row is copied O(log n) times in all,
-        and a part of which a quarter is dead is rewritten. The growing last part is left out: edits replace
-        it.
+        Each part is kept larger than the sum of the ones after it, so a row is copied O(log n) times in all. A part of
+        which a quarter is dead is rewritten, and so is one too large to be flat. The growing last part is left out:
+        edits replace it.
         """
         sealed = self.parts
         if sealed and len(sealed[-1].segment) < DELTA_ROWS:
@@ -111,13 +99,14 @@ class NamespaceIndex:
         for position, part in enumerate(sealed):
             after -= part.live
             sparse = part.live < 0.75 * len(part.segment)
-            if sparse or part.live < after:
+            outgrown = worth_quantizing(part.live) and isinstance(part.segment, FlatSegment)
+            if sparse or outgrown or part.live < after:
                 return sealed[position:]
         return ()
 
     def merged(self, plan: Sequence[Part]) -> NamespaceIndex:
         """With the parts of its plan made one."""
-        result = self.replaced(plan, merge(plan)) if plan else self
+        result = self.replaced(plan, built(plan)) if plan else self
         assert result is not None, "an index holds its own parts"
         return result
 
@@ -139,11 +128,6 @@ class NamespaceIndex:
         return NamespaceIndex(tuple(part for part in kept if part.live))
 
 
-def merge(plan: Sequence[Part]) -> Part:
-    """The living rows of some parts as one part (slow for large ones: runs outside every lock)."""
-    return _build(plan, ())
-
-
 def _died(plan: Sequence[Part], current: Sequence[Part], merged: Segment) -> Iterator[int]:
     """Rows of `merged` whose facts died while it was made."""
     for before, after in zip(plan, current, strict=True):
@@ -153,45 +137,3 @@ def _died(plan: Sequence[Part], current: Sequence[Part], merged: Segment) -> Ite
             merged_row = row_of(merged, before.segment.ids[row])
             assert merged_row is not None, "a living row was lost by a merge"
             yield merged_row
-
-
-def _build(parts: Sequence[Part], added: Sequence[Row]) -> Part:
-    """One flat part of the living rows of `parts` and of `added`."""
-    ids: list[str] = []
-    vectors: list[Vectors] = []
-    expires: list[Times] = []
-    kept = [np.flatnonzero(part.mask()) for part in parts]
-    for part, rows in zip(parts, kept, strict=True):
-        ids.extend(part.segment.ids[row] for row in rows.tolist())
-        vectors.append(part.segment.vectors(rows))
-        expires.append(part.segment.expires[rows])
-    if added:
-        ids.extend(row.id for row in added)
-        vectors.append(np.stack([row.vector for row in added]))
-        expires.append(np.array([row.expires_at for row in added], dtype=np.float64))
-    if not ids:
-        return Part(FlatSegment((), np.empty((0, 1), np.float32), np.empty(0), Postings.of(())), None, 0, math.inf)
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    postings = _postings(parts, kept, added, np.array(order))
-    in_order = [ids[row] for row in order]
-    return Part.of(FlatSegment(in_order, np.concatenate(vectors)[order], np.concatenate(expires)[order], postings))
-
-
-def _postings(
-    parts: Sequence[Part], kept: Sequence[NDArray[np.int64]], added: Sequence[Row], order: NDArray[np.int64]
-) -> Postings:
-    """Of the rows `kept` of each part, then of `added`, put in this order."""
-    if not parts:
-        return Postings.of(added[place].text for place in order.tolist())
-    places = np.empty(len(order), np.int32)
-    places[order] = np.arange(len(order), dtype=np.int32)
-    moved: list[tuple[Postings, Rows]] = []
-    start = 0
-    for part, rows in zip(parts, kept, strict=True):
-        moves = np.full(len(part.segment), -1, np.int32)
-        moves[rows] = places[start : start + len(rows)]
-        moved.append((part.segment.postings, moves))
-        start += len(rows)
-    if added:
-        moved.append((Postings.of(row.text for row in added), places[start:]))
-    return joined(moved, len(order))

@@ -122,7 +122,7 @@ class Distractors:
             parts.append(Living(Postings.of(others), None))
         asked = self._question_vector(question)
         found = Corpus(parts).relevances(question_of(question.text))
-        columns = (one.of(np.arange(len(one.scores))) for one in found)
+        columns = (one.of(np.arange(len(one.part.postings.lengths))) for one in found)
         bm25, covered = (np.concatenate(column) for column in zip(*columns, strict=True))
         fused = vectors @ asked + BM25_WEIGHT * bm25 + COVERED_WEIGHT * covered
         places = self._places | {text: len(self._texts) + number for number, text in enumerate(others)}

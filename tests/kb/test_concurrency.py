@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from kb.facts import Upsert, VersionConflict
-from kb.index import compaction
+from kb.index import merging
 from kb.index import namespace as index
-from kb.index.namespace import NamespaceIndex, Row
+from kb.index.merging import Row
+from kb.index.namespace import NamespaceIndex
 from kb.index.terms import question_of
 from kb.snapshot import Snapshot
 from kb.store import Store
@@ -118,7 +119,7 @@ def test_rows_that_die_during_a_merge_stay_dead(removed: list[str]) -> None:
             built = built.edited((), [row(f"{letter}{number}") for number in range(8)])
         plan = built.merge_plan()
         assert plan
-        merged = compaction.merge(plan)
+        merged = merging.built(plan)
         later = built.edited(removed, [row("z1")]).edited((), [row("z2")])
         result = later.replaced(plan, merged)
         assert result is not None

@@ -1,0 +1,202 @@
+"""Large segments on disk, so that a start neither embeds, nor reads vectors one by one, nor counts terms.
+
+A directory for each: columns as `.npy` files, mapped into memory; the ids; FAISS's codes; and last a list of all files
+with their digests. It is written beside its place and renamed, so it is whole or not there; one whose bytes are not
+those that were written is removed, and its rows are indexed anew.
+
+Whether a row still holds is told by its text, so nothing here must agree with the log's version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import faiss
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from kb.facts import Fact
+from kb.index.impacts import Impacts
+from kb.index.merging import Merged
+from kb.index.part import Part
+from kb.index.postings import Postings
+from kb.index.quantized import QuantizedSegment, encoded
+from kb.index.segment import Vectors
+from kb.index.spellings import Spellings
+
+_FORMAT: Final = 1
+_LIST: Final = "files.json"
+_CODES: Final = "codes.faiss"
+_IDS: Final = "ids.json"
+_PARTIAL: Final = ".part"
+_HASH: Final = 16
+Texts = Callable[[str], str | None]
+"""The text that a fact of some namespace has now, by its id."""
+
+_logger = logging.getLogger(__name__)
+
+
+class SegmentStore:
+    """A directory of segments that were made with one encoder. One thread writes."""
+
+    def __init__(self, directory: Path, encoder: str) -> None:
+        """`encoder` is its fingerprint. What an interrupted write left behind is removed. Raises OSError."""
+        self._directory = directory
+        self._encoder = encoder
+        directory.mkdir(parents=True, exist_ok=True)
+        for left in directory.glob(f"*{_PARTIAL}"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def write(self, namespace: str, merged: Merged, text_of: Texts) -> QuantizedSegment:
+        """The segment of these rows; `text_of` says what they hold. Raises OSError."""
+        place = self._directory / uuid.uuid4().hex
+        partial = place.with_suffix(_PARTIAL)
+        try:
+            partial.mkdir()
+            matrix = _written_matrix(partial / "vectors.npy", merged)
+            faiss.write_index(encoded(matrix), str(partial / _CODES))
+            np.save(partial / "hashes.npy", _hashes(merged.ids, text_of))
+            for name, column in _named(merged).items():
+                np.save(partial / f"{name}.npy", column)
+            (partial / _IDS).write_bytes(orjson.dumps(merged.ids))
+            _seal(partial, {"format": _FORMAT, "encoder": self._encoder, "namespace": namespace})
+            partial.rename(place)
+            _sync(self._directory)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        return _opened(place, merged.ids)
+
+    def parts(self, facts: Mapping[str, Mapping[str, Fact]]) -> Iterator[tuple[str, Part]]:
+        """(namespace, part) of every sound segment, with the rows alive that still hold.
+
+        `facts` by namespace and id: those of a part that was given must be taken away before the next is asked for, so
+        that none is in two of them.
+        """
+        for place in sorted(self._directory.iterdir()):
+            namespace = self._checked(place)
+            living = facts.get(namespace, {}) if namespace is not None else {}
+            if namespace is None or not living:
+                self._remove(place)
+                continue
+            segment = _opened(place, orjson.loads((place / _IDS).read_bytes()))
+            part = _living_part(segment, np.load(place / "hashes.npy"), living)
+            if part.live:
+                yield namespace, part
+            else:
+                self._remove(place)
+
+    def keep(self, segments: Iterable[object]) -> None:
+        """Removes all others. Those still searched stay mapped."""
+        kept = {one.path for one in segments if isinstance(one, QuantizedSegment)}
+        for place in self._directory.iterdir():
+            if place not in kept:
+                self._remove(place)
+
+    def _checked(self, place: Path) -> str | None:
+        """The namespace of a segment that is what was written, by this code with this encoder."""
+        try:
+            listed = orjson.loads((place / _LIST).read_bytes())
+            if listed["format"] != _FORMAT or listed["encoder"] != self._encoder:
+                return None
+            if any(_digest(place / name) != digest for name, digest in listed["files"].items()):
+                _logger.warning("%s is damaged, and is made anew", place)
+                return None
+            return str(listed["namespace"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _remove(self, place: Path) -> None:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _named(merged: Merged) -> dict[str, NDArray[Any]]:
+    postings = merged.postings
+    return {
+        "expires": merged.expires,
+        "keys": postings.keys,
+        "starts": postings.starts,
+        "rows": postings.rows,
+        "counts": postings.counts,
+        "lengths": postings.lengths,
+        "spelling_starts": postings.spellings.starts,
+        "spelling_codes": postings.spellings.codes,
+    }
+
+
+def _opened(place: Path, ids: list[str]) -> QuantizedSegment:
+    def column(name: str) -> NDArray[Any]:
+        # A plain array over the mapping: numpy's own class for it is slow to index.
+        return np.asarray(np.load(place / f"{name}.npy", mmap_mode="r"))
+
+    rows, counts, lengths = column("rows"), column("counts"), column("lengths")
+    spellings = Spellings(column("spelling_starts"), column("spelling_codes"))
+    impacts = Impacts(rows, counts, lengths)
+    postings = Postings(column("keys"), column("starts"), rows, counts, lengths, spellings, impacts)
+    codes = faiss.read_index(str(place / _CODES))
+    return QuantizedSegment(ids, column("vectors"), column("expires"), postings, codes, place)
+
+
+def _living_part(segment: QuantizedSegment, hashes: NDArray[np.uint8], facts: Mapping[str, Fact]) -> Part:
+    alive = np.zeros(len(segment), np.bool_)
+    stored, expires = hashes.tobytes(), segment.expires.tolist()
+    for row, fact_id in enumerate(segment.ids):
+        fact = facts.get(fact_id)
+        if fact is not None and (math.inf if fact.expires_at is None else fact.expires_at) == expires[row]:
+            alive[row] = _hash(fact.text) == stored[row * _HASH : (row + 1) * _HASH]
+    return Part.of(segment) if alive.all() else Part.of(segment).without(np.flatnonzero(~alive).tolist())
+
+
+def _written_matrix(path: Path, merged: Merged) -> Vectors:
+    shape = (len(merged.ids), merged.dimension)
+    matrix = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    start = 0
+    for chunk in merged.vectors():
+        matrix[start : start + len(chunk)] = chunk
+        start += len(chunk)
+    matrix.flush()
+    return np.asarray(matrix)
+
+
+def _hashes(ids: Iterable[str], text_of: Texts) -> NDArray[np.uint8]:
+    """uint8 [rows, 16]; all zero where the row does not hold any more."""
+    texts = map(text_of, ids)
+    hashes = b"".join(bytes(_HASH) if text is None else _hash(text) for text in texts)
+    return np.frombuffer(hashes, np.uint8).reshape(-1, _HASH)
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=_HASH, person=b"segment row").digest()
+
+
+def _seal(directory: Path, about: dict[str, object]) -> None:
+    files = {}
+    for path in sorted(directory.iterdir()):
+        files[path.name] = _digest(path)
+        _sync(path)
+    path = directory / _LIST
+    path.write_bytes(orjson.dumps({**about, "files": files}))
+    _sync(path)
+    _sync(directory)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
