@@ -70,9 +70,10 @@ class Relevance:
     mass: float
     """The idf of all of the question's words: the least upper bound of both, or nearly."""
 
-    def best(self, count: int) -> NDArray[np.int64]:
-        """Rows of the `count` greatest scores above 0, ties by row."""
-        rows = np.flatnonzero(self.scores > 0)
+    def best(self, count: int, among: Mask | None = None) -> NDArray[np.int64]:
+        """Rows (of those that `among` has) of the `count` greatest scores above 0, ties by row."""
+        found_any = self.scores > 0
+        rows = np.flatnonzero(found_any if among is None else found_any & among)
         if len(rows) > count:
             found = self.scores[rows]
             least = np.partition(found, -count)[-count]

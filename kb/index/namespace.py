@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kb.facts import SearchMethod
+from kb.facts import JSON, SearchMethod
+from kb.filters import Filter
+from kb.index import attributes
+from kb.index.attributes import Attributes
 from kb.index.part import Part
 from kb.index.postings import Postings, Rows, joined
 from kb.index.search import Found, search
@@ -38,6 +41,7 @@ class Row:
     vector: Vectors
     text: str
     expires_at: float
+    metadata: Mapping[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +59,20 @@ class NamespaceIndex:
         return sum(len(part.segment) - part.live for part in self.parts)
 
     def search(
-        self, query: Vectors, k: int, now: float, question: Sequence[Term] = (), method: SearchMethod = "hybrid"
+        self,
+        query: Vectors,
+        k: int,
+        now: float,
+        question: Sequence[Term] = (),
+        method: SearchMethod = "hybrid",
+        where: Filter | None = None,
     ) -> list[Found]:
-        """The k best living rows at `now`, as `kb.index.search` has it."""
-        return search(self.parts, query, k, now, question, method)
+        """The k best living rows at `now` that pass the filter, as `kb.index.search` has it."""
+        return search(self.parts, query, k, now, question, method, where)
 
-    def ids(self, after: str = "") -> Iterator[str]:
-        """Living ids greater than `after`, ascending."""
-        return heapq.merge(*(part.living_ids(after) for part in self.parts))
+    def ids(self, after: str = "", where: Filter | None = None) -> Iterator[str]:
+        """Living ids greater than `after` that pass the filter, ascending."""
+        return heapq.merge(*(part.living_ids(after, where) for part in self.parts))
 
     def expired(self, now: float) -> Iterator[str]:
         """Living ids whose time is over at `now`."""
@@ -169,28 +179,33 @@ def _build(parts: Sequence[Part], added: Sequence[Row]) -> Part:
         vectors.append(np.stack([row.vector for row in added]))
         expires.append(np.array([row.expires_at for row in added], dtype=np.float64))
     if not ids:
-        return Part(FlatSegment((), np.empty((0, 1), np.float32), np.empty(0), Postings.of(())), None, 0, math.inf)
+        nothing = FlatSegment((), np.empty((0, 1), np.float32), np.empty(0), Postings.of(()), Attributes.of(()))
+        return Part(nothing, None, 0, math.inf)
     order = sorted(range(len(ids)), key=ids.__getitem__)
-    postings = _postings(parts, kept, added, np.array(order))
+    columns = _columns(parts, kept, added, np.array(order))
     in_order = [ids[row] for row in order]
-    return Part.of(FlatSegment(in_order, np.concatenate(vectors)[order], np.concatenate(expires)[order], postings))
+    return Part.of(FlatSegment(in_order, np.concatenate(vectors)[order], np.concatenate(expires)[order], *columns))
 
 
-def _postings(
+def _columns(
     parts: Sequence[Part], kept: Sequence[NDArray[np.int64]], added: Sequence[Row], order: NDArray[np.int64]
-) -> Postings:
+) -> tuple[Postings, Attributes]:
     """Of the rows `kept` of each part, then of `added`, put in this order."""
     if not parts:
-        return Postings.of(added[place].text for place in order.tolist())
+        in_order = [added[place] for place in order.tolist()]
+        return Postings.of(row.text for row in in_order), Attributes.of(row.metadata for row in in_order)
     places = np.empty(len(order), np.int32)
     places[order] = np.arange(len(order), dtype=np.int32)
-    moved: list[tuple[Postings, Rows]] = []
+    terms: list[tuple[Postings, Rows]] = []
+    values: list[tuple[Attributes, Rows]] = []
     start = 0
     for part, rows in zip(parts, kept, strict=True):
         moves = np.full(len(part.segment), -1, np.int32)
         moves[rows] = places[start : start + len(rows)]
-        moved.append((part.segment.postings, moves))
+        terms.append((part.segment.postings, moves))
+        values.append((part.segment.attributes, moves))
         start += len(rows)
     if added:
-        moved.append((Postings.of(row.text for row in added), places[start:]))
-    return joined(moved, len(order))
+        terms.append((Postings.of(row.text for row in added), places[start:]))
+        values.append((Attributes.of(row.metadata for row in added), places[start:]))
+    return joined(terms, len(order)), attributes.joined(values, len(order))

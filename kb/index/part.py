@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from kb.filters import Filter
 from kb.index.lexical import Living
 from kb.index.segment import Bitmap, Segment, row_of
 
@@ -43,7 +44,7 @@ class Part:
         """bool [rows]: alive."""
         if self.alive is None:
             return np.ones(len(self.segment), dtype=np.bool_)
-        return self._unpacked(self.alive)
+        return self.unpacked(self.alive)
 
     def selected(self, now: float) -> Bitmap | None:
         """The rows that a search at `now` may return."""
@@ -51,9 +52,14 @@ class Part:
             return self.alive
         return np.packbits(self.mask() & (self.segment.expires > now), bitorder="little")
 
+    def passing(self, selected: Bitmap | None, where: Filter) -> Bitmap:
+        """Those of the rows that were `selected` whose metadata satisfies the filter."""
+        passing = np.packbits(self.segment.attributes.matching(where), bitorder="little")
+        return passing if selected is None else passing & selected
+
     def living(self, selected: Bitmap | None) -> Living:
         """The rows that were `selected`, for the lexical half."""
-        return Living(self.segment.postings, None if selected is None else self._unpacked(selected))
+        return Living(self.segment.postings, None if selected is None else self.unpacked(selected))
 
     def without(self, rows: Sequence[int]) -> Part:
         """This part with some living rows dead."""
@@ -65,12 +71,18 @@ class Part:
         alive = np.packbits(mask, bitorder="little")
         return replace(self, alive=alive, live=self.live - len(rows), next_expiry=next_expiry)
 
-    def living_ids(self, after: str) -> Iterator[str]:
-        """Ids of living rows greater than `after`, ascending."""
+    def living_ids(self, after: str, where: Filter | None = None) -> Iterator[str]:
+        """Ids of living rows greater than `after` that pass the filter, ascending."""
         ids = self.segment.ids
-        for row in range(bisect_right(ids, after), len(ids)):
+        start = bisect_right(ids, after)
+        if where is not None:
+            passing = self.unpacked(self.passing(self.alive, where))
+            yield from (ids[row] for row in (start + np.flatnonzero(passing[start:])).tolist())
+            return
+        for row in range(start, len(ids)):
             if self.is_alive(row):
                 yield ids[row]
 
-    def _unpacked(self, bits: Bitmap) -> NDArray[np.bool_]:
+    def unpacked(self, bits: Bitmap) -> NDArray[np.bool_]:
+        """bool [rows] of a bitmap."""
         return np.unpackbits(bits, count=len(self.segment), bitorder="little").view(np.bool_)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kb.facts import SearchMethod
+from kb.filters import Filter
 from kb.index.lexical import Corpus, Relevance
 from kb.index.part import Part
 from kb.index.segment import Bitmap, Vectors
@@ -56,7 +57,13 @@ def relevance(score: float, lexical: float, method: SearchMethod) -> float:
 
 
 def search(
-    parts: Sequence[Part], query: Vectors, k: int, now: float, question: Sequence[Term], method: SearchMethod
+    parts: Sequence[Part],
+    query: Vectors,
+    k: int,
+    now: float,
+    question: Sequence[Term],
+    method: SearchMethod,
+    where: Filter | None = None,
 ) -> list[Found]:
     """The k best living rows at `now` (unix seconds), best first, ties by id. `query` is float32 [dim].
 
@@ -65,6 +72,8 @@ def search(
     count = k + EXTRA_CANDIDATES
     selected = [part.selected(now) for part in parts]
     corpus = Corpus([part.living(rows) for part, rows in zip(parts, selected, strict=True)])
+    if where is not None:  # after the corpus: how rare words are is told of the namespace, and no score by the filter
+        selected = [part.passing(rows, where) for part, rows in zip(parts, selected, strict=True)]
     found = [
         one
         for part, rows, relevance in zip(parts, selected, corpus.relevances(question), strict=True)
@@ -81,9 +90,9 @@ def search(
     return heapq.nsmallest(k, both.values(), key=lambda one: (-one.fused, one.id))
 
 
-def _candidates(part: Part, alive: Bitmap | None, query: Vectors, relevance: Relevance, count: int) -> Iterator[Found]:
-    near = part.segment.search(query, count, alive)
-    rows = np.union1d(near, relevance.best(count))
+def _candidates(part: Part, wanted: Bitmap | None, query: Vectors, relevance: Relevance, count: int) -> Iterator[Found]:
+    near = part.segment.search(query, count, wanted)
+    rows = np.union1d(near, relevance.best(count, None if wanted is None else part.unpacked(wanted)))
     vectors = part.segment.vectors(rows)
     # Scored again in float64, so that equal vectors tie exactly in whichever segments they lie.
     scores = (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1)
