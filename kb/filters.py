@@ -11,6 +11,7 @@ code points, so that ISO dates are in order; a number and a string, or a number 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -95,6 +96,15 @@ def read_filter(value: object, path: str = "filter") -> Filter:
     return _Reader().filter(value, path, MAX_DEPTH)
 
 
+def parse_filter(text: str, path: str = "filter") -> Filter:
+    """The filter that JSON text says. Raises InvalidFilter likewise."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidFilter(path, f"is not JSON: {error}") from error
+    return read_filter(value, path)
+
+
 class _Reader:
     """Of one filter: counts what is bounded."""
 
@@ -124,8 +134,9 @@ class _Reader:
             raise InvalidFilter(path, "must be a list of filters, at least one")
         parts: list[Filter] = []
         for place, one in enumerate(value):
-            self._count(path)  # empty ones too, and before they are looked at
-            parts.append(self.filter(one, f"{path}[{place}]", depth))
+            here = f"{path}[{place}]"
+            self._count(here)  # empty ones too, and before they are looked at
+            parts.append(self.filter(one, here, depth))
         return Every(tuple(parts)) if name == "and" else Some(tuple(parts))
 
     def _field(self, name: object, value: object, path: str) -> list[Filter]:

@@ -24,6 +24,7 @@ from kb.errors import (
     VersionConflict,
     WriteFailed,
 )
+from kb.filters import InvalidFilter
 from server.engine.protocol import (
     DeadlineExceeded,
     EngineError,
@@ -125,6 +126,8 @@ def _from_knowledge(error: KnowledgeError) -> ApiError:
     if isinstance(error, VersionConflict):
         told = [(f"facts[{one.index}].if_version", str(one)) for one in error.conflicts]
         return _listed(409, "version_conflict", told)
+    if isinstance(error, InvalidFilter):
+        return invalid(str(error), error.path, "invalid_value")
     if isinstance(error, UnknownVersion):
         return invalid(str(error), "version", "unknown_version")
     if isinstance(error, WriteFailed):

@@ -10,12 +10,14 @@ from fastapi import Path, Query
 from starlette.responses import Response
 
 from kb.facts import DEFAULT_NAMESPACE, Delete, Fact, Upsert, VersionConflict
+from kb.filters import parse_filter
 from kb.log.batch import Entry
 from kb.log.history import FactVersion
 from kb.metadata import decode_metadata
 from server.http.errors import invalid, not_found
 from server.http.routes.base import json_response, strict_router
 from server.http.schemas.admin import (
+    MAX_FILTER_CHARACTERS,
     Deleted,
     FactContent,
     FactDetail,
@@ -47,6 +49,7 @@ NamespaceQuery = Annotated[Namespace, Query()]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[FactId | None, Query()]
 Before = Annotated[Version | None, Query()]
+FilterQuery = Annotated[str | None, Query(max_length=MAX_FILTER_CHARACTERS, description="A filter as JSON.")]
 IfVersion = Annotated[Version | None, Query(ge=1)]
 
 
@@ -82,10 +85,12 @@ async def list_facts(
     namespace: NamespaceQuery = DEFAULT_NAMESPACE,
     limit: Limit = 100,
     cursor: Cursor = None,
+    filter: FilterQuery = None,
 ) -> Response:
-    """Facts of a namespace by id."""
+    """Facts of a namespace by id, those that pass the filter."""
+    where = None if filter is None else parse_filter(filter)
     snapshot = context.services.store.snapshot
-    page = await _read(context, caller, lambda: snapshot.list(namespace, limit, cursor, time.time()))
+    page = await _read(context, caller, lambda: snapshot.list(namespace, limit, cursor, time.time(), where))
     reply = FactPage(
         version=snapshot.version,
         facts=[_view(fact) for fact in page.facts],

@@ -10,9 +10,12 @@ from typing_extensions import TypedDict
 
 from kb.facts import DEFAULT_NAMESPACE, LAST_SECOND, LAST_VERSION, NAME_PATTERN, SearchMethod
 from server.http.schemas.base import Request
+from server.http.schemas.filters import filter_at
 from server.http.schemas.knowledge import LIMITS, Gap, Namespace, Score, TopK, Version
 from server.service.options import KnowledgeOptions
 
+MAX_FILTER_CHARACTERS = 16_384
+"""Of a filter in a query parameter."""
 FactKey = Annotated[str, Field(pattern=f"^{NAME_PATTERN}/{NAME_PATTERN}$", max_length=256)]
 """namespace/id"""
 
@@ -98,6 +101,8 @@ class SearchRequest(Request):
     max_gap: Gap = 4.0
     """As in a completion's `knowledge`; absent: all that are relevant, not only those that would be mounted."""
     retrieval: SearchMethod | None = None
+    filter: filter_at("filter") | None = None  # type: ignore[valid-type]
+    """Only facts whose metadata satisfies it."""
     min_version: Version | None = None
 
     @property
@@ -109,6 +114,7 @@ class SearchRequest(Request):
             min_score=self.min_score,
             max_gap=self.max_gap,
             retrieval=self.retrieval,
+            where=self.filter,
         )
 
 
