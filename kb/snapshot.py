@@ -96,10 +96,14 @@ class Snapshot:
         more = len(found) > limit
         return Page(found[:limit], found[limit - 1].id if more and limit > 0 else None)
 
-    def facts(self, namespace: str | None, now: float) -> Iterator[Fact]:
-        """Every fact of one namespace, or of all of them, by namespace and id."""
+    def facts(self, namespace: str | None, now: float, where: Filter | None = None) -> Iterator[Fact]:
+        """Every fact of one namespace, or of all of them, that passes the filter, by namespace and id."""
         for name in self.namespaces() if namespace is None else (namespace,):
-            yield from self._living(name, "", now)
+            yield from self._living(name, "", now, where)
+
+    def values(self, namespace: str, field: str, after: str = "") -> Iterator[str]:
+        """Strings greater than `after` that a field of the metadata has, ascending; of dead facts perhaps too."""
+        return self._index(namespace).values(field, after)
 
     def search(
         self,

@@ -19,7 +19,7 @@ from kb.index.lexical import Corpus
 from kb.index.namespace import NamespaceIndex
 from kb.index.part import Part
 from kb.index.postings import Postings
-from kb.index.search import BM25_WEIGHT, COVERED_WEIGHT
+from kb.index.search import BM25_WEIGHT, COVERED_WEIGHT, EXTRA_CANDIDATES
 from kb.index.segment import FlatSegment, Vectors
 from kb.index.terms import Term, question_of
 from loadtests.corpus import CAPACITY, Item, make_corpus
@@ -86,7 +86,7 @@ class Scene:
             yield Question(self._vectors(1)[0], question_of(item.question), where)
 
     def exact(self, question: Question) -> list[str]:
-        """Ids of the best living facts that pass, by the definition of the hybrid search."""
+        """Ids of the best living facts that pass, as `kb.index.search` defines the hybrid search; all are scored."""
         segment = self.part.segment
         (relevance,) = Corpus([self.part.living(self.part.alive)]).relevances(question.terms)
         passing = self.part.mask()
@@ -96,7 +96,10 @@ class Scene:
         bm25, covered = relevance.of(rows)
         scores = segment.vectors(rows).astype(np.float64) @ question.vector.astype(np.float64)
         ranks = scores + BM25_WEIGHT * bm25 + COVERED_WEIGHT * covered
-        order = np.lexsort((rows, -ranks))[:TOP_K]
+        count = TOP_K + EXTRA_CANDIDATES
+        near, alike = np.lexsort((rows, -scores))[:count], np.lexsort((rows, -bm25))[:count]
+        proposed = np.union1d(near, alike[bm25[alike] > 0])
+        order = proposed[np.lexsort((rows[proposed], -ranks[proposed]))][:TOP_K]
         return [segment.ids[row] for row in rows[order].tolist()]
 
     def _vectors(self, count: int) -> NDArray[np.float32]:

@@ -78,6 +78,14 @@ class Attributes:
                     result |= self.matching(part)
                 return result
 
+    def strings(self, field: str, after: str) -> Iterator[str]:
+        """Those greater than `after` that the field has, ascending."""
+        for place in range(bisect_right(self.pairs, (field, _STRING, after)), len(self.pairs)):
+            name, kind, value = self.pairs[place]
+            if (name, kind) != (field, _STRING):
+                return
+            yield value
+
     def _mask(self, places: Iterable[range]) -> Mask:
         mask = np.zeros(self.count, np.bool_)
         for place in places:

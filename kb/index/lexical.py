@@ -23,18 +23,40 @@ MOST_ALIKE = 8
 MOST_MISSPELLED = 8
 """So many words of a question may be misspelled: each is compared with every word there is."""
 
+FEW = 16
+"""Where a term has so many times more rows than are wanted, these are looked up in it rather than it gone through."""
+
 Scores = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-Matches = list[tuple[Rows, Counts]]
-"""Per part: the living rows that have a term, and how often."""
 
 
-class Living(NamedTuple):
+class Match(NamedTuple):
+    """The rows of a part that have a term."""
+
+    frequency: int
+    """How many living ones do."""
+    rows: Rows
+    """Those of them that are wanted."""
+    counts: Counts
+    """How often they have it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Living:
     """The rows of a segment that are searched."""
 
     postings: Postings
     mask: Mask | None
     """bool [rows]; None: all of them."""
+    wanted: Mask | None = None
+    """bool [rows]: of the living ones those that may be found; None: all. The others still say how rare words are."""
+    wanted_rows: Rows | None = None
+    """int32, ascending: the same."""
+
+    @classmethod
+    def among(cls, postings: Postings, mask: Mask | None, wanted: Mask) -> Living:
+        """Of which only some may be found."""
+        return cls(postings, mask, wanted, np.flatnonzero(wanted).astype(np.int32))
 
     @property
     def size(self) -> int:
@@ -47,21 +69,25 @@ class Living(NamedTuple):
         lengths = self.postings.lengths
         return int((lengths if self.mask is None else lengths[self.mask]).sum())
 
-    def matches(self, key: int) -> tuple[Rows, Counts]:
-        """Rows with the term, and how often they have it."""
+    def match(self, key: int) -> Match:
+        """Rows with the term."""
         place = self.postings.place(key)
         if place is None:
-            return self.postings.rows[:0], self.postings.counts[:0]
+            return Match(0, self.postings.rows[:0], self.postings.counts[:0])
         rows, counts = self.postings.of_term(place)
-        if self.mask is None:
-            return rows, counts
-        alive = self.mask[rows]
-        return rows[alive], counts[alive]
+        alive = None if self.mask is None else self.mask[rows]
+        frequency = len(rows) if alive is None else int(np.count_nonzero(alive))
+        if self.wanted_rows is not None and len(self.wanted_rows) * FEW < len(rows):
+            places = np.minimum(np.searchsorted(rows, self.wanted_rows), len(rows) - 1)
+            there = rows[places] == self.wanted_rows
+            return Match(frequency, self.wanted_rows[there], counts[places[there]])
+        kept = alive if self.wanted is None else self.wanted[rows]
+        return Match(frequency, rows, counts) if kept is None else Match(frequency, rows[kept], counts[kept])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Relevance:
-    """What a question has to do with the rows of a part. Of rows that are dead both numbers are 0."""
+    """What a question has to do with the rows of a part. Of rows that are dead or not wanted both numbers are 0."""
 
     scores: Scores
     """BM25 of each row."""
@@ -70,10 +96,9 @@ class Relevance:
     mass: float
     """The idf of all of the question's words: the least upper bound of both, or nearly."""
 
-    def best(self, count: int, among: Mask | None = None) -> NDArray[np.int64]:
-        """Rows (of those that `among` has) of the `count` greatest scores above 0, ties by row."""
-        found_any = self.scores > 0
-        rows = np.flatnonzero(found_any if among is None else found_any & among)
+    def best(self, count: int) -> NDArray[np.int64]:
+        """Rows of the `count` greatest scores above 0, ties by row."""
+        rows = np.flatnonzero(self.scores > 0)
         if len(rows) > count:
             found = self.scores[rows]
             least = np.partition(found, -count)[-count]
@@ -95,7 +120,8 @@ class _Weighted(NamedTuple):
     """What is added to the rows that have a term."""
 
     weight: float
-    matches: Matches
+    matches: Sequence[Match]
+    """Per part."""
 
 
 class Corpus:
@@ -127,11 +153,11 @@ class Corpus:
     def _idf(self, frequency: int) -> float:
         return math.log(1 + (self._count - frequency + 0.5) / (frequency + 0.5))
 
-    def _matches(self, key: int) -> Matches:
-        return [part.matches(key) for part in self._parts]
+    def _matches(self, key: int) -> list[Match]:
+        return [part.match(key) for part in self._parts]
 
     def _add(self, term: _Weighted, scores: Sequence[Scores], covered: Sequence[Scores]) -> None:
-        for part, (rows, counts), score, cover in zip(self._parts, term.matches, scores, covered, strict=True):
+        for part, (_, rows, counts), score, cover in zip(self._parts, term.matches, scores, covered, strict=True):
             if len(rows):
                 norm = K1 * (1 - B + B * part.postings.lengths[rows] / self._mean_length)
                 score[rows] += term.weight * (counts / (counts + norm))
@@ -157,5 +183,5 @@ def _best_first(alike: dict[int, float]) -> Iterator[tuple[float, int]]:
         yield -likeness, key
 
 
-def _frequency(matches: Matches) -> int:
-    return sum(len(rows) for rows, _ in matches)
+def _frequency(matches: Sequence[Match]) -> int:
+    return sum(match.frequency for match in matches)

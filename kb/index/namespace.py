@@ -12,6 +12,7 @@ import heapq
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +74,11 @@ class NamespaceIndex:
     def ids(self, after: str = "", where: Filter | None = None) -> Iterator[str]:
         """Living ids greater than `after` that pass the filter, ascending."""
         return heapq.merge(*(part.living_ids(after, where) for part in self.parts))
+
+    def values(self, field: str, after: str = "") -> Iterator[str]:
+        """Distinct strings greater than `after` that a field has, ascending; of dead rows, too."""
+        found = heapq.merge(*(part.segment.attributes.strings(field, after) for part in self.parts))
+        return (value for value, _ in groupby(found))
 
     def expired(self, now: float) -> Iterator[str]:
         """Living ids whose time is over at `now`."""

@@ -44,7 +44,7 @@ class Part:
         """bool [rows]: alive."""
         if self.alive is None:
             return np.ones(len(self.segment), dtype=np.bool_)
-        return self.unpacked(self.alive)
+        return self._unpacked(self.alive)
 
     def selected(self, now: float) -> Bitmap | None:
         """The rows that a search at `now` may return."""
@@ -57,9 +57,11 @@ class Part:
         passing = np.packbits(self.segment.attributes.matching(where), bitorder="little")
         return passing if selected is None else passing & selected
 
-    def living(self, selected: Bitmap | None) -> Living:
-        """The rows that were `selected`, for the lexical half."""
-        return Living(self.segment.postings, None if selected is None else self.unpacked(selected))
+    def living(self, selected: Bitmap | None, wanted: Bitmap | None = None) -> Living:
+        """The rows that were `selected`, for the lexical half; `wanted`: those of them that may be found."""
+        mask = None if selected is None else self._unpacked(selected)
+        postings = self.segment.postings
+        return Living(postings, mask) if wanted is None else Living.among(postings, mask, self._unpacked(wanted))
 
     def without(self, rows: Sequence[int]) -> Part:
         """This part with some living rows dead."""
@@ -76,13 +78,13 @@ class Part:
         ids = self.segment.ids
         start = bisect_right(ids, after)
         if where is not None:
-            passing = self.unpacked(self.passing(self.alive, where))
+            passing = self._unpacked(self.passing(self.alive, where))
             yield from (ids[row] for row in (start + np.flatnonzero(passing[start:])).tolist())
             return
         for row in range(start, len(ids)):
             if self.is_alive(row):
                 yield ids[row]
 
-    def unpacked(self, bits: Bitmap) -> NDArray[np.bool_]:
+    def _unpacked(self, bits: Bitmap) -> NDArray[np.bool_]:
         """bool [rows] of a bitmap."""
         return np.unpackbits(bits, count=len(self.segment), bitorder="little").view(np.bool_)

@@ -10,7 +10,7 @@ import numpy as np
 
 from kb.facts import SearchMethod
 from kb.filters import Filter
-from kb.index.lexical import Corpus, Relevance
+from kb.index.lexical import Corpus, Living, Relevance
 from kb.index.part import Part
 from kb.index.segment import Bitmap, Vectors
 from kb.index.terms import Term
@@ -71,12 +71,13 @@ def search(
     """
     count = k + EXTRA_CANDIDATES
     selected = [part.selected(now) for part in parts]
-    corpus = Corpus([part.living(rows) for part, rows in zip(parts, selected, strict=True)])
-    if where is not None:  # after the corpus: how rare words are is told of the namespace, and no score by the filter
-        selected = [part.passing(rows, where) for part, rows in zip(parts, selected, strict=True)]
+    wanted = selected
+    if where is not None:
+        wanted = [part.passing(rows, where) for part, rows in zip(parts, selected, strict=True)]
+    corpus = Corpus([_living(*one, filtered=where is not None) for one in zip(parts, selected, wanted, strict=True)])
     found = [
         one
-        for part, rows, relevance in zip(parts, selected, corpus.relevances(question), strict=True)
+        for part, rows, relevance in zip(parts, wanted, corpus.relevances(question), strict=True)
         for one in _candidates(part, rows, query, relevance, count)
     ]
     # Cut to what both halves propose of all parts together, so that it does not matter how rows lie in them.
@@ -90,9 +91,14 @@ def search(
     return heapq.nsmallest(k, both.values(), key=lambda one: (-one.fused, one.id))
 
 
+def _living(part: Part, selected: Bitmap | None, wanted: Bitmap | None, *, filtered: bool) -> Living:
+    """How rare words are is told by all that were selected: a filter changes no score."""
+    return part.living(selected, wanted if filtered else None)
+
+
 def _candidates(part: Part, wanted: Bitmap | None, query: Vectors, relevance: Relevance, count: int) -> Iterator[Found]:
     near = part.segment.search(query, count, wanted)
-    rows = np.union1d(near, relevance.best(count, None if wanted is None else part.unpacked(wanted)))
+    rows = np.union1d(near, relevance.best(count))
     vectors = part.segment.vectors(rows)
     # Scored again in float64, so that equal vectors tie exactly in whichever segments they lie.
     scores = (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1)
