@@ -15,6 +15,7 @@ from kb.encoder.embeddings import EmbeddingCache
 from kb.encoder.protocol import Encoder
 from kb.errors import StoreUnavailable, WriteFailed
 from kb.facts import Fact
+from kb.index.attributes import Attributes
 from kb.index.namespace import NamespaceIndex
 from kb.index.part import Part
 from kb.index.postings import Postings
@@ -142,7 +143,8 @@ class Loader:
             self._advance(len(some))
         expires = [math.inf if fact.expires_at is None else fact.expires_at for fact in facts]
         ids, times = [fact.id for fact in facts], np.array(expires, dtype=np.float64)
-        return Part.of(FlatSegment(ids, matrix, times, Postings.of(fact.text for fact in facts)))
+        postings, attributes = Postings.of(fact.text for fact in facts), Attributes.of(fact.metadata for fact in facts)
+        return Part.of(FlatSegment(ids, matrix, times, postings, attributes))
 
     def _vectors(self, texts: list[str]) -> dict[str, Vectors]:
         vectors = self._cache.stored(texts)

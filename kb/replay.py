@@ -90,7 +90,9 @@ def _edited(
         gone.setdefault(fact.namespace, []).append(fact.id)
     for fact in added:
         expires_at = math.inf if fact.expires_at is None else fact.expires_at
-        new.setdefault(fact.namespace, []).append(Row(fact.id, vectors[fact.text], fact.text, expires_at))
+        new.setdefault(fact.namespace, []).append(
+            Row(fact.id, vectors[fact.text], fact.text, expires_at, fact.metadata)
+        )
     for namespace in gone.keys() | new.keys():
         index = indexes.get(namespace, NamespaceIndex())
         edited = index.edited(gone.get(namespace, ()), new.get(namespace, ()))

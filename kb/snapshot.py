@@ -12,6 +12,7 @@ import immutables
 import numpy as np
 
 from kb.facts import Fact, Key, SearchMethod
+from kb.filters import Filter
 from kb.index.namespace import NamespaceIndex
 from kb.index.search import relevance
 from kb.index.segment import Vectors
@@ -89,16 +90,20 @@ class Snapshot:
         fact = self.find(namespace, fact_id)
         return None if fact is None or fact.expired(now) else fact
 
-    def list(self, namespace: str, limit: int, cursor: str | None, now: float) -> Page:
-        """Up to `limit` facts with ids greater than `cursor`, ascending."""
-        found = tuple(islice(self._living(namespace, cursor or "", now), limit + 1))
+    def list(self, namespace: str, limit: int, cursor: str | None, now: float, where: Filter | None = None) -> Page:
+        """Up to `limit` facts that pass the filter, with ids greater than `cursor`, ascending."""
+        found = tuple(islice(self._living(namespace, cursor or "", now, where), limit + 1))
         more = len(found) > limit
         return Page(found[:limit], found[limit - 1].id if more and limit > 0 else None)
 
-    def facts(self, namespace: str | None, now: float) -> Iterator[Fact]:
-        """Every fact of one namespace, or of all of them, by namespace and id."""
+    def facts(self, namespace: str | None, now: float, where: Filter | None = None) -> Iterator[Fact]:
+        """Every fact of one namespace, or of all of them, that passes the filter, by namespace and id."""
         for name in self.namespaces() if namespace is None else (namespace,):
-            yield from self._living(name, "", now)
+            yield from self._living(name, "", now, where)
+
+    def values(self, namespace: str, field: str, after: str = "") -> Iterator[str]:
+        """Strings greater than `after` that a field of the metadata has, ascending; of dead facts perhaps too."""
+        return self._index(namespace).values(field, after)
 
     def search(
         self,
@@ -111,9 +116,10 @@ class Snapshot:
         *,
         text: str = "",
         method: SearchMethod = "hybrid",
+        where: Filter | None = None,
     ) -> builtins.list[Hit]:
         """The (up to) k best facts for a question, best first, ties by id: by inner product with `vector`, by the words
-        of `text`, or by both.
+        of `text`, or by both; of those that pass the filter, which changes no score.
 
         Those whose relevance (`kb.index.search.relevance`) is below `min_score` are left out. None at all if no
         relevance reaches `min_best_score`: facts about something else are worse than none.
@@ -124,7 +130,7 @@ class Snapshot:
         query = np.ascontiguousarray(vector, dtype=np.float32)
         if query.ndim != 1:
             raise ValueError(f"the query must be one vector, has shape {query.shape}")
-        found = self._index(namespace).search(query, k, now, question_of(text), method)
+        found = self._index(namespace).search(query, k, now, question_of(text), method, where)
         relevances = [relevance(one.score, one.lexical, method) for one in found]
         if max(relevances, default=-math.inf) < min_best_score:
             return []
@@ -144,8 +150,8 @@ class Snapshot:
             for fact_id in index.expired(now):
                 yield self.by_key[namespace, fact_id]
 
-    def _living(self, namespace: str, after: str, now: float) -> Iterator[Fact]:
-        for fact_id in self._index(namespace).ids(after):
+    def _living(self, namespace: str, after: str, now: float, where: Filter | None = None) -> Iterator[Fact]:
+        for fact_id in self._index(namespace).ids(after, where):
             fact = self.by_key[namespace, fact_id]
             if not fact.expired(now):
                 yield fact

@@ -164,14 +164,15 @@ class Store:
         checked = validate_batch(changes, self.limits)
         return Prepared(checked, self._cache.vectors(_texts(checked)))
 
-    def commit(self, prepared: Prepared) -> Commit:
-        """Makes the batch durable, then visible. All or nothing.
+    def commit(self, prepared: Prepared, require: Callable[[Snapshot], None] | None = None) -> Commit:
+        """Makes the batch durable, then visible. All or nothing. `require` is asked about the snapshot before it in the
+        writer's turn: what it raises ends the edit.
 
         Raises VersionConflict when a fact is not at the version that a change expects, FactNotFound when it deletes
         one that does not exist (any more), WriteFailed when it could not be made durable.
         """
         with self._writer:
-            return self._commit("edit", prepared.changes, prepared.vectors)
+            return self._commit("edit", prepared.changes, prepared.vectors, require)
 
     def apply(self, changes: Sequence[Change]) -> Commit:
         """`commit(prepare(changes))`."""
@@ -218,9 +219,17 @@ class Store:
                 raise UnknownVersion(version, self.snapshot.version)
         return differences(self._log, before, after, limit, start)
 
-    def _commit(self, kind: str, changes: Sequence[Change], vectors: Mapping[str, Vectors]) -> Commit:
+    def _commit(
+        self,
+        kind: str,
+        changes: Sequence[Change],
+        vectors: Mapping[str, Vectors],
+        require: Callable[[Snapshot], None] | None = None,
+    ) -> Commit:
         self._require_open()
         self._settle()
+        if require is not None:
+            require(self.snapshot)
         if failed := conflicts(changes, self.snapshot, time.time()):
             raise VersionConflict(failed)
         for index, change in enumerate(changes):

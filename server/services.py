@@ -24,6 +24,7 @@ from server.metrics import Metrics
 from server.service.account import Account
 from server.service.admission import Admission, Bounds
 from server.service.completions import Completions
+from server.service.documents import Documents
 from server.service.edits import Edits
 from server.service.embedding import Embedding, EncoderTokenizer
 from server.service.grammars import GrammarCompiler
@@ -32,6 +33,7 @@ from server.service.page_making import PageMaking
 from server.service.pages import FactPages
 from server.service.prompts import Prompts
 from server.service.retrieval import Retrieval
+from server.service.splitting import Splitter
 from server.service.versions import Versions
 from server.settings import Settings
 
@@ -89,6 +91,7 @@ class Context:
     prompts: Prompts
     grammars: GrammarCompiler
     edits: Edits
+    documents: Documents
     completions: Completions
     generations: Admission
     reads: Admission
@@ -112,6 +115,8 @@ class Context:
         page_making = PageMaking(store, engine, pages, lanes)
         retrieval = Retrieval(store, embedding, pages, page_making, lanes, metrics)
         prompts = Prompts(retrieval, services.prompt, engine.info, lanes, settings)
+        edits = Edits(store, engine, pages, lanes, metrics, settings, shared=shared)
+        splitter = Splitter(services.prompt, settings.max_fact_tokens, store.limits)
         reads = _admission("reads", READS_AT_ONCE, MAX_WAITING_READS, settings, shared)
         return cls(
             settings=settings,
@@ -125,7 +130,8 @@ class Context:
             versions=versions,
             prompts=prompts,
             grammars=GrammarCompiler(engine, lanes, reads),
-            edits=Edits(store, engine, pages, lanes, metrics, settings, shared=shared),
+            edits=edits,
+            documents=Documents(store, edits, splitter, settings),
             completions=Completions(
                 engine, generations, versions, prompts, retrieval, metrics, settings, services.grounding
             ),

@@ -21,6 +21,8 @@ MOST_ALIKE = 8
 MOST_MISSPELLED = 8
 """So many words of a question may be misspelled: each is compared with every word there is."""
 
+FEW = 4096
+"""Of so few rows that may be found each is looked up among those that have a word."""
 _BLOCK = 1024
 """Rows of which the best one is asked for first."""
 
@@ -28,12 +30,20 @@ Mask = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
 
 
-class Living(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Living:
     """The rows of a segment that are searched."""
 
     postings: Postings
     mask: Mask | None
     """bool [rows]; None: all of them."""
+    wanted: Mask | None = None
+    """bool [rows]: of the living ones those that may be found; None: all. The others still say how rare words are."""
+
+    @property
+    def found(self) -> Mask | None:
+        """bool [rows]: those that may be; None: all."""
+        return self.mask if self.wanted is None else self.wanted
 
     @property
     def size(self) -> int:
@@ -67,18 +77,19 @@ class Matched(NamedTuple):
     impacts: Scores
     """Of each."""
 
-    def at(self, rows: Numbers) -> tuple[Mask, Scores]:
-        """Which of these rows have it, and what they get for it."""
-        if not len(self.rows):
-            return np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.float32)
-        places = np.minimum(np.searchsorted(self.rows, rows.astype(np.int32)), len(self.rows) - 1)
-        has = self.rows[places] == rows
-        return has, np.where(has, self.weight * self.impacts[places], np.float32(0))
+    def has(self, rows: Numbers) -> Mask:
+        """Which of these rows have it."""
+        return self.rows[self.places(rows)] == rows if len(self.rows) else np.zeros(len(rows), np.bool_)
+
+    def places(self, rows: Numbers) -> Numbers:
+        """Where these rows are among those that have it, if they do."""
+        return np.minimum(np.searchsorted(self.rows, rows.astype(np.int32)), max(len(self.rows) - 1, 0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Relevance:
-    """What a question has to do with the rows of a part. Of rows that are dead both numbers are 0.
+    """What a question has to do with the rows of a part. Of rows that are dead or not wanted both numbers are
+    0.
 
     Sums are of 32-bit numbers in the order of `terms`, wherever they are made, so that equal rows tie exactly.
     """
@@ -93,32 +104,49 @@ class Relevance:
         scores = np.zeros(len(self.part.postings.lengths), np.float32)
         for term in self.terms:
             scores[term.rows] += term.weight * term.impacts
-        return scores if self.part.mask is None else scores * self.part.mask
+        return scores if self.part.found is None else scores * self.part.found
 
     def best(self, count: int) -> Numbers:
         """Rows of the `count` greatest scores above 0, ties by row."""
-        scores = self.scores()
-        rows = np.flatnonzero(scores >= _least_of_best(scores, count))
-        if len(rows) <= count:
-            return rows
-        found = scores[rows]
-        least = np.partition(found, -count)[-count]
-        above, tied = rows[found > least], rows[found == least]
-        return np.concatenate((above, tied[: count - len(above)]))
+        found = self.part.found
+        if found is not None and np.count_nonzero(found) <= FEW:
+            rows = np.flatnonzero(found)
+            scores = self._sums(rows)
+        else:
+            of_all = self.scores()
+            rows = np.flatnonzero(of_all >= _least_of_best(of_all, count))
+            scores = of_all[rows]
+        return _cut(rows, scores, count)
 
     def of(self, rows: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """BM25 and the share of the question that is covered, in [0, 1].
 
         Several words alike one of the question may all be in one row: it still covers no more than that word.
         """
-        scores, covered = np.zeros(len(rows), np.float32), np.zeros(len(rows))
+        covered = np.zeros(len(rows))
         for term in self.terms:
-            has, given = term.at(rows)
-            scores += given
-            covered += np.where(has, term.weight, 0.0)
-        alive = 1.0 if self.part.mask is None else self.part.mask[rows]
+            covered += np.where(term.has(rows), term.weight, 0.0)
+        found = 1.0 if self.part.found is None else self.part.found[rows]
         mass = self.mass or 1.0
-        return np.minimum(scores / mass, 1.0) * alive, np.minimum(covered / mass, 1.0) * alive
+        return np.minimum(self._sums(rows) / mass, 1.0) * found, np.minimum(covered / mass, 1.0) * found
+
+    def _sums(self, rows: Numbers) -> Scores:
+        """As `scores`, of some rows that may be found."""
+        scores = np.zeros(len(rows), np.float32)
+        for term in self.terms:
+            has, places = term.has(rows), term.places(rows)
+            scores[has] += term.weight * term.impacts[places[has]]
+        return scores
+
+
+def _cut(rows: Numbers, scores: Scores, count: int) -> Numbers:
+    """Of ascending `rows` those with the `count` greatest scores above 0, ties by row."""
+    rows, scores = rows[scores > 0], scores[scores > 0]
+    if len(rows) <= count:
+        return rows
+    least = np.partition(scores, -count)[-count]
+    above, tied = rows[scores > least], rows[scores == least]
+    return np.concatenate((above, tied[: count - len(above)]))
 
 
 class Corpus:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kb.facts import JSON
+from kb.index import attributes
+from kb.index.attributes import Attributes
 from kb.index.impacts import Rows
 from kb.index.part import Part
 from kb.index.postings import Postings, joined
@@ -28,6 +31,7 @@ class Row:
     vector: Vectors
     text: str
     expires_at: float
+    metadata: Mapping[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +41,7 @@ class Merged:
     ids: list[str]
     expires: Times
     postings: Postings
+    attributes: Attributes
     _sources: Sequence[Part]
     _kept: Sequence[NDArray[np.int64]]
     """Per source: its rows."""
@@ -53,9 +58,9 @@ class Merged:
         expires = [part.segment.expires[rows] for part, rows in zip(parts, kept, strict=True)]
         expires.append(np.array([row.expires_at for row in added], dtype=np.float64))
         order = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
-        postings = _postings(parts, kept, added, order)
+        columns = _columns(parts, kept, added, order)
         in_order = [ids[row] for row in order]
-        return cls(in_order, np.concatenate(expires)[order], postings, parts, kept, added, order)
+        return cls(in_order, np.concatenate(expires)[order], *columns, parts, kept, added, order)
 
     def vectors(self) -> Iterator[Vectors]:
         """float32 [some, dim], in order, a bounded number at a time."""
@@ -69,7 +74,7 @@ class Merged:
     def quantized(self) -> QuantizedSegment:
         """A large segment whose vectors stay in memory."""
         matrix = self.matrix()
-        return QuantizedSegment(self.ids, matrix, self.expires, self.postings, encoded(matrix), None)
+        return QuantizedSegment(self.ids, matrix, self.expires, self.postings, self.attributes, encoded(matrix))
 
     @property
     def dimension(self) -> int:
@@ -97,25 +102,30 @@ def built(parts: Sequence[Part], added: Sequence[Row] = ()) -> Part:
     """One flat part of the living rows of `parts` and of `added` (slow for large ones)."""
     merged = Merged.of(parts, added)
     if not merged.ids:
-        return Part(FlatSegment((), np.empty((0, 1), np.float32), np.empty(0), Postings.of(())), None, 0, math.inf)
-    return Part.of(FlatSegment(merged.ids, merged.matrix(), merged.expires, merged.postings))
+        nothing = FlatSegment((), np.empty((0, 1), np.float32), np.empty(0), Postings.of(()), Attributes.of(()))
+        return Part(nothing, None, 0, math.inf)
+    return Part.of(FlatSegment(merged.ids, merged.matrix(), merged.expires, merged.postings, merged.attributes))
 
 
-def _postings(
+def _columns(
     parts: Sequence[Part], kept: Sequence[NDArray[np.int64]], added: Sequence[Row], order: NDArray[np.int64]
-) -> Postings:
+) -> tuple[Postings, Attributes]:
     """Of the rows `kept` of each part, then of `added`, put in this order."""
     if not parts:
-        return Postings.of(added[place].text for place in order.tolist())
+        in_order = [added[place] for place in order.tolist()]
+        return Postings.of(row.text for row in in_order), Attributes.of(row.metadata for row in in_order)
     places = np.empty(len(order), np.int32)
     places[order] = np.arange(len(order), dtype=np.int32)
-    moved: list[tuple[Postings, Rows]] = []
+    terms: list[tuple[Postings, Rows]] = []
+    values: list[tuple[Attributes, Rows]] = []
     start = 0
     for part, rows in zip(parts, kept, strict=True):
         moves = np.full(len(part.segment), -1, np.int32)
         moves[rows] = places[start : start + len(rows)]
-        moved.append((part.segment.postings, moves))
+        terms.append((part.segment.postings, moves))
+        values.append((part.segment.attributes, moves))
         start += len(rows)
     if added:
-        moved.append((Postings.of(row.text for row in added), places[start:]))
-    return joined(moved, len(order))
+        terms.append((Postings.of(row.text for row in added), places[start:]))
+        values.append((Attributes.of(row.metadata for row in added), places[start:]))
+    return joined(terms, len(order)), attributes.joined(values, len(order))

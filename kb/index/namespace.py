@@ -11,10 +11,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
 from kb.facts import SearchMethod
+from kb.filters import Filter
 from kb.index.merging import Row, built
 from kb.index.part import Part
 from kb.index.quantized import worth_quantizing
@@ -44,14 +46,25 @@ class NamespaceIndex:
         return sum(len(part.segment) - part.live for part in self.parts)
 
     def search(
-        self, query: Vectors, k: int, now: float, question: Sequence[Term] = (), method: SearchMethod = "hybrid"
+        self,
+        query: Vectors,
+        k: int,
+        now: float,
+        question: Sequence[Term] = (),
+        method: SearchMethod = "hybrid",
+        where: Filter | None = None,
     ) -> list[Found]:
-        """The k best living rows at `now`, as `kb.index.search` has it."""
-        return search(self.parts, query, k, now, question, method)
+        """The k best living rows at `now` that pass the filter, as `kb.index.search` has it."""
+        return search(self.parts, query, k, now, question, method, where)
 
-    def ids(self, after: str = "") -> Iterator[str]:
-        """Living ids greater than `after`, ascending."""
-        return heapq.merge(*(part.living_ids(after) for part in self.parts))
+    def ids(self, after: str = "", where: Filter | None = None) -> Iterator[str]:
+        """Living ids greater than `after` that pass the filter, ascending."""
+        return heapq.merge(*(part.living_ids(after, where) for part in self.parts))
+
+    def values(self, field: str, after: str = "") -> Iterator[str]:
+        """Distinct strings greater than `after` that a field has, ascending; of dead rows, too."""
+        found = heapq.merge(*(part.segment.attributes.strings(field, after) for part in self.parts))
+        return (value for value, _ in groupby(found))
 
     def expired(self, now: float) -> Iterator[str]:
         """Living ids whose time is over at `now`."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from kb.filters import Filter
 from kb.index.lexical import Living
 from kb.index.segment import Bitmap, Segment, row_of
 
@@ -51,9 +52,15 @@ class Part:
             return self.alive
         return np.packbits(self.mask() & (self.segment.expires > now), bitorder="little")
 
-    def living(self, selected: Bitmap | None) -> Living:
-        """The rows that were `selected`, for the lexical half."""
-        return Living(self.segment.postings, None if selected is None else self._unpacked(selected))
+    def passing(self, selected: Bitmap | None, where: Filter) -> Bitmap:
+        """Those of the rows that were `selected` whose metadata satisfies the filter."""
+        passing = np.packbits(self.segment.attributes.matching(where), bitorder="little")
+        return passing if selected is None else passing & selected
+
+    def living(self, selected: Bitmap | None, wanted: Bitmap | None = None) -> Living:
+        """The rows that were `selected`, for the lexical half; `wanted`: those of them that may be found."""
+        mask = None if selected is None else self._unpacked(selected)
+        return Living(self.segment.postings, mask, None if wanted is None else self._unpacked(wanted))
 
     def without(self, rows: Sequence[int]) -> Part:
         """This part with some living rows dead."""
@@ -65,12 +72,18 @@ class Part:
         alive = np.packbits(mask, bitorder="little")
         return replace(self, alive=alive, live=self.live - len(rows), next_expiry=next_expiry)
 
-    def living_ids(self, after: str) -> Iterator[str]:
-        """Ids of living rows greater than `after`, ascending."""
+    def living_ids(self, after: str, where: Filter | None = None) -> Iterator[str]:
+        """Ids of living rows greater than `after` that pass the filter, ascending."""
         ids = self.segment.ids
-        for row in range(bisect_right(ids, after), len(ids)):
+        start = bisect_right(ids, after)
+        if where is not None:
+            passing = self._unpacked(self.passing(self.alive, where))
+            yield from (ids[row] for row in (start + np.flatnonzero(passing[start:])).tolist())
+            return
+        for row in range(start, len(ids)):
             if self.is_alive(row):
                 yield ids[row]
 
     def _unpacked(self, bits: Bitmap) -> NDArray[np.bool_]:
+        """bool [rows] of a bitmap."""
         return np.unpackbits(bits, count=len(self.segment), bitorder="little").view(np.bool_)

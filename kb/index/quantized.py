@@ -10,8 +10,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from kb.index.attributes import Attributes
 from kb.index.postings import Postings
-from kb.index.segment import Bitmap, Times, Vectors
+from kb.index.segment import Bitmap, Times, Vectors, bits_in
 
 QUANTIZED_ROWS: Final = 1 << 16
 """Rows from which on bits are scanned: of fewer, all vectors in 8 bits, which miss none."""
@@ -33,12 +34,20 @@ class QuantizedSegment:
     """See `kb.index.segment.Segment`. Nearly exact: what the bits rank far behind is not looked at. Thread-safe."""
 
     def __init__(
-        self, ids: Sequence[str], vectors: Vectors, expires: Times, postings: Postings, codes: Any, path: Path | None
+        self,
+        ids: Sequence[str],
+        vectors: Vectors,
+        expires: Times,
+        postings: Postings,
+        attributes: Attributes,
+        codes: Any,
+        path: Path | None = None,
     ) -> None:
         """`vectors` float32 [n, dim] is kept; `codes`: what `encoded` made of them; `path`: where they lie on disk."""
         self.ids = ids
         self.expires = expires
         self.postings = postings
+        self.attributes = attributes
         self.path = path
         self._matrix = vectors
         self._codes = codes
@@ -58,7 +67,7 @@ class QuantizedSegment:
 
     def _candidates(self, query: Vectors, alive: Bitmap | None) -> NDArray[np.int64]:
         """Living rows, ascending."""
-        living = len(self) if alive is None else int(np.bitwise_count(alive).sum())
+        living = len(self) if alive is None else bits_in(alive)
         if alive is not None and living <= _FEW:
             return np.flatnonzero(np.unpackbits(alive, count=len(self), bitorder="little"))
         # FAISS cannot leave rows out of this scan, so as many more are asked for as may be dead.

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from kb.facts import SearchMethod
-from kb.index.lexical import Corpus, Relevance
+from kb.filters import Filter
+from kb.index.lexical import Corpus, Living, Relevance
 from kb.index.part import Part
 from kb.index.segment import Bitmap, Vectors
 from kb.index.terms import Term
@@ -56,7 +57,13 @@ def relevance(score: float, lexical: float, method: SearchMethod) -> float:
 
 
 def search(
-    parts: Sequence[Part], query: Vectors, k: int, now: float, question: Sequence[Term], method: SearchMethod
+    parts: Sequence[Part],
+    query: Vectors,
+    k: int,
+    now: float,
+    question: Sequence[Term],
+    method: SearchMethod,
+    where: Filter | None = None,
 ) -> list[Found]:
     """The k best living rows at `now` (unix seconds), best first, ties by id. `query` is float32 [dim].
 
@@ -64,10 +71,13 @@ def search(
     """
     count = k + EXTRA_CANDIDATES
     selected = [part.selected(now) for part in parts]
-    corpus = Corpus([part.living(rows) for part, rows in zip(parts, selected, strict=True)])
+    wanted = selected
+    if where is not None:
+        wanted = [part.passing(rows, where) for part, rows in zip(parts, selected, strict=True)]
+    corpus = Corpus([_living(*one, filtered=where is not None) for one in zip(parts, selected, wanted, strict=True)])
     found = [
         one
-        for part, rows, relevance in zip(parts, selected, corpus.relevances(question), strict=True)
+        for part, rows, relevance in zip(parts, wanted, corpus.relevances(question), strict=True)
         for one in _candidates(part, rows, query, relevance, count)
     ]
     # Cut to what both halves propose of all parts together, so that it does not matter how rows lie in them.
@@ -81,8 +91,13 @@ def search(
     return heapq.nsmallest(k, both.values(), key=lambda one: (-one.fused, one.id))
 
 
-def _candidates(part: Part, alive: Bitmap | None, query: Vectors, relevance: Relevance, count: int) -> Iterator[Found]:
-    near = part.segment.search(query, count, alive)
+def _living(part: Part, selected: Bitmap | None, wanted: Bitmap | None, *, filtered: bool) -> Living:
+    """How rare words are is told by all that were selected: a filter changes no score."""
+    return part.living(selected, wanted if filtered else None)
+
+
+def _candidates(part: Part, wanted: Bitmap | None, query: Vectors, relevance: Relevance, count: int) -> Iterator[Found]:
+    near = part.segment.search(query, count, wanted)
     rows = np.union1d(near, relevance.best(count))
     vectors = part.segment.vectors(rows)
     # Scored again in float64, so that equal vectors tie exactly in whichever segments they lie.

@@ -10,6 +10,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from kb.index.attributes import Attributes
 from kb.index.postings import Postings
 
 # FAISS wraps its constructors at import, so its own type hints do not fit them.
@@ -18,6 +19,8 @@ _make_parameters: Any = faiss.SearchParameters
 
 SHORTENED_ROWS = 8192
 """Rows from which on a scan of shortened vectors before the exact one is worth their memory."""
+LEAST_SHARE = 4
+"""Where fewer than one row in so many is wanted, these have fewer bytes in full than all of them have shortened."""
 _MARGIN = 256
 """So many rows more than twice those wanted are looked at exactly."""
 _SUMMATION = 1e-5
@@ -38,6 +41,8 @@ class Segment(Protocol):
     """Unix seconds per row; infinity: never."""
     postings: Postings
     """The terms of the rows."""
+    attributes: Attributes
+    """Their metadata."""
 
     def __len__(self) -> int: ...
 
@@ -53,11 +58,14 @@ class Segment(Protocol):
 class FlatSegment:
     """Exact search by scanning every vector: of many, first in a quarter of the bytes."""
 
-    def __init__(self, ids: Sequence[str], vectors: Vectors, expires: Times, postings: Postings) -> None:
+    def __init__(
+        self, ids: Sequence[str], vectors: Vectors, expires: Times, postings: Postings, attributes: Attributes
+    ) -> None:
         """`vectors` is float32 [n, dim] in the order of `ids`, which must be ascending."""
         self.ids = ids
         self.expires = expires
         self.postings = postings
+        self.attributes = attributes
         self._index = faiss.IndexFlatIP(vectors.shape[1])
         self._index.add(np.ascontiguousarray(vectors, dtype=np.float32))
         # A view of the vectors that FAISS owns, so that they are held once.
@@ -72,7 +80,9 @@ class FlatSegment:
     def search(self, query: Vectors, k: int, alive: Bitmap | None) -> NDArray[np.int64]:
         """Rows of the k best inner products with `query` float32 [dim]. Thread-safe: nothing is written."""
         k = min(k, len(self.ids))
-        found = None if self._shortened is None else self._shortened.search(query, k, alive)
+        found = None
+        if self._shortened is not None and (alive is None or LEAST_SHARE * bits_in(alive) > len(self.ids)):
+            found = self._shortened.search(query, k, alive)
         return _scan(self._index, query, k, alive)[1] if found is None else found
 
     def vectors(self, rows: NDArray[np.int64]) -> Vectors:
@@ -135,6 +145,11 @@ def _scan(index: Any, query: Vectors, k: int, alive: Bitmap | None) -> tuple[NDA
     scores, rows = index.search(query.reshape(1, -1), k, params=parameters)
     found = rows[0] >= 0
     return scores[0][found], rows[0][found]
+
+
+def bits_in(bitmap: Bitmap) -> int:
+    """How many rows are set."""
+    return int(np.bitwise_count(bitmap).sum())
 
 
 def row_of(segment: Segment, fact_id: str) -> int | None:

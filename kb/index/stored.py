@@ -25,6 +25,7 @@ import orjson
 from numpy.typing import NDArray
 
 from kb.facts import Fact
+from kb.index.attributes import Attributes
 from kb.index.impacts import Impacts
 from kb.index.merging import Merged
 from kb.index.part import Part
@@ -37,6 +38,7 @@ _FORMAT: Final = 1
 _LIST: Final = "files.json"
 _CODES: Final = "codes.faiss"
 _IDS: Final = "ids.json"
+_VALUES: Final = "values.json"
 _PARTIAL: Final = ".part"
 _HASH: Final = 16
 Texts = Callable[[str], str | None]
@@ -68,6 +70,7 @@ class SegmentStore:
             for name, column in _named(merged).items():
                 np.save(partial / f"{name}.npy", column)
             (partial / _IDS).write_bytes(orjson.dumps(merged.ids))
+            (partial / _VALUES).write_bytes(orjson.dumps(merged.attributes.pairs))
             _seal(partial, {"format": _FORMAT, "encoder": self._encoder, "namespace": namespace})
             partial.rename(place)
             _sync(self._directory)
@@ -130,6 +133,8 @@ def _named(merged: Merged) -> dict[str, NDArray[Any]]:
         "lengths": postings.lengths,
         "spelling_starts": postings.spellings.starts,
         "spelling_codes": postings.spellings.codes,
+        "value_starts": merged.attributes.starts,
+        "value_rows": merged.attributes.rows,
     }
 
 
@@ -143,7 +148,9 @@ def _opened(place: Path, ids: list[str]) -> QuantizedSegment:
     impacts = Impacts(rows, counts, lengths)
     postings = Postings(column("keys"), column("starts"), rows, counts, lengths, spellings, impacts)
     codes = faiss.read_index(str(place / _CODES))
-    return QuantizedSegment(ids, column("vectors"), column("expires"), postings, codes, place)
+    pairs = [(field, kind, value) for field, kind, value in orjson.loads((place / _VALUES).read_bytes())]
+    attributes = Attributes(pairs, column("value_starts"), column("value_rows"), len(ids))
+    return QuantizedSegment(ids, column("vectors"), column("expires"), postings, attributes, codes, place)
 
 
 def _living_part(segment: QuantizedSegment, hashes: NDArray[np.uint8], facts: Mapping[str, Fact]) -> Part:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.cli.bench_attention import attention
+from server.cli.bench_filters import filters
 from server.cli.bench_layers import layers
 from server.cli.bench_pages import pages
 from server.cli.measuring import measure, own_server
@@ -165,6 +166,7 @@ def phi(
 app.command()(peers)
 app.command()(layers)
 app.command()(pages)
+app.command()(filters)
 app.command()(attention)
 
 

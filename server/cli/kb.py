@@ -98,14 +98,19 @@ def search(
     retrieval: Annotated[
         SearchMethod | None, typer.Option(help="By meaning, by words or by both; default: both, or as the server does.")
     ] = None,
+    filter: Annotated[
+        str | None, typer.Option(help='Only facts whose metadata satisfies this: \'{"town": {"eq": "Velm"}}\'.')
+    ] = None,
     as_json: Json = False,
     server: AdminServer = DEFAULT_SERVER,
     key: Key = None,
     store: StoreDir = None,
 ) -> None:
     """Show the facts that are found for a question, best first."""
+    if filter is not None:
+        _object(filter, "--filter")
     with _opened(server, key, store) as target:
-        hits = target.search(namespace, query, top_k, min_score, retrieval)
+        hits = target.search(namespace, query, top_k, min_score, retrieval, filter)
     _show([asdict(hit) for hit in hits]) if as_json else output().print(kb_tables.hit_table(hits))
 
 
@@ -223,13 +228,13 @@ def _new_id() -> str:
     return str(ULID())
 
 
-def _object(text: str) -> dict[str, Any]:
+def _object(text: str, option: str = "--metadata") -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint="--metadata") from error
+        raise typer.BadParameter(f"not JSON: {error}", param_hint=option) from error
     if not isinstance(value, dict):
-        raise typer.BadParameter("not a JSON object", param_hint="--metadata")
+        raise typer.BadParameter("not a JSON object", param_hint=option)
     return value
 
 

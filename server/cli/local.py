@@ -20,6 +20,7 @@ from kb.facts import (
     Upsert,
     VersionConflict,
 )
+from kb.filters import parse_filter
 from kb.loading import Progress
 from kb.ndjson import export_lines, read_batches
 from kb.store import Commit, Store
@@ -76,12 +77,17 @@ class StoreTarget:
         top_k: int | None,
         min_score: float | None,
         retrieval: SearchMethod | None,
+        filter: str | None,
     ) -> list[HitRow]:
         vector = self._encoder.embed([query])[0]
         k = DEFAULT_TOP_K if top_k is None else top_k
         least = -1.0 if min_score is None else min_score
         method = retrieval or "hybrid"
-        hits = self._store.snapshot.search(namespace, vector, k, least, time.time(), text=query, method=method)
+        with _told():
+            where = None if filter is None else parse_filter(filter)
+        hits = self._store.snapshot.search(
+            namespace, vector, k, least, time.time(), text=query, method=method, where=where
+        )
         return [HitRow(hit.score, hit.lexical, _row(hit.fact)) for hit in hits]
 
     def import_lines(self, chunks: Iterable[bytes]) -> Written:

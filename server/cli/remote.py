@@ -69,6 +69,7 @@ class ServerTarget:
         top_k: int | None,
         min_score: float | None,
         retrieval: SearchMethod | None,
+        filter: str | None,
     ) -> list[HitRow]:
         body = {
             "query": query,
@@ -76,6 +77,7 @@ class ServerTarget:
             "top_k": top_k,
             "min_score": min_score,
             "retrieval": retrieval,
+            "filter": None if filter is None else json.loads(filter),
         }
         reply = self._call("POST", "/admin/kb/search", body=body)
         return [HitRow(hit["score"], hit["lexical"], _row(hit["fact"])) for hit in reply["hits"]]

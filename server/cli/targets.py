@@ -80,7 +80,10 @@ class KnowledgeTarget(Protocol):
         top_k: int | None,
         min_score: float | None,
         retrieval: SearchMethod | None,
-    ) -> list[HitRow]: ...
+        filter: str | None,
+    ) -> list[HitRow]:
+        """`filter`: as JSON."""
+        ...
 
     def import_lines(self, chunks: Iterable[bytes]) -> Written:
         """NDJSON, broken anywhere. What was written before a bad line stays written, and the error says so."""

@@ -31,8 +31,12 @@ KnowledgeError              500  internal_error (StoreUnavailable, StoreLocked, 
 ├─ InvalidChange            400  invalid_fact
 ├─ InvalidLine              400  invalid_line
 ├─ UnknownVersion           400  unknown_version
+├─ InvalidFilter            400  invalid_value
 ├─ FactNotFound             404  not_found
+├─ DocumentNotFound         404  not_found
 ├─ VersionConflict          409  version_conflict
+├─ DocumentConflict         409  version_conflict
+├─ Outdated                 409  version_conflict
 ├─ WriteFailed              503  knowledge_write_failed, Retry-After
 └─ StoreClosed              503  server_unavailable, Retry-After
 any other exception         500  internal_error

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from kb.documents import DocumentConflict, DocumentNotFound, Outdated
 from kb.errors import (
     FactNotFound,
     InvalidChange,
@@ -24,6 +25,7 @@ from kb.errors import (
     VersionConflict,
     WriteFailed,
 )
+from kb.filters import InvalidFilter
 from server.engine.protocol import (
     DeadlineExceeded,
     EngineError,
@@ -120,13 +122,22 @@ def _from_knowledge(error: KnowledgeError) -> ApiError:
         return _from_problems(error.problems)
     if isinstance(error, InvalidLine):
         return invalid(str(error), error.field, "invalid_line")
-    if isinstance(error, FactNotFound):
+    if isinstance(error, (FactNotFound, DocumentNotFound)):
         return not_found(str(error), "id")
     if isinstance(error, VersionConflict):
         told = [(f"facts[{one.index}].if_version", str(one)) for one in error.conflicts]
         return _listed(409, "version_conflict", told)
+    if isinstance(error, (DocumentConflict, Outdated)):
+        return invalid(str(error), "if_version", "version_conflict", status=409)
+    if isinstance(error, InvalidFilter):
+        return invalid(str(error), error.path, "invalid_value")
     if isinstance(error, UnknownVersion):
         return invalid(str(error), "version", "unknown_version")
+    return _from_store(error)
+
+
+def _from_store(error: KnowledgeError) -> ApiError:
+    """What is nobody's mistake."""
     if isinstance(error, WriteFailed):
         return unavailable("The edit could not be written; it is not visible.", "knowledge_write_failed", 5.0)
     if isinstance(error, StoreClosed):

@@ -16,16 +16,19 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from kb.conditions import conflicts
+from kb.documents import Outdated
 from kb.errors import InvalidChange, Problem, VersionConflict
 from kb.facts import Change, Upsert
 from kb.index.segment import Vectors
+from kb.metadata import has_surrogate
+from kb.snapshot import Snapshot
 from kb.store import Commit, Prepared, Store
 from kb.validation import validate_batch
 from server.engine.protocol import Engine, FactTokens
@@ -41,9 +44,13 @@ from server.settings import Settings
 SLICE_FACTS = 32
 """Of a large edit. Others get their turn in between."""
 SMALL_AT_ONCE = 4
+PLANS = 4
+"""So often an edit is planned, if what it is made from changes meanwhile."""
 SLICES_AT_ONCE = 2
 
+_END: Final = object()
 Encoding: TypeAlias = "asyncio.Task[None]"
+Require: TypeAlias = Callable[[Snapshot], None]
 logger = logging.getLogger("kalmagrove.knowledge")
 
 
@@ -55,6 +62,17 @@ class Edited:
     upserted: int
     deleted: int
     visible_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Changes that follow from what the knowledge is now."""
+
+    changes: Sequence[Change]
+    require: Require
+    """Asked in the writer's turn: raises Outdated if that has changed."""
+    most: int
+    """Changes that it may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +135,40 @@ class Edits:
     async def apply(self, caller: str, changes: Sequence[Change], account: Account | None = None) -> Edited:
         """All changes or none."""
         errand = Errand(Key(caller, changes[0].namespace if changes else ""), account or Account())
-        small = sum(isinstance(change, Upsert) for change in changes) <= TEXTS_BETWEEN_STEPS
+        small = self._is_small(changes)
         with self._pending.join(errand.key):
             lane = self._lanes.edits if small else self._lanes.bulk_edits
             async with self._in_time():
                 checked = await lane.run(partial(self._check, changes))
             return await (self._apply_small if small else self._apply_bulk)(errand, checked)
+
+    async def apply_planned(
+        self,
+        caller: str,
+        namespace: str,
+        plan: Callable[[], Planned],
+        account: Account | None = None,
+        *,
+        steps: Iterable[None] = (),
+    ) -> Edited:
+        """The changes that `plan` finds after all `steps`, all or none; both block. It is asked again when what it was
+        made from has changed. Raises Outdated if that happens again and again. No change at all makes no version."""
+        errand = Errand(Key(caller, namespace), account or Account())
+        with self._pending.join(errand.key):
+            await self._through(iter(steps), errand)
+            for attempt in range(1, PLANS + 1):
+                async with self._slices.enter(errand.key), self._in_time():
+                    planned = await self._lanes.bulk_edits.run(plan)
+                    if not planned.changes:
+                        return self._nothing(errand)
+                    checked = await self._lanes.bulk_edits.run(partial(self._check, planned.changes, planned.most))
+                try:
+                    apply = self._apply_small if self._is_small(planned.changes) else self._apply_bulk
+                    return await apply(errand, checked, planned.require)
+                except Outdated:
+                    if attempt == PLANS:
+                        raise
+        raise AssertionError("the last attempt returns or raises")
 
     async def rollback(self, caller: str, version: int, account: Account | None = None) -> Edited:
         """Facts as they were at `version`, as a new version. Their pages are made when they are first mounted."""
@@ -149,29 +195,48 @@ class Edits:
         """Wait for the commits under way."""
         await asyncio.gather(*self._commits, return_exceptions=True)
 
-    async def _apply_small(self, errand: Errand, edit: Checked) -> Edited:
+    async def _through(self, steps: Iterator[None], errand: Errand) -> None:
+        more: object = None
+        while more is not _END:
+            async with self._slices.enter(errand.key), self._in_time():
+                more = await self._lanes.bulk_edits.run(lambda: next(steps, _END))
+
+    def _is_small(self, changes: Sequence[Change]) -> bool:
+        most = self._store.limits.batch_changes
+        return sum(isinstance(change, Upsert) for change in changes) <= TEXTS_BETWEEN_STEPS and len(changes) <= most
+
+    def _nothing(self, errand: Errand) -> Edited:
+        version = self._store.snapshot.version
+        errand.account.knowledge_version = version
+        return Edited(version, 0, 0, round((time.perf_counter() - errand.started) * 1000, 3))
+
+    async def _apply_small(self, errand: Errand, edit: Checked, require: Require | None = None) -> Edited:
         with self._small.join(errand.key) as (place,):
             with self._forgetting(edit):
                 async with self._in_time():
                     with errand.account.during("queue"):
                         await place.turn()
                     prepared, encoding = await self._ready(errand, edit)
-            commit = partial(self._store.commit, prepared)
+            commit = partial(self._store.commit, prepared, require)
             return await self._commit(errand, self._lanes.commits, commit, edit, encoding)
 
-    async def _apply_bulk(self, errand: Errand, edit: Checked) -> Edited:
+    async def _apply_bulk(self, errand: Errand, edit: Checked, require: Require | None = None) -> Edited:
         vectors: dict[str, Vectors] = {}
         for some in edit.slices():
             async with self._slices.enter(errand.key), self._in_time():
                 with errand.account.during("embed"):
                     prepared = await self._lanes.bulk_edits.run(partial(self._store.prepare, some.changes))
                 vectors |= prepared.vectors
-        commit = partial(self._store.commit, Prepared(edit.changes, vectors))
+        commit = partial(self._store.commit, Prepared(edit.changes, vectors), require)
         return await self._commit(errand, self._lanes.bulk_edits, commit)
 
-    def _check(self, changes: Sequence[Change]) -> Checked:
-        """Before any work: a refused edit must cost nothing. Blocks."""
-        checked = validate_batch(changes, self._store.limits)
+    def _check(self, changes: Sequence[Change], most: int | None = None) -> Checked:
+        """Before any work: a refused edit must cost nothing. Blocks. `most`: changes, if not the store's limit."""
+        limits = self._store.limits
+        try:
+            checked = validate_batch(changes, limits if most is None else replace(limits, batch_changes=most))
+        except InvalidChange as error:
+            raise self._with_tokens(error, changes) from error
         found = conflicts(checked, self._store.snapshot, time.time())
         if passed := [one for one in found if one.final]:  # the others may yet be what is expected
             raise VersionConflict(passed)
@@ -182,9 +247,24 @@ class Edits:
         return Checked(checked, tuple(tokens))
 
     def _too_long(self, index: int, fact: FactTokens) -> Iterator[Problem]:
-        length, most = len(fact.tokens), self._settings.max_fact_tokens
-        if length > most:
-            yield Problem(index, "text", f"has {length} tokens; at most {most} are allowed")
+        if len(fact.tokens) > self._settings.max_fact_tokens:
+            yield Problem(index, "text", self._bound(fact))
+
+    def _bound(self, fact: FactTokens) -> str:
+        most = self._settings.max_fact_tokens
+        return f"has {len(fact.tokens)} tokens; at most {most} are allowed (?split=true makes several facts of it)"
+
+    def _with_tokens(self, error: InvalidChange, changes: Sequence[Change]) -> InvalidChange:
+        """Says of the first text that is too long in characters how many tokens it has: the bound that matters."""
+        problems = list(error.problems)
+        longest = self._store.limits.text_chars
+        for place, problem in enumerate(problems):
+            change = changes[problem.index] if problem.index < len(changes) else None
+            if problem.field == "text" and isinstance(change, Upsert) and _is_long(change.text, longest):
+                message = f"{problem.message}; it {self._bound(self._pages.tokens(change.text))}"
+                problems[place] = replace(problem, message=message)
+                break
+        return InvalidChange(problems)
 
     async def _ready(self, errand: Errand, edit: Checked) -> tuple[Prepared, Encoding]:
         """Embedded, and on its way to be encoded. If the embedding ends early, so does the encoding."""
@@ -256,6 +336,11 @@ class Edits:
     def _in_time(self) -> AbstractAsyncContextManager[None]:
         """For each thing that an edit waits for."""
         return in_time(time.monotonic() + self._settings.request_timeout_s)
+
+
+def _is_long(text: object, longest: int) -> bool:
+    """Whether it is too long, and can be split into tokens at all."""
+    return isinstance(text, str) and len(text) > longest and bool(text.strip()) and not has_surrogate(text)
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kb.facts import DEFAULT_NAMESPACE, SearchMethod
+from kb.filters import Filter
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,8 @@ class KnowledgeOptions:
     max_gap: float | None = None
     """How far behind the best fact another may rank."""
     retrieval: SearchMethod | None = None
+    where: Filter | None = None
+    """Only facts whose metadata satisfies it; None: all."""
     follow_up: bool | None = None
     """Whether a turn that points back is looked up with what it points to."""
     min_version: int | None = None

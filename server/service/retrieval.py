@@ -12,6 +12,7 @@ import numpy as np
 
 from kan.knowledge.fit import Fit, fits
 from kb.facts import SearchMethod
+from kb.filters import Filter
 from kb.index.search import relevance
 from kb.index.segment import Vectors
 from kb.snapshot import Hit, Snapshot, leading
@@ -39,6 +40,8 @@ class Criteria:
     max_gap: float = math.inf
     """How far behind the best one a fact may rank."""
     method: SearchMethod = "hybrid"
+    where: Filter | None = None
+    """What a fact's metadata must satisfy."""
 
     @classmethod
     def of(cls, wanted: KnowledgeOptions, settings: Settings, param: str = "knowledge.top_k") -> Criteria:
@@ -51,7 +54,8 @@ class Criteria:
         if wanted.min_score is not None:
             least = wanted.min_score, wanted.min_score
         max_gap = settings.max_gap if wanted.max_gap is None else wanted.max_gap
-        return cls(wanted.namespace, top_k, *least, max_gap, wanted.retrieval or settings.retrieval)
+        method = wanted.retrieval or settings.retrieval
+        return cls(wanted.namespace, top_k, *least, max_gap, method, wanted.where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +184,9 @@ def fits_of(question: Vectors, mounted: Sequence[Hit]) -> tuple[Fit, ...]:
 def _best_window(snapshot: Snapshot, wanted: Criteria, windows: Windows) -> tuple[list[Hit], Vectors]:
     """What the window finds whose best fact is the most relevant, and its vector."""
     bounds = (wanted.min_score, time.time(), wanted.min_best_score)
+    search = partial(snapshot.search, method=wanted.method, where=wanted.where)
     found = [
-        (snapshot.search(wanted.namespace, vector, wanted.top_k, *bounds, text=text, method=wanted.method), vector)
+        (search(wanted.namespace, vector, wanted.top_k, *bounds, text=text), vector)
         for text, vector in zip(windows.texts, windows.vectors, strict=True)
     ]
 

@@ -137,6 +137,18 @@ def test_search_goes_by_words_if_asked(kb: Kb) -> None:
     assert kb("search", "tower", "--retrieval", "psychic").exit_code == 2
 
 
+def test_search_takes_a_filter(kb: Kb) -> None:
+    for town in ("Velm", "Ostra"):
+        _done(kb("add", "The tower is red.", "--id", town, "--metadata", json.dumps({"town": town})))
+    wanted = json.dumps({"town": {"eq": "Ostra"}})
+    (hit,) = _json(kb("search", "The tower is red.", "--filter", wanted, "--json"))
+    assert hit["fact"]["id"] == "Ostra"
+    refused = kb("search", "tower", "--filter", '{"town": {"near": 1}}')
+    assert refused.exit_code == 1
+    assert "filter.town.near" in refused.stderr
+    assert kb("search", "tower", "--filter", "[]").exit_code == 2
+
+
 def test_export_and_import_are_inverse(kb: Kb, tmp_path: Path) -> None:
     lines = [
         json.dumps({"id": f"fact-{i:03d}", "text": f"The tower {i} is red – or [bold]grün[/].", "namespace": "import"})

@@ -1,11 +1,14 @@
-"""BM25 over the facts that live, and the hybrid search over both scores: plain Python, as a textbook has them."""
+"""BM25 over the facts that live, the hybrid search over both scores, filters: plain Python, as a textbook has them."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
+
+from hypothesis import strategies as st
 
 from kb.facts import SearchMethod
 from kb.index import lexical
@@ -15,6 +18,81 @@ from kb.index.spellings import LEAST_ALIKE
 from kb.index.terms import key_of, question_of, spelling_of, words_of
 
 Scored = dict[str, tuple[float, float]]
+
+_VALUES = st.sampled_from([None, True, False, 0, 1, 1.0, 2.5, -1, 2**63, 2.0**63, 2**63 + 1, "", "1", "a", "b", "ä"])
+METADATA = st.fixed_dictionaries(
+    {},
+    optional={
+        "n": _VALUES | st.lists(_VALUES, max_size=3),
+        "town": st.sampled_from(["Velm", "Ostra"]),
+        "deep": st.sampled_from([{}, {"x": 1}, {"x": {"y": "a"}}, [{"x": None}, {"x": "b"}], [[1], []]]),
+    },
+)
+_ORDERABLE = _VALUES.filter(lambda value: isinstance(value, (int, float, str)) and not isinstance(value, bool))
+_CONDITIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("eq", "ne"), _VALUES),
+        **dict.fromkeys(("gt", "gte", "lt", "lte"), _ORDERABLE),
+        "in": st.lists(_VALUES, max_size=3),
+        "exists": st.booleans(),
+    },
+).filter(bool)
+FILTERS = st.recursive(
+    st.dictionaries(st.sampled_from(["n", "town", "deep", "deep.x", "deep.x.y", "none"]), _CONDITIONS, max_size=2),
+    lambda inner: st.fixed_dictionaries(
+        {}, optional={**dict.fromkeys(("and", "or"), st.lists(inner, min_size=1, max_size=3)), "not": inner}
+    ),
+    max_leaves=4,
+)
+
+
+def satisfies(metadata: Any, wanted: Any) -> bool:
+    """Whether metadata satisfies a filter, both as JSON has them."""
+    return all(_holds(metadata, name, inner) for name, inner in wanted.items())
+
+
+def _holds(metadata: Any, name: str, inner: Any) -> bool:
+    if name == "and":
+        return all(satisfies(metadata, one) for one in inner)
+    if name == "or":
+        return any(satisfies(metadata, one) for one in inner)
+    if name == "not":
+        return not satisfies(metadata, inner)
+    found = _found(metadata, name.split("."))
+    return all(_compares(found, operator, operand) for operator, operand in inner.items())
+
+
+def _found(value: Any, path: list[str]) -> list[Any]:
+    """Everything that stands at the end of the path; of lists their items, besides themselves."""
+    if isinstance(value, list):
+        inner = [one for item in value for one in _found(item, path)]
+        return inner if path else [value, *inner]
+    if not path:
+        return [value]
+    return _found(value[path[0]], path[1:]) if isinstance(value, dict) and path[0] in value else []
+
+
+def _compares(found: list[Any], operator: str, operand: Any) -> bool:
+    if operator == "exists":
+        return bool(found) is operand
+    if operator == "ne":
+        return not _compares(found, "eq", operand)
+    if operator == "in":
+        return any(_compares(found, "eq", one) for one in operand)
+    by = {"eq": "__eq__", "gt": "__gt__", "gte": "__ge__", "lt": "__lt__", "lte": "__le__"}[operator]
+    return any(
+        _kind(one) == _kind(operand)
+        and getattr(Fraction(one) if _kind(one) == "number" else one, by)(
+            Fraction(operand) if _kind(one) == "number" else operand
+        )
+        for one in found
+    )
+
+
+def _kind(value: Any) -> str:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return "number" if number else type(value).__name__
 
 
 def alike(word_spelling: Sequence[int], frequencies: Mapping[str, int]) -> list[tuple[float, str]]:

@@ -19,10 +19,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from kb import saving
 from kb.facts import Change, Delete, FactNotFound, Key, SearchMethod, Upsert, VersionConflict
+from kb.filters import read_filter
 from kb.index import namespace as index
 from kb.index.search import relevance
 from kb.store import Store
-from tests.kb.reference import ranked
+from tests.kb.reference import FILTERS, METADATA, ranked, satisfies
 
 Content = dict[Key, tuple[str, Any, float | None]]
 
@@ -34,7 +35,6 @@ QUESTIONS = st.sampled_from(["", "zorvex", "which text?", "zorvx 4471", "日本"
 METHODS = st.sampled_from(get_args(SearchMethod))
 TIMES = range(4_000_000_000, 4_000_000_022)
 EXPIRY = st.none() | st.sampled_from(TIMES[:-1]).map(float)
-METADATA = st.sampled_from([{}, {"n": 1}, {"n": True}, {"deep": [{"x": None}]}])
 UPSERTS = st.builds(Upsert, IDS, NAMESPACES, TEXTS, METADATA, EXPIRY)
 DELETES = st.builds(Delete, IDS, NAMESPACES)
 BATCHES = st.lists(UPSERTS | DELETES, min_size=1, max_size=8, unique_by=lambda change: (change.namespace, change.id))
@@ -140,8 +140,20 @@ class StoreMachine(RuleBasedStateMachine):
         k=st.integers(1, 14),
         now=st.sampled_from(TIMES),
         least=st.integers(-1, 0),
+        asked_of=st.none() | FILTERS,
     )
-    def search(self, text: str, asked: str, method: SearchMethod, namespace: str, k: int, now: int, least: int) -> None:
+    def search(
+        self,
+        text: str,
+        asked: str,
+        method: SearchMethod,
+        namespace: str,
+        k: int,
+        now: int,
+        least: int,
+        asked_of: Any,
+    ) -> None:
+        """As if the facts that satisfy the filter were picked out of all that an unbounded search finds."""
         query = self.encoder.embed([text])[0]
         living = {
             fact_id: fact_text
@@ -152,20 +164,33 @@ class StoreMachine(RuleBasedStateMachine):
             fact_id: float(np.dot(self.encoder.embed([text])[0].astype(np.float64), query.astype(np.float64)))
             for fact_id, text in living.items()
         }
-        expected = [
-            one for one in ranked(living, scores, asked, method)[:k] if relevance(one[1], one[2], method) >= least
-        ]
-        found = self.store.snapshot.search(namespace, query, k, float(least), float(now), text=asked, method=method)
+        passing = [one for one in ranked(living, scores, asked, method) if self._passes(namespace, one[0], asked_of)]
+        expected = [one for one in passing[:k] if relevance(one[1], one[2], method) >= least]
+        where = None if asked_of is None else read_filter(asked_of)
+        found = self.store.snapshot.search(
+            namespace, query, k, float(least), float(now), text=asked, method=method, where=where
+        )
         assert [(hit.fact.id, round(hit.score, 9), round(hit.lexical, 9)) for hit in found] == expected
 
-    @rule(namespace=NAMESPACES, limit=st.integers(1, 5), now=st.sampled_from(TIMES), cursor=st.none() | IDS)
-    def page(self, namespace: str, limit: int, now: int, cursor: str | None) -> None:
+    def _passes(self, namespace: str, fact_id: str, asked_of: Any) -> bool:
+        return asked_of is None or satisfies(self.content[namespace, fact_id][1], asked_of)
+
+    @rule(
+        namespace=NAMESPACES,
+        limit=st.integers(1, 5),
+        now=st.sampled_from(TIMES),
+        cursor=st.none() | IDS,
+        asked_of=st.none() | FILTERS,
+    )
+    def page(self, namespace: str, limit: int, now: int, cursor: str | None, asked_of: Any) -> None:
         living = sorted(
             fact_id
             for (space, fact_id), (_, _, expires_at) in self.content.items()
             if space == namespace and (expires_at is None or expires_at > now) and fact_id > (cursor or "")
+            if self._passes(namespace, fact_id, asked_of)
         )
-        page = self.store.snapshot.list(namespace, limit, cursor, float(now))
+        where = None if asked_of is None else read_filter(asked_of)
+        page = self.store.snapshot.list(namespace, limit, cursor, float(now), where)
         assert [fact.id for fact in page.facts] == living[:limit]
         assert page.next_cursor == (living[limit - 1] if len(living) > limit else None)
 

@@ -16,6 +16,7 @@ import pytest
 from kb.encoder.embeddings import EmbeddingCache
 from kb.facts import Delete, Upsert
 from kb.index import namespace, quantized, stored
+from kb.index.attributes import Attributes
 from kb.index.merging import Merged
 from kb.index.postings import Postings
 from kb.index.quantized import QuantizedSegment, encoded
@@ -36,7 +37,8 @@ def segment() -> QuantizedSegment:
     centres = np.repeat(source.standard_normal((30, DIMENSION)), ROWS // 30, axis=0)
     rows = unit(centres + 0.5 * source.standard_normal((ROWS, DIMENSION)))
     ids = [f"{row:04d}" for row in range(ROWS)]
-    return QuantizedSegment(ids, rows, np.full(ROWS, np.inf), Postings.of([""] * ROWS), encoded(rows), None)
+    columns = Postings.of([""] * ROWS), Attributes.of([{}] * ROWS)
+    return QuantizedSegment(ids, rows, np.full(ROWS, np.inf), *columns, encoded(rows))
 
 
 @pytest.mark.parametrize("living", [1.0, 0.9, 0.3, 0.01])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kb.index import segment
+from kb.index.attributes import Attributes
 from kb.index.postings import Postings
 from kb.index.segment import FlatSegment, Shortened
 
@@ -37,7 +38,7 @@ def test_the_best_rows_are_the_exact_ones(
     mask = np.random.default_rng(4).random(ROWS) < living
     alive = None if living == 1 else np.packbits(mask, bitorder="little")
     ids = [f"{row:04d}" for row in range(ROWS)]
-    built = FlatSegment(ids, rows, np.full(ROWS, np.inf), Postings.of([""] * ROWS))
+    built = FlatSegment(ids, rows, np.full(ROWS, np.inf), Postings.of([""] * ROWS), Attributes.of([{}] * ROWS))
     for query in unit(rows[::37] + 0.05):
         exact = np.where(mask | (living == 1), rows.astype(np.float64) @ query, -np.inf)
         found = built.search(query, 8, alive)

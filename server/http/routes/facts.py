@@ -10,16 +10,20 @@ from fastapi import Path, Query
 from starlette.responses import Response
 
 from kb.facts import DEFAULT_NAMESPACE, Delete, Fact, Upsert, VersionConflict
+from kb.filters import parse_filter
 from kb.log.batch import Entry
 from kb.log.history import FactVersion
 from kb.metadata import decode_metadata
 from server.http.errors import invalid, not_found
 from server.http.routes.base import json_response, strict_router
+from server.http.routes.documents import put_texts
 from server.http.schemas.admin import (
+    MAX_FILTER_CHARACTERS,
     Deleted,
     FactContent,
     FactDetail,
     FactHistory,
+    FactInput,
     FactKey,
     FactPage,
     FactVersionView,
@@ -30,12 +34,14 @@ from server.http.schemas.admin import (
     RollbackResponse,
     SearchRequest,
     SearchResponse,
+    SplitUpserted,
     Upserted,
     VersionDiff,
     VersionResponse,
 )
 from server.http.schemas.knowledge import FactId, Namespace, Version
 from server.service.admission import Key
+from server.service.documents import Text
 from server.service.retrieval import Criteria
 from server.services import AccountDep, CallerDep, Context, ContextDep
 
@@ -47,18 +53,28 @@ NamespaceQuery = Annotated[Namespace, Query()]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[FactId | None, Query()]
 Before = Annotated[Version | None, Query()]
+FilterQuery = Annotated[str | None, Query(max_length=MAX_FILTER_CHARACTERS, description="A filter as JSON.")]
 IfVersion = Annotated[Version | None, Query(ge=1)]
 
 
-@router.put("/admin/kb/facts", responses={200: {"model": Upserted}})
-async def put_facts(body: PutFacts, context: ContextDep, caller: CallerDep, account: AccountDep) -> Response:
+@router.put("/admin/kb/facts", responses={200: {"model": Upserted | SplitUpserted}})
+async def put_facts(
+    body: PutFacts,
+    context: ContextDep,
+    caller: CallerDep,
+    account: AccountDep,
+    split: Annotated[bool, Query()] = False,
+) -> Response:
     """Add or replace facts, all or none. The reply means: durable, and seen by every request from now on.
 
-    409 if one of them is not at the version that its `if_version` expects.
+    409 if one of them is not at the version that its `if_version` expects. With `split`, a text that is too long
+    becomes several facts, as a document of this id does.
     """
     limit = context.settings.max_batch_facts
     if len(body.facts) > limit:
         raise invalid(f"facts: at most {limit} in one edit", "facts", "invalid_value")
+    if split:
+        return await put_texts(context, caller, account, [_text(fact) for fact in body.facts], "facts")
     changes = [
         Upsert(
             fact.id,
@@ -82,10 +98,12 @@ async def list_facts(
     namespace: NamespaceQuery = DEFAULT_NAMESPACE,
     limit: Limit = 100,
     cursor: Cursor = None,
+    filter: FilterQuery = None,
 ) -> Response:
-    """Facts of a namespace by id."""
+    """Facts of a namespace by id, those that pass the filter."""
+    where = None if filter is None else parse_filter(filter)
     snapshot = context.services.store.snapshot
-    page = await _read(context, caller, lambda: snapshot.list(namespace, limit, cursor, time.time()))
+    page = await _read(context, caller, lambda: snapshot.list(namespace, limit, cursor, time.time(), where))
     reply = FactPage(
         version=snapshot.version,
         facts=[_view(fact) for fact in page.facts],
@@ -243,6 +261,12 @@ async def rollback(body: RollbackRequest, context: ContextDep, caller: CallerDep
         visible_ms=edited.visible_ms,
     )
     return json_response(reply)
+
+
+def _text(fact: FactInput) -> Text:
+    namespace = DEFAULT_NAMESPACE if fact.namespace is None else fact.namespace
+    about = fact.metadata, fact.expires_at, fact.if_version
+    return Text(fact.id, namespace, fact.text, "text", *about, single=True)
 
 
 async def _read(context: Context, caller: str, function: Callable[[], T]) -> T:

@@ -8,11 +8,18 @@ from pydantic import Field
 from pydantic.types import JsonValue
 from typing_extensions import TypedDict
 
+from kb.documents import ID_CHARS
 from kb.facts import DEFAULT_NAMESPACE, LAST_SECOND, LAST_VERSION, NAME_PATTERN, SearchMethod
 from server.http.schemas.base import Request
+from server.http.schemas.filters import filter_at
 from server.http.schemas.knowledge import LIMITS, Gap, Namespace, Score, TopK, Version
 from server.service.options import KnowledgeOptions
+from server.service.sections import Format
 
+MAX_DOCUMENTS = 100
+"""Of one edit."""
+MAX_FILTER_CHARACTERS = 16_384
+"""Of a filter in a query parameter."""
 FactKey = Annotated[str, Field(pattern=f"^{NAME_PATTERN}/{NAME_PATTERN}$", max_length=256)]
 """namespace/id"""
 
@@ -37,6 +44,27 @@ class FactInput(Request):
     """Unix seconds in the future; null: never."""
     if_version: Annotated[int, _told(minimum=0, maximum=LAST_VERSION)] | None = None
     """Only if this is the fact's version; 0: only if there is no such fact; null: in any case."""
+
+
+class DocumentInput(Request):
+    """A text to be split into facts, in place of those that the document had."""
+
+    id: Annotated[str, Field(min_length=1, max_length=ID_CHARS, pattern=f"^{NAME_PATTERN}$")]
+    text: str
+    format: Format = "text"
+    """What borders facts may end at: of Markdown and HTML headings, too."""
+    namespace: Annotated[str, _name(LIMITS.namespace_chars)] | None = None
+    metadata: dict[str, Any] | None = None
+    """Of each of its facts."""
+    expires_at: Annotated[float, _told(minimum=0, maximum=LAST_SECOND)] | None = None
+    if_version: Version | None = None
+    """Only if this is the document's version, the newest of its facts'; 0: only if there is no such document."""
+
+
+class PutDocuments(Request):
+    """All of them or none."""
+
+    documents: Annotated[list[DocumentInput], Field(min_length=1, max_length=MAX_DOCUMENTS, fail_fast=True)]
 
 
 class PutFacts(Request):
@@ -72,6 +100,44 @@ class Upserted(TypedDict):
     visible_ms: float
 
 
+class DocumentWritten(TypedDict):
+    """What became of a document."""
+
+    id: str
+    namespace: str
+    facts: int
+    """That it has now."""
+    encoded: int
+    """Those of them whose texts are new: only they are encoded."""
+
+
+class SplitUpserted(Upserted):
+    """An edit whose texts were split."""
+
+    deleted: int
+    documents: list[DocumentWritten]
+
+
+class DocumentView(TypedDict):
+    """A document as it is held."""
+
+    id: str
+    namespace: str
+    facts: int
+    version: int
+    """The newest of its facts'."""
+    created_at: float
+    """Unix seconds."""
+
+
+class DocumentList(TypedDict):
+    """Some documents in the order of their ids."""
+
+    version: int
+    documents: list[DocumentView]
+    next_cursor: str | None
+
+
 class Deleted(TypedDict):
     """Durable, and invisible to every request from now on."""
 
@@ -98,6 +164,8 @@ class SearchRequest(Request):
     max_gap: Gap = 4.0
     """As in a completion's `knowledge`; absent: all that are relevant, not only those that would be mounted."""
     retrieval: SearchMethod | None = None
+    filter: filter_at("filter") | None = None  # type: ignore[valid-type]
+    """Only facts whose metadata satisfies it."""
     min_version: Version | None = None
 
     @property
@@ -109,6 +177,7 @@ class SearchRequest(Request):
             min_score=self.min_score,
             max_gap=self.max_gap,
             retrieval=self.retrieval,
+            where=self.filter,
         )
 
 

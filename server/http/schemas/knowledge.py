@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from kb.facts import DEFAULT_NAMESPACE, LAST_VERSION, NAME_PATTERN, Limits, SearchMethod
 from server.http.schemas.base import Integer, Request
+from server.http.schemas.filters import filter_at
 from server.service.options import KnowledgeOptions
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class KnowledgeRequest(Request):
     """How far behind the best fact another may rank; 4: as far as it likes."""
     retrieval: SearchMethod | None = None
     """How facts are found: by meaning, by words, or by both."""
+    filter: filter_at("knowledge.filter") | None = None  # type: ignore[valid-type]
+    """Only facts whose metadata satisfies it."""
     follow_up: bool | None = None
     """Whether a turn that points back ("And its depot?") is looked up with what it points to."""
     min_version: Version | None = None
@@ -53,6 +56,7 @@ class KnowledgeRequest(Request):
             min_score=self.min_score,
             max_gap=self.max_gap,
             retrieval=self.retrieval,
+            where=self.filter,
             follow_up=self.follow_up,
             min_version=self.min_version,
             require_grounded=bool(self.require_grounded),

@@ -1,0 +1,162 @@
+"""Which rows of a segment hold which metadata: columns that never change once built.
+
+Every value, at whatever depth of the metadata, is a pair of its field and itself; lists are left out of the path, so
+that a field may have several values in a row. Pairs are sorted, so that a range of numbers is a range of pairs.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kb.facts import JSON
+from kb.filters import Every, Exists, Filter, Not, OneOf, Ordered, Scalar, Some
+from kb.index.impacts import Rows
+from kb.index.spellings import Offsets
+
+Mask = NDArray[np.bool_]
+Pair: TypeAlias = "tuple[str, int, Any]"
+"""Field, kind, value: of one kind all values can be compared."""
+
+_PRESENT: Final = -1
+"""Kind of the pair that says that a field is there."""
+_NULL: Final = 0
+_BOOLEAN: Final = 1
+_NUMBER: Final = 2
+_STRING: Final = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attributes:
+    """The metadata of `count` rows. The rows of pair i are rows[starts[i]:starts[i + 1]], ascending and distinct."""
+
+    pairs: Sequence[Pair]
+    """Ascending and distinct."""
+    starts: Offsets
+    """int64 [pairs + 1]"""
+    rows: Rows
+    """int32"""
+    count: int
+
+    @classmethod
+    def of(cls, metadata: Iterable[Mapping[str, JSON]]) -> Attributes:
+        """Of rows with this metadata."""
+        places: dict[Pair, int] = {}
+        found: list[int] = []
+        lengths: list[int] = []
+        for one in metadata:
+            pairs = set(_pairs(one, "")) if one else ()
+            lengths.append(len(pairs))
+            found += [places.setdefault(pair, len(places)) for pair in pairs]
+        rows = np.repeat(np.arange(len(lengths), dtype=np.int32), np.array(lengths, np.int64))
+        return _grouped(list(places), np.array(found, np.int64), rows, len(lengths))
+
+    def matching(self, wanted: Filter) -> Mask:
+        """bool [rows]: those whose metadata satisfies it."""
+        match wanted:
+            case OneOf(field, values):
+                return self._mask(self._place(pair_of(field, value)) for value in values)
+            case Exists(field):
+                return self._mask([self._place((field, _PRESENT, 0))])
+            case Ordered():
+                return self._mask([self._range(wanted)])
+            case Not(part):
+                return ~self.matching(part)
+            case Every(parts):
+                result = np.ones(self.count, np.bool_)
+                for part in parts:
+                    result &= self.matching(part)
+                return result
+            case Some(parts):
+                result = np.zeros(self.count, np.bool_)
+                for part in parts:
+                    result |= self.matching(part)
+                return result
+
+    def strings(self, field: str, after: str) -> Iterator[str]:
+        """Those greater than `after` that the field has, ascending."""
+        for place in range(bisect_right(self.pairs, (field, _STRING, after)), len(self.pairs)):
+            name, kind, value = self.pairs[place]
+            if (name, kind) != (field, _STRING):
+                return
+            yield value
+
+    def _mask(self, places: Iterable[range]) -> Mask:
+        mask = np.zeros(self.count, np.bool_)
+        for place in places:
+            mask[self.rows[self.starts[place.start] : self.starts[place.stop]]] = True
+        return mask
+
+    def _place(self, pair: Pair) -> range:
+        place = bisect_left(self.pairs, pair)
+        return range(place, place + int(place < len(self.pairs) and self.pairs[place] == pair))
+
+    def _range(self, wanted: Ordered) -> range:
+        field, kind, value = pair_of(wanted.field, wanted.value)
+        # (field, kind) comes before every pair that begins with it, (field, kind + 1) after.
+        first, last = bisect_left(self.pairs, (field, kind)), bisect_left(self.pairs, (field, kind + 1))
+        pair = (field, kind, value)
+        match wanted.order:
+            case "gt":
+                return range(bisect_right(self.pairs, pair), last)
+            case "gte":
+                return range(bisect_left(self.pairs, pair), last)
+            case "lt":
+                return range(first, bisect_left(self.pairs, pair))
+            case "lte":
+                return range(first, bisect_right(self.pairs, pair))
+
+
+def joined(parts: Sequence[tuple[Attributes, Rows]], count: int) -> Attributes:
+    """One of `count` rows: each part comes with where each of its rows goes, -1 for those left out."""
+    places: dict[Pair, int] = {}
+    found, rows = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
+    for part, moved in parts:
+        own = np.fromiter((places.setdefault(pair, len(places)) for pair in part.pairs), np.int64, len(part.pairs))
+        kept = moved[part.rows] >= 0
+        found.append(np.repeat(own, np.diff(part.starts))[kept])
+        rows.append(moved[part.rows][kept])
+    return _grouped(list(places), np.concatenate(found), np.concatenate(rows), count)
+
+
+def pair_of(field: str, value: Scalar) -> Pair:
+    """How a value of a field is looked up."""
+    match value:
+        case None:
+            return field, _NULL, 0
+        case bool():
+            return field, _BOOLEAN, value
+        case str():
+            return field, _STRING, value
+    return field, _NUMBER, value
+
+
+def _pairs(value: JSON | Mapping[str, JSON], field: str) -> Iterator[Pair]:
+    """Of metadata; bounded, as that is."""
+    if field:
+        yield field, _PRESENT, 0
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _pairs(inner, f"{field}.{name}" if field else name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _pairs(inner, field)
+    else:
+        yield pair_of(field, value)
+
+
+def _grouped(pairs: list[Pair], found: NDArray[np.int64], rows: Rows, count: int) -> Attributes:
+    """`found` are places among `pairs`, distinct in any order; pairs that are not found are left out."""
+    used = np.bincount(found, minlength=len(pairs)) if pairs else np.zeros(0, np.int64)
+    order = sorted(np.flatnonzero(used).tolist(), key=pairs.__getitem__)
+    ranks = np.empty(len(pairs), np.int64)
+    ranks[order] = np.arange(len(order))
+    starts = np.zeros(len(order) + 1, np.int64)
+    np.cumsum(used[order], out=starts[1:])
+    sorting = np.lexsort((rows, ranks[found]))
+    return Attributes([pairs[place] for place in order], starts, rows[sorting], count)

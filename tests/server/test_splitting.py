@@ -1,0 +1,96 @@
+"""Where documents are split."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kan.checkpoint.directory import Checkpoint
+from kan.prompt import PromptBuilder
+from kb.facts import Limits
+from server.service.errors import DeadlinePassed
+from server.service.sections import Format, sections_of
+from server.service.splitting import BLOCK, Splitter
+
+WORDS = st.text("ab .!?\n#>*-`[]|ä日é\r\t<", max_size=60)
+
+
+@pytest.fixture(scope="module")
+def splitter(tiny: Checkpoint) -> Splitter:
+    return Splitter(PromptBuilder.from_checkpoint(tiny), 96, Limits())
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(WORDS, max_size=12).map("\n\n".join), st.sampled_from(["text", "markdown", "html"]))
+def test_every_fact_is_short_enough_and_stands_in_the_text(splitter: Splitter, text: str, kind: Format) -> None:
+    end = 0
+    for piece in splitter.split(text, kind, math.inf):
+        assert splitter.fits(piece.text)
+        if kind == "html":  # the offset is in what was read out of it
+            continue
+        body = text[piece.offset :]
+        assert any(body.startswith(piece.text[cut:]) for cut in range(len(piece.text)))
+        assert piece.offset >= end
+        end = piece.offset + 1
+
+
+def test_no_word_of_a_plain_text_is_lost(splitter: Splitter) -> None:
+    text = "\n\n".join(f"Paragraph {n} is here. It has two sentences." for n in range(1000))
+    assert len(text) > 2 * BLOCK
+    pieces = list(splitter.split(text, "text", math.inf))
+    assert " ".join(piece.text for piece in pieces).split() == text.split()
+
+
+def test_an_edit_changes_only_the_facts_around_it(splitter: Splitter) -> None:
+    paragraphs = [f"Paragraph {n} is about the harbour and its {n} boats. They leave at {n}." for n in range(300)]
+    before = [piece.text for piece in splitter.split("\n\n".join(paragraphs), "text", math.inf)]
+    paragraphs[100] = "Something else altogether is said here now, in other words and more of them than before."
+    after = [piece.text for piece in splitter.split("\n\n".join(paragraphs), "text", math.inf)]
+    assert len(set(after) - set(before)) <= 3
+
+
+def test_a_split_ends_at_its_deadline(splitter: Splitter) -> None:
+    with pytest.raises(DeadlinePassed):
+        list(splitter.split("Text.", "text", -math.inf))
+
+
+HTML = """<html><head><title>No</title></head><body><nav>No</nav><p>Intro &amp; <b>bold</b>.</p>tail
+<h1>Refunds <i>now</i></h1><div>One<br>Two</div><ul><li>a</li><li>b</li></ul><script>no()</script>
+<h3>Deep</h3><table><tr><td>x</td><td>y</td></tr></table><pre>k  e
+p</pre><h2>Next</h2><p>Last</p></body></html>"""
+
+
+def test_html() -> None:
+    found = [(section.headings, section.text.split()) for section in sections_of(HTML, "html")]
+    assert found == [
+        ((), ["Intro", "&", "bold.", "tail"]),
+        (("Refunds now",), ["One", "Two", "a", "b"]),
+        (("Refunds now", "Deep"), ["x", "y", "k", "e", "p"]),
+        (("Refunds now", "Next"), ["Last"]),
+    ]
+    assert "k  e\np" in [section.text for section in sections_of(HTML, "html")][2]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "<", "<div>" * 50_000 + "deep", "<p>a" * 20_000, "<h1>" * 5000 + "x", "<table><tr>x", "<body/>", "&#0;"],
+)
+def test_hostile_html_ends(text: str) -> None:
+    assert all(section.text for section in sections_of(text, "html"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\r\n# T\r\nb", [((), "a\r\n"), (("T",), "b")]),
+        ("T\n===\nb\n\nS\n---\nc", [((), ""), (("T",), "b\n\n"), (("T", "S"), "c")]),
+        ("> # quoted\n\nb", [((), "> # quoted\n\nb")]),
+        ("### c\nx\n# a\ny", [((), ""), (("c",), "x\n"), (("a",), "y")]),
+    ],
+)
+def test_markdown(text: str, expected: Any) -> None:
+    assert [(section.headings, section.text) for section in sections_of(text, "markdown")] == expected
