@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kb.facts import SearchMethod
-from server.cli import kb_tables
+from server.cli import kb_documents, kb_tables
 from server.cli.console import CommandError, fail, messages, output, progress_bar
 from server.cli.kb_files import reading, writing
+from server.cli.kb_options import Json, Key, Namespace, json_object, show
 from server.cli.options import DEFAULT_SERVER, AdminServer
 from server.cli.targets import NewFact, Written
 
@@ -26,15 +26,10 @@ app = typer.Typer(
     help="Look at the knowledge and edit it: in a running server, or in a store directory.", no_args_is_help=True
 )
 
-Key = Annotated[
-    str | None, typer.Option("--key", envvar="KALMAGROVE_ADMIN_KEY", help="Admin key, if the server has keys.")
-]
 StoreDir = Annotated[
     Path | None, typer.Option("--store", help="Use this store directory (data/kb) instead of a server.")
 ]
-Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the fact.")]
 IfVersion = Annotated[int | None, typer.Option("--if-version", min=1, help="Only if this is the fact's version.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.command()
@@ -53,7 +48,9 @@ def add(
     store: StoreDir = None,
 ) -> None:
     """Add a fact, or replace the one with the same id."""
-    fact = NewFact(id or _new_id(), namespace, text, _object(metadata), _seconds(expires_at), if_version)
+    fact = NewFact(
+        id or _new_id(), namespace, text, json_object(metadata, "--metadata"), _seconds(expires_at), if_version
+    )
     with _opened(server, key, store) as target:
         written = target.put(fact)
     messages().print(f"{fact.id} is in version {written.version}", highlight=False)
@@ -71,7 +68,7 @@ def get(
     """Show one fact."""
     with _opened(server, key, store) as target:
         fact = target.get(namespace, id)
-    _show(asdict(fact)) if as_json else output().print(kb_tables.fact_table(fact))
+    show(asdict(fact)) if as_json else output().print(kb_tables.fact_table(fact))
 
 
 @app.command()
@@ -108,10 +105,10 @@ def search(
 ) -> None:
     """Show the facts that are found for a question, best first."""
     if filter is not None:
-        _object(filter, "--filter")
+        json_object(filter, "--filter")
     with _opened(server, key, store) as target:
         hits = target.search(namespace, query, top_k, min_score, retrieval, filter)
-    _show([asdict(hit) for hit in hits]) if as_json else output().print(kb_tables.hit_table(hits))
+    show([asdict(hit) for hit in hits]) if as_json else output().print(kb_tables.hit_table(hits))
 
 
 @app.command("import")
@@ -146,6 +143,11 @@ def export(
     messages().print(f"{count} facts exported")
 
 
+app.command()(kb_documents.add_documents)
+app.command()(kb_documents.documents)
+app.command()(kb_documents.delete_document)
+
+
 @app.command()
 def history(
     id: Annotated[str | None, typer.Argument(help="A fact; default: the whole store.")] = None,
@@ -160,7 +162,7 @@ def history(
     """Show what was changed, newest first."""
     with _opened(server, key, store) as target:
         rows = target.history(namespace, id, limit, before)
-    _show([asdict(row) for row in rows]) if as_json else output().print(kb_tables.history_table(rows))
+    show([asdict(row) for row in rows]) if as_json else output().print(kb_tables.history_table(rows))
 
 
 @app.command()
@@ -228,16 +230,6 @@ def _new_id() -> str:
     return str(ULID())
 
 
-def _object(text: str, option: str = "--metadata") -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint=option) from error
-    if not isinstance(value, dict):
-        raise typer.BadParameter("not a JSON object", param_hint=option)
-    return value
-
-
 def _seconds(text: str | None) -> float | None:
     """ISO 8601 as unix seconds."""
     if text is None:
@@ -258,10 +250,6 @@ def _say(verdict: str, store: Path, check: Check) -> None:
     except CommandError as error:
         fail(error)
     messages().print(f"{verdict}, with {found.facts} facts at version {found.version}")
-
-
-def _show(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _deletions(written: Written) -> str:

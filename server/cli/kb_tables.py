@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from rich.table import Table
 from rich.text import Text
 
-from server.cli.targets import FactRow, HistoryRow, HitRow
+from server.cli.targets import DocumentRow, FactRow, HistoryRow, HitRow
 
 
 def fact_table(fact: FactRow) -> Table:
@@ -30,6 +30,13 @@ def hit_table(hits: Sequence[HitRow]) -> Table:
     for hit in hits:
         scores = (f"{hit.score:.3f}", f"{hit.lexical:.3f}")
         table.add_row(*scores, Text(hit.fact.id), Text(hit.fact.text), str(hit.fact.version))
+    return table
+
+
+def document_table(rows: Sequence[DocumentRow]) -> Table:
+    table = Table("id", "facts", "version", "created")
+    for row in rows:
+        table.add_row(Text(row.id), str(row.facts), str(row.version), _time(row.created_at))
     return table
 
 

@@ -13,7 +13,7 @@ import httpx
 
 from kb.facts import SearchMethod
 from server.cli.console import CONFLICT, FAILED, NOT_FOUND, UNREACHABLE, CommandError
-from server.cli.targets import FactRow, HistoryRow, HitRow, NewFact, Written
+from server.cli.targets import DocumentRow, DocumentWritten, FactRow, HistoryRow, HitRow, NewFact, Written
 
 TIMEOUT_S = 60.0
 IMPORT_SILENCE_S = 600.0
@@ -102,6 +102,33 @@ class ServerTarget:
         with self._stream("GET", "/admin/kb/export", params=params) as reply:
             yield from reply.iter_bytes()
 
+    def put_document(
+        self, document_id: str, namespace: str, text: str, format: str, metadata: Mapping[str, Any]
+    ) -> DocumentWritten:
+        """Split on the server, in place of what the document was."""
+        row = {"id": document_id, "namespace": namespace, "text": text, "format": format, "metadata": metadata}
+        # Not a number of seconds: as long as the server embeds it, within its own deadlines.
+        timeout = httpx.Timeout(TIMEOUT_S, read=IMPORT_SILENCE_S)
+        reply = self._call("PUT", "/admin/kb/documents", body={"documents": [row]}, timeout=timeout)
+        (written,) = reply["documents"]
+        return DocumentWritten(written["facts"], written["encoded"])
+
+    def documents(self, namespace: str) -> Iterator[DocumentRow]:
+        """All of them, by id."""
+        params = {"namespace": namespace, "limit": "1000"}
+        while True:
+            reply = self._call("GET", "/admin/kb/documents", params=params)
+            for row in reply["documents"]:
+                yield DocumentRow(**{field.name: row[field.name] for field in fields(DocumentRow)})
+            if reply["next_cursor"] is None:
+                return
+            params = {**params, "cursor": reply["next_cursor"]}
+
+    def delete_document(self, namespace: str, document_id: str, if_version: int | None) -> Written:
+        """With all of its facts."""
+        params = {"namespace": namespace} | ({} if if_version is None else {"if_version": str(if_version)})
+        return _written(self._call("DELETE", f"/admin/kb/documents/{quote(document_id, safe='')}", params=params))
+
     def count(self, namespace: str | None) -> int:
         reply = self._call("GET", "/admin/kb/version")
         return int(reply["facts"] if namespace is None else reply["namespaces"].get(namespace, 0))
@@ -124,9 +151,16 @@ class ServerTarget:
         return _written(self._call("POST", "/admin/kb/rollback", body={"version": version}))
 
     def _call(
-        self, method: str, path: str, *, body: object = None, params: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        params: Mapping[str, str] | None = None,
+        timeout: httpx.Timeout | None = None,
     ) -> dict[str, Any]:
-        with self._stream(method, path, json=body, params=params) as response:
+        limits = {} if timeout is None else {"timeout": timeout}
+        with self._stream(method, path, json=body, params=params, **limits) as response:
             reply: dict[str, Any] = json.loads(response.read())
             return reply
 

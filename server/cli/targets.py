@@ -51,6 +51,24 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class DocumentRow:
+    """A document as it is held."""
+
+    id: str
+    facts: int
+    version: int
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentWritten:
+    """What became of a document."""
+
+    facts: int
+    encoded: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewFact:
     """A fact to write. `expires_at` is in unix seconds."""
 
