@@ -29,12 +29,22 @@ LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 def generate(split: Split, questions: int, seed: int) -> Pool:
     """`questions` questions (at most one for each fact) about companies whose names are of this split only."""
     rng = random.Random(f"{DATASET}:{split}:{seed}")
-    company = read_table("names_10k", Kind)
-    told: list[tuple[Fact, Question]] = []
-    for subject in islice(_names(company, split, rng), FACTS // len(company.relations)):
-        told += (ask(company, subject, relation, split, rng) for relation in company.relations)
+    told = _told(FACTS, split, rng)
     asked = rng.sample([replace(question, dataset=DATASET) for _, question in told], min(questions, len(told)))
     return Pool(DATASET, tuple(asked), tuple(fact for fact, _ in told))
+
+
+def companies(count: int, seed: int) -> list[tuple[Fact, Question]]:
+    """As many facts of the test split, each with a question about it: for how things go with their number."""
+    return _told(count, "test", random.Random(f"{DATASET}:{count}:{seed}"))
+
+
+def _told(count: int, split: Split, rng: random.Random) -> list[tuple[Fact, Question]]:
+    company = read_table("names_10k", Kind)
+    told: list[tuple[Fact, Question]] = []
+    for subject in islice(_names(company, split, rng), -(-count // len(company.relations))):
+        told += (ask(company, subject, relation, split, rng) for relation in company.relations)
+    return told[:count]
 
 
 def _names(company: Kind, split: Split, rng: random.Random) -> Iterator[str]:

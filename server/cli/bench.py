@@ -15,6 +15,7 @@ from server.cli.bench_attention import attention
 from server.cli.bench_filters import filters
 from server.cli.bench_layers import layers
 from server.cli.bench_pages import pages
+from server.cli.bench_store import store
 from server.cli.measuring import measure, own_server
 from server.cli.options import DEFAULT_SERVER, AdminKey, AdminUrl, ClientKey, DataDir, Server
 from server.cli.peers import peers
@@ -167,6 +168,7 @@ app.command()(peers)
 app.command()(layers)
 app.command()(pages)
 app.command()(filters)
+app.command()(store)
 app.command()(attention)
 
 

@@ -1,0 +1,214 @@
+"""The knowledge store alone, at some size: import, search, edits, start, memory and disk. No server takes part.
+
+Facts are one sentence each, about companies whose names differ in a letter or a word.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import numpy as np
+
+from kb.encoder.minilm import MiniLMEncoder
+from kb.encoder.protocol import Encoder
+from kb.facts import SearchMethod, Upsert
+from kb.index.merging import Merged
+from kb.index.segment import Vectors
+from kb.store import Store
+from lab.questions.names import companies
+from lab.questions.question import Fact, Question
+from loadtests.report import Report
+from loadtests.scenario import Progress
+
+TOP_K: Final = 8
+NAMESPACE: Final = "default"
+_IMPORT: Final = 1000
+"""Facts of one batch of the import."""
+_ENCODED: Final = 8192
+"""Texts that the encoder's own rate is taken from."""
+_METHODS: Final[tuple[SearchMethod, ...]] = ("dense", "lexical", "hybrid")
+_WARM_UP: Final = 3
+_SETTLED_SECONDS: Final = 600.0
+_CHUNK: Final = 1 << 14
+
+
+@dataclass(frozen=True, slots=True)
+class StorePlan:
+    """facts: in the store; count: measurements per series."""
+
+    facts: int
+    count: int
+    seed: int
+
+
+class Scene:
+    """A store being filled, and what is asked of it."""
+
+    def __init__(self, plan: StorePlan, directory: Path, encoder: Encoder, report: Report) -> None:
+        self.report = report
+        self._plan = plan
+        self._directory = directory
+        self._encoder = encoder
+        told = companies(plan.facts, plan.seed)
+        self._facts = [fact for fact, _ in told]
+        self._questions = self._chosen(told)
+
+    def measure(self, progress: Progress) -> None:
+        """Everything, in the order of a store's life."""
+        before = _resident()
+        store = self._open()
+        self._import(store, progress)
+        with _noted(self.report, "until the index has settled after that (s)"):
+            _settle(store)
+        self.report.figures["memory per fact (bytes, mapped files apart)"] = (_resident() - before) / self._plan.facts
+        self._search(store, progress)
+        self._edit(store, "one after another", progress)
+        with _merging(store):
+            self._edit(store, "while the index is merged", progress)
+        _settle(store)
+        self._start_killed()
+        with _noted(self.report, "closing (s)"):
+            store.close()
+        with _noted(self.report, "start after closing (s)"):
+            self._open().close()
+        self._disk()
+
+    def _open(self) -> Store:
+        return Store.open(self._directory, self._encoder)
+
+    def _chosen(self, told: Sequence[tuple[Fact, Question]]) -> list[str]:
+        picked = random.Random(self._plan.seed).choices(told, k=self._plan.count + _WARM_UP)
+        return [question.text for _, question in picked]
+
+    def _import(self, store: Store, progress: Progress) -> None:
+        sample = [fact.text for fact in self._facts[:_ENCODED]]
+        started = time.perf_counter()
+        self._encoder.embed(sample)
+        own = len(sample) / (time.perf_counter() - started)
+        started = time.perf_counter()
+        for start in range(0, len(self._facts), _IMPORT):
+            progress("facts", start, len(self._facts))
+            some = enumerate(self._facts[start : start + _IMPORT], start)
+            store.apply([Upsert(f"c{place:08d}", NAMESPACE, fact.text) for place, fact in some])
+        rate = len(self._facts) / (time.perf_counter() - started)
+        self.report.figures |= {
+            "imported (facts/s)": rate,
+            "the encoder alone (texts/s)": own,
+            "import against the encoder alone": rate / own,
+        }
+
+    def _search(self, store: Store, progress: Progress) -> None:
+        vectors = self._encoder.embed(self._questions)
+        exact = _nearest(store, vectors)
+        right = 0
+        times: dict[str, list[float]] = {method: [] for method in _METHODS}
+        for turn, (text, vector) in enumerate(zip(self._questions, vectors, strict=True)):
+            progress("searches", turn, len(self._questions))
+            for method in _METHODS:
+                started = time.perf_counter()
+                hits = store.snapshot.search(NAMESPACE, vector, TOP_K, -1.0, time.time(), text=text, method=method)
+                if turn >= _WARM_UP:
+                    times[method].append((time.perf_counter() - started) * 1e3)
+                if method == "dense":
+                    right += sum(hit.score >= exact[turn] - 1e-6 for hit in hits)
+        for name, series in times.items():
+            self.report.add_series(f"search, {name} (ms)", series, self._plan.count)
+        self.report.figures[f"recall of {TOP_K} against exact, dense"] = right / (TOP_K * len(self._questions))
+
+    def _edit(self, store: Store, when: str, progress: Progress) -> None:
+        """Durable and visible; the embedding included."""
+        times = []
+        draw = random.Random(self._plan.seed)
+        for turn in range(self._plan.count + _WARM_UP):
+            progress(f"edits, {when}", turn, self._plan.count + _WARM_UP)
+            place = draw.randrange(len(self._facts))
+            change = Upsert(f"c{place:08d}", NAMESPACE, f"{self._facts[place].text} It was told {when} in {turn}.")
+            started = time.perf_counter()
+            store.apply([change])
+            if turn >= _WARM_UP:
+                times.append((time.perf_counter() - started) * 1e3)
+        self.report.add_series(f"edit of one fact, {when} (ms)", times, self._plan.count)
+
+    def _start_killed(self) -> None:
+        """What a process that was killed leaves on disk is what lies there now."""
+        with TemporaryDirectory(dir=self._directory.parent) as left:
+            shutil.copytree(self._directory, left, dirs_exist_ok=True)
+            with _noted(self.report, "start after kill -9 (s)"):
+                Store.open(Path(left), self._encoder).close()
+
+    def _disk(self) -> None:
+        sizes = {path: path.stat().st_size for path in self._directory.rglob("*") if path.is_file()}
+        index = sum(size for path, size in sizes.items() if path.parent != self._directory)
+        self.report.figures["disk per fact (bytes): log, vectors, state"] = (sum(sizes.values()) - index) / len(
+            self._facts
+        )
+        self.report.figures["disk per fact (bytes): index segments"] = index / len(self._facts)
+
+
+def run(plan: StorePlan, progress: Progress) -> Report:
+    """In a temporary directory. Raises OSError."""
+    encoder = MiniLMEncoder()
+    report = Report("store", f"{plan.facts} facts", f"no server, {encoder.dimension} numbers")
+    with TemporaryDirectory(prefix="kalmagrove-store-") as directory:
+        Scene(plan, Path(directory) / "kb", encoder, report).measure(progress)
+    return report
+
+
+@contextmanager
+def _noted(report: Report, name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    report.figures[name] = time.perf_counter() - started
+
+
+@contextmanager
+def _merging(store: Store) -> Iterator[None]:
+    """All segments are merged again and again meanwhile, as now and then happens; the result is thrown away."""
+    over = threading.Event()
+
+    def merge() -> None:
+        while not over.is_set():
+            Merged.of(store.snapshot.indexes[NAMESPACE].parts).quantized()
+
+    thread = threading.Thread(target=merge)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _nearest(store: Store, questions: Vectors) -> Any:
+    """float32 [questions]: the TOP_K-th best inner product with each, of all vectors that the store searches."""
+    best = np.full((len(questions), TOP_K), -np.inf, np.float32)
+    for part in store.snapshot.indexes[NAMESPACE].parts:
+        rows = np.flatnonzero(part.mask())
+        for start in range(0, len(rows), _CHUNK):
+            scores = questions @ part.segment.vectors(rows[start : start + _CHUNK]).T
+            best = np.sort(np.concatenate((best, scores), axis=1), axis=1)[:, -TOP_K:]
+    return best[:, 0]
+
+
+def _settle(store: Store) -> None:
+    deadline = time.monotonic() + _SETTLED_SECONDS
+    while any(index.merge_plan() for index in store.snapshot.indexes.values()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _resident() -> float:
+    """Bytes that are this process's own, files that are mapped apart."""
+    for line in Path(f"/proc/{os.getpid()}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return 1024.0 * int(line.split()[1])
+    return 0.0
