@@ -80,6 +80,14 @@ class Attributes:
                     result |= self.matching(part)
                 return result
 
+    def rows_matching(self, wanted: Filter) -> NDArray[np.int64] | Rows:
+        """The same as rows, ascending. Those with a value are looked up, however many others there are."""
+        if not isinstance(wanted, OneOf):
+            return np.flatnonzero(self.matching(wanted))
+        places = [self._place(pair_of(wanted.field, value)) for value in wanted.values]
+        found = [self.rows[self.starts[place.start] : self.starts[place.stop]] for place in places]
+        return np.unique(np.concatenate([np.empty(0, np.int32), *found]))
+
     def strings(self, field: str, after: str) -> Iterator[str]:
         """Those greater than `after` that the field has, ascending."""
         for place in range(bisect_right(self.pairs, (field, _STRING, after)), len(self.pairs)):

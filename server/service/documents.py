@@ -91,7 +91,11 @@ class Documents:
                 raise DocumentNotFound(f"There is no document {name!r} in namespace {namespace!r}.")
             return Planned(wanted.changes, wanted.require_current, MOST_DELETED)
 
-        return await self._edits.apply_planned(caller, namespace, planned, account)
+        try:
+            return await self._edits.apply_planned(caller, namespace, planned, account)
+        except InvalidChange as error:
+            message = f"id: the document has more than {MOST_DELETED} facts, which is what one edit deletes"
+            raise InvalidRequest(message, "id") from error
 
     def split(self, text: Text, deadline: float) -> Iterator[Piece | None]:
         """Its facts, as `Splitter.split` gives them. Blocks."""
@@ -176,7 +180,7 @@ class _Job:
     def of_documents(self, error: InvalidChange) -> InvalidRequest:
         """The same, told of what was sent."""
         first = error.problems[0]
-        if first.index >= len(self._origins):
+        if first.field == "changes":
             more = "more facts are written and deleted than one edit may change; send fewer documents at once"
             return InvalidRequest(f"{self._param}: {more}", self._param)
         path = f"{self._param}[{self._origins[first.index]}].{first.field}"
