@@ -50,7 +50,9 @@ class Attributes:
         found: list[int] = []
         lengths: list[int] = []
         for one in metadata:
-            pairs = set(_pairs(one, "")) if one else ()
+            pairs: set[Pair] = set()
+            for name, value in one.items():
+                _collect(value, name, pairs)
             lengths.append(len(pairs))
             found += [places.setdefault(pair, len(places)) for pair in pairs]
         rows = np.repeat(np.arange(len(lengths), dtype=np.int32), np.array(lengths, np.int64))
@@ -77,6 +79,14 @@ class Attributes:
                 for part in parts:
                     result |= self.matching(part)
                 return result
+
+    def rows_matching(self, wanted: Filter) -> NDArray[np.int64] | Rows:
+        """The same as rows, ascending. Those with a value are looked up, however many others there are."""
+        if not isinstance(wanted, OneOf):
+            return np.flatnonzero(self.matching(wanted))
+        places = [self._place(pair_of(wanted.field, value)) for value in wanted.values]
+        found = [self.rows[self.starts[place.start] : self.starts[place.stop]] for place in places]
+        return np.unique(np.concatenate([np.empty(0, np.int32), *found]))
 
     def strings(self, field: str, after: str) -> Iterator[str]:
         """Those greater than `after` that the field has, ascending."""
@@ -126,28 +136,24 @@ def joined(parts: Sequence[tuple[Attributes, Rows]], count: int) -> Attributes:
 
 def pair_of(field: str, value: Scalar) -> Pair:
     """How a value of a field is looked up."""
-    match value:
-        case None:
-            return field, _NULL, 0
-        case bool():
-            return field, _BOOLEAN, value
-        case str():
-            return field, _STRING, value
-    return field, _NUMBER, value
+    if isinstance(value, str):
+        return field, _STRING, value
+    if isinstance(value, bool):
+        return field, _BOOLEAN, value
+    return (field, _NULL, 0) if value is None else (field, _NUMBER, value)
 
 
-def _pairs(value: JSON | Mapping[str, JSON], field: str) -> Iterator[Pair]:
-    """Of metadata; bounded, as that is."""
-    if field:
-        yield field, _PRESENT, 0
-    if isinstance(value, Mapping):
+def _collect(value: JSON, field: str, pairs: set[Pair]) -> None:
+    """Of a value in metadata, which is bounded in size and depth."""
+    pairs.add((field, _PRESENT, 0))
+    if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _pairs(inner, f"{field}.{name}" if field else name)
+            _collect(inner, f"{field}.{name}", pairs)
     elif isinstance(value, list):
         for inner in value:
-            yield from _pairs(inner, field)
+            _collect(inner, field, pairs)
     else:
-        yield pair_of(field, value)
+        pairs.add(pair_of(field, value))
 
 
 def _grouped(pairs: list[Pair], found: NDArray[np.int64], rows: Rows, count: int) -> Attributes:

@@ -27,6 +27,8 @@ from kb.index.terms import Term
 # Rows below which the last segment is rebuilt by an edit (copying 256 × 384 floats takes tens of
 # microseconds).
 DELTA_ROWS = 256
+# And values of their metadata: facts may have hundreds each, and joining 8,192 takes 5 ms.
+DELTA_VALUES = 8192
 # An edit merges by itself once a background merge has fallen this far behind.
 MOST_PARTS = 48
 
@@ -88,8 +90,7 @@ class NamespaceIndex:
         return edited if len(edited.parts) <= MOST_PARTS else edited.merged(edited.merge_plan())
 
     def _rebuilds_tail(self, added: Sequence[Row], dead: dict[int, list[int]]) -> bool:
-        small = len(self.parts[-1].segment) < DELTA_ROWS
-        return small and (bool(added) or len(self.parts) - 1 in dead)
+        return _is_growing(self.parts[-1]) and (bool(added) or len(self.parts) - 1 in dead)
 
     def _locate(self, fact_id: str) -> tuple[int, int]:
         for position in reversed(range(len(self.parts))):
@@ -106,7 +107,7 @@ class NamespaceIndex:
         edits replace it.
         """
         sealed = self.parts
-        if sealed and len(sealed[-1].segment) < DELTA_ROWS:
+        if sealed and _is_growing(sealed[-1]):
             sealed = sealed[:-1]
         after = sum(part.live for part in sealed)
         for position, part in enumerate(sealed):
@@ -139,6 +140,11 @@ class NamespaceIndex:
         part = merged.without(dead) if dead else merged
         kept = (*self.parts[:first], part, *self.parts[first + len(plan) :])
         return NamespaceIndex(tuple(part for part in kept if part.live))
+
+
+def _is_growing(part: Part) -> bool:
+    """Whether an edit rebuilds it, if it is the last."""
+    return len(part.segment) < DELTA_ROWS and len(part.segment.attributes.rows) < DELTA_VALUES
 
 
 def _died(plan: Sequence[Part], current: Sequence[Part], merged: Segment) -> Iterator[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,11 +76,11 @@ class Part:
         """Ids of living rows greater than `after` that pass the filter, ascending."""
         ids = self.segment.ids
         start = bisect_right(ids, after)
+        rows: Iterable[int] = range(start, len(ids))
         if where is not None:
-            passing = self._unpacked(self.passing(self.alive, where))
-            yield from (ids[row] for row in (start + np.flatnonzero(passing[start:])).tolist())
-            return
-        for row in range(start, len(ids)):
+            passing = self.segment.attributes.rows_matching(where)
+            rows = passing[np.searchsorted(passing, start) :].tolist()
+        for row in rows:
             if self.is_alive(row):
                 yield ids[row]
 

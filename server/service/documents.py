@@ -19,8 +19,8 @@ from server.service.sections import Format
 from server.service.splitting import Splitter
 from server.settings import Settings
 
-CHARACTERS_PER_TOKEN = 8
-"""More than texts have: what is longer than so many for each token of all facts that an edit may have is not split."""
+CHARACTERS_PER_TOKEN = 4
+"""About what texts have: what is longer than so many for each token of all facts that an edit may have is not split."""
 MOST_DELETED = 10_000
 """Facts of a document that is deleted at once."""
 
@@ -91,10 +91,14 @@ class Documents:
                 raise DocumentNotFound(f"There is no document {name!r} in namespace {namespace!r}.")
             return Planned(wanted.changes, wanted.require_current, MOST_DELETED)
 
-        return await self._edits.apply_planned(caller, namespace, planned, account)
+        try:
+            return await self._edits.apply_planned(caller, namespace, planned, account)
+        except InvalidChange as error:
+            message = f"id: the document has more than {MOST_DELETED} facts, which is what one edit deletes"
+            raise InvalidRequest(message, "id") from error
 
-    def split(self, text: Text, deadline: float) -> Iterator[Piece]:
-        """Its facts. Blocks."""
+    def split(self, text: Text, deadline: float) -> Iterator[Piece | None]:
+        """Its facts, as `Splitter.split` gives them. Blocks."""
         if text.single and self._splitter.fits(text.text):
             return iter([Piece(text.text, 0)])
         return self._splitter.split(text.text, text.format, deadline)
@@ -149,8 +153,9 @@ class _Job:
         for index, text in enumerate(self._texts):
             pieces: list[Piece] = []
             for piece in self._pieces(index, text):
-                pieces.append(piece)
-                if len(pieces) % SLICE_FACTS == 0:
+                if piece is not None:
+                    pieces.append(piece)
+                if piece is None or len(pieces) % SLICE_FACTS == 0:
                     yield
             if not pieces:
                 here = f"{self._param}[{index}].text"
@@ -175,21 +180,24 @@ class _Job:
     def of_documents(self, error: InvalidChange) -> InvalidRequest:
         """The same, told of what was sent."""
         first = error.problems[0]
-        if first.index >= len(self._origins):
+        if first.field == "changes":
             more = "more facts are written and deleted than one edit may change; send fewer documents at once"
             return InvalidRequest(f"{self._param}: {more}", self._param)
         path = f"{self._param}[{self._origins[first.index]}].{first.field}"
         return InvalidRequest(f"{path}: {first.message}", path)
 
-    def _pieces(self, index: int, text: Text) -> Iterator[Piece]:
-        """Raises InvalidRequest for more than there may be."""
+    def _pieces(self, index: int, text: Text) -> Iterator[Piece | None]:
+        """Raises InvalidRequest for more than there may be, and for a text that cannot be read."""
         most, here = self._documents.most_facts, f"{self._param}[{index}].text"
-        for piece in self._documents.split(text, self._deadline):
-            if not self._left:
-                before = " with those before it" if index else ""
-                raise InvalidRequest(f"{here}: makes{before} more than {most} facts, which one edit may have", here)
-            self._left -= 1
-            yield piece
+        try:
+            for piece in self._documents.split(text, self._deadline):
+                self._left -= piece is not None
+                if self._left < 0:
+                    before = " with those before it" if index else ""
+                    raise ValueError(f"makes{before} more than {most} facts, which one edit may have")
+                yield piece
+        except ValueError as error:
+            raise InvalidRequest(f"{here}: {error}", here) from error
 
     def _document(self, text: Text, pieces: Sequence[Piece], index: int) -> Document:
         metadata = dict(text.metadata or {})

@@ -217,7 +217,7 @@ class Edits:
                     with errand.account.during("queue"):
                         await place.turn()
                     prepared, encoding = await self._ready(errand, edit)
-            commit = partial(self._store.commit, prepared, require)
+            commit = self._committing(prepared, require)
             return await self._commit(errand, self._lanes.commits, commit, edit, encoding)
 
     async def _apply_bulk(self, errand: Errand, edit: Checked, require: Require | None = None) -> Edited:
@@ -227,8 +227,12 @@ class Edits:
                 with errand.account.during("embed"):
                     prepared = await self._lanes.bulk_edits.run(partial(self._store.prepare, some.changes))
                 vectors |= prepared.vectors
-        commit = partial(self._store.commit, Prepared(edit.changes, vectors), require)
+        commit = self._committing(Prepared(edit.changes, vectors), require)
         return await self._commit(errand, self._lanes.bulk_edits, commit)
+
+    def _committing(self, prepared: Prepared, require: Require | None) -> Callable[[], Commit]:
+        commit = partial(self._store.commit, prepared)
+        return commit if require is None else partial(commit, require=require)
 
     def _check(self, changes: Sequence[Change], most: int | None = None) -> Checked:
         """Before any work: a refused edit must cost nothing. Blocks. `most`: changes, if not the store's limit."""

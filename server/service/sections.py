@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +21,15 @@ _UNSHOWN: Final = frozenset(
     {"script", "style", "template", "noscript", "head", "svg", "math", "iframe", "object", "nav"}
 )
 """Elements of HTML that are not read: they are no text, or lead elsewhere."""
+MAX_NESTING: Final = 1000
+"""Of HTML's elements."""
+_TAG: Final = re.compile("<(/?)([a-zA-Z][a-zA-Z0-9]*)")
+_SELF_ENDING: Final = frozenset(
+    (
+        *("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"),
+        *("dd", "dt", "li", "option", "p", "tbody", "td", "tfoot", "th", "thead", "tr"),
+    )
+)
 _BLOCKS: Final = frozenset(
     (
         *("address", "article", "aside", "blockquote", "body", "caption", "center", "dd", "details", "dialog", "div"),
@@ -41,7 +51,8 @@ class Section:
 
 
 def sections_of(text: str, kind: Format) -> Iterator[Section]:
-    """The document in order; headings themselves are in no section. Bounded by the text's length."""
+    """The document in order; headings themselves are in no section. Raises ValueError for HTML that is nested too
+    deeply: its parser takes time as the square of it."""
     if kind == "markdown":
         return _of_markdown(text)
     if kind == "html":
@@ -87,11 +98,31 @@ def _of_markdown(text: str) -> Iterator[Section]:
 def _of_html(text: str) -> Iterator[Section]:
     from selectolax.lexbor import LexborHTMLParser
 
+    _require_shallow(text)
     reading = _Reading()
     root = LexborHTMLParser(text).body
     if root is not None:
         _walk(root, reading)
     return iter(reading.end())
+
+
+def _require_shallow(text: str) -> None:
+    """Counts elements that are open, as far as that can be told without parsing: never fewer than a parser has, but for
+    those that end by themselves."""
+    opened: Counter[str] = Counter()
+    depth = 0
+    for slash, name in _TAG.findall(text):
+        tag = name.lower()
+        if tag in _SELF_ENDING:
+            continue
+        if not slash:
+            opened[tag] += 1
+            depth += 1
+        elif opened[tag]:
+            opened[tag] -= 1
+            depth -= 1
+        if depth > MAX_NESTING:
+            raise ValueError(f"is nested too deeply: at most {MAX_NESTING} elements within each other")
 
 
 def _walk(root: LexborNode, reading: _Reading) -> None:

@@ -41,12 +41,15 @@ class Splitter:
         """Of a fact with this text; 0 if there is nothing in it."""
         return len(self._builder.fact(text)) if text.strip() else 0
 
-    def split(self, text: str, kind: Format, deadline: float) -> Iterator[Piece]:
-        """The facts of a document in its order. Raises DeadlinePassed once time.monotonic() is past `deadline`."""
+    def split(self, text: str, kind: Format, deadline: float) -> Iterator[Piece | None]:
+        """The facts of a document in its order; None now and then, where others may have their turn. Raises
+        DeadlinePassed once time.monotonic() is past `deadline`, ValueError for what `sections_of` refuses."""
         for section in sections_of(text, kind):
             yield from self._of_section(section, markdown=kind == "markdown", deadline=deadline)
 
-    def _of_section(self, section: Section, *, markdown: bool, deadline: float) -> Iterator[Piece]:
+    def _of_section(self, section: Section, *, markdown: bool, deadline: float) -> Iterator[Piece | None]:
+        if not any(map(str.isalnum, section.text)):
+            return
         headings = tuple(title[:MAX_HEADING] for title in section.headings)
         lead = self._lead(headings)
         chunks: Callable[[str], list[tuple[int, str]]] | None = None
@@ -57,6 +60,7 @@ class Splitter:
             for offset, text in chunks(block):
                 if any(map(str.isalnum, text)):
                     yield Piece(lead + text, section.offset + start + offset, headings)
+            yield None
 
     def _lead(self, headings: tuple[str, ...]) -> str:
         """What a fact says before its text: alone, "It is 30 days" is of no use."""

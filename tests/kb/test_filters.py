@@ -66,6 +66,7 @@ def test_joined_columns_match_what_the_metadata_does(metadata: list[Any], kept: 
     where = read_filter(wanted)
     columns = Attributes.of(metadata)
     assert columns.matching(where).tolist() == [satisfies(one, wanted) for one in metadata]
+    assert columns.rows_matching(where).tolist() == np.flatnonzero(columns.matching(where)).tolist()
     living = [one for one, lives in zip(metadata, kept, strict=False) if lives]
     places = iter(range(len(living)))
     moves = np.array([next(places) if lives else -1 for lives in kept[: len(metadata)]], np.int32)

@@ -22,7 +22,7 @@ from tests.server.live import Live, listening
 from tests.server.support import MODEL, build_services
 
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
-OPERATIONS = 22
+OPERATIONS = 25
 EXAMPLES = 25
 
 

@@ -156,7 +156,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"text": ""}, "text"),
     ({"text": "# Only\n\n## headings\n", "format": "markdown"}, "text"),
     ({"text": "NUL \0 here"}, "text"),
-    ({"text": "a. " * 350_000}, "text"),
+    ({"text": "a. " * 180_000}, "text"),
+    ({"text": "<div>" * 2000, "format": "html"}, "text"),
+    ({"text": "!? " * 170_000}, "text"),
     ({"metadata": {"document": 1}}, "metadata.document"),
     ({"metadata": {"x": "y" * 4096}}, "metadata"),
     ({"namespace": "a b"}, "namespace"),
@@ -176,6 +178,26 @@ async def test_too_many_facts_are_refused(service: Service) -> None:
     refused = await put(service, 400, text=text)
     assert refused["error"]["param"] == "documents[0].text"
     assert "512" in refused["error"]["message"]
+
+
+async def test_a_whole_edit_of_documents_can_be_replaced_and_no_more(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(service.context.documents), "most_facts", 4)
+
+    def parts(word: str) -> str:
+        return "".join(f"# {n}\n\nThe {word} number {n}.\n\n" for n in range(4))
+
+    assert (await put(service, text=parts("boat")))["upserted"] == 4
+    replaced = await put(service, text=parts("tram"))
+    assert (replaced["upserted"], replaced["deleted"]) == (4, 4)
+    await put(service, id="other", text=parts("gate"))
+    both = [{"id": name, "text": f"Only this of {name}."} for name in ("handbook", "other")]
+    refused = await service.http.put(DOCUMENTS, json={"documents": both})
+    assert refused.json()["error"]["param"] == "documents"
+    monkeypatch.setattr("server.service.documents.MOST_DELETED", 3)
+    refused = await service.http.delete(f"{DOCUMENTS}/other")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "id")
 
 
 async def test_twice_the_same_document_is_refused(service: Service) -> None:

@@ -11,10 +11,16 @@ from hypothesis import strategies as st
 
 from kan.checkpoint.directory import Checkpoint
 from kan.prompt import PromptBuilder
+from kb.documents import Piece
 from kb.facts import Limits
 from server.service.errors import DeadlinePassed
 from server.service.sections import Format, sections_of
 from server.service.splitting import BLOCK, Splitter
+
+
+def pieces_of(splitter: Splitter, text: str, kind: Format, deadline: float = math.inf) -> list[Piece]:
+    return [piece for piece in splitter.split(text, kind, deadline) if piece is not None]
+
 
 WORDS = st.text("ab .!?\n#>*-`[]|ä日é\r\t<", max_size=60)
 
@@ -28,7 +34,7 @@ def splitter(tiny: Checkpoint) -> Splitter:
 @given(st.lists(WORDS, max_size=12).map("\n\n".join), st.sampled_from(["text", "markdown", "html"]))
 def test_every_fact_is_short_enough_and_stands_in_the_text(splitter: Splitter, text: str, kind: Format) -> None:
     end = 0
-    for piece in splitter.split(text, kind, math.inf):
+    for piece in pieces_of(splitter, text, kind):
         assert splitter.fits(piece.text)
         if kind == "html":  # the offset is in what was read out of it
             continue
@@ -41,21 +47,21 @@ def test_every_fact_is_short_enough_and_stands_in_the_text(splitter: Splitter, t
 def test_no_word_of_a_plain_text_is_lost(splitter: Splitter) -> None:
     text = "\n\n".join(f"Paragraph {n} is here. It has two sentences." for n in range(1000))
     assert len(text) > 2 * BLOCK
-    pieces = list(splitter.split(text, "text", math.inf))
+    pieces = pieces_of(splitter, text, "text")
     assert " ".join(piece.text for piece in pieces).split() == text.split()
 
 
 def test_an_edit_changes_only_the_facts_around_it(splitter: Splitter) -> None:
     paragraphs = [f"Paragraph {n} is about the harbour and its {n} boats. They leave at {n}." for n in range(300)]
-    before = [piece.text for piece in splitter.split("\n\n".join(paragraphs), "text", math.inf)]
+    before = [piece.text for piece in pieces_of(splitter, "\n\n".join(paragraphs), "text")]
     paragraphs[100] = "Something else altogether is said here now, in other words and more of them than before."
-    after = [piece.text for piece in splitter.split("\n\n".join(paragraphs), "text", math.inf)]
+    after = [piece.text for piece in pieces_of(splitter, "\n\n".join(paragraphs), "text")]
     assert len(set(after) - set(before)) <= 3
 
 
 def test_a_split_ends_at_its_deadline(splitter: Splitter) -> None:
     with pytest.raises(DeadlinePassed):
-        list(splitter.split("Text.", "text", -math.inf))
+        pieces_of(splitter, "Text.", "text", -math.inf)
 
 
 HTML = """<html><head><title>No</title></head><body><nav>No</nav><p>Intro &amp; <b>bold</b>.</p>tail
@@ -77,10 +83,16 @@ def test_html() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "<", "<div>" * 50_000 + "deep", "<p>a" * 20_000, "<h1>" * 5000 + "x", "<table><tr>x", "<body/>", "&#0;"],
+    ["", "<", "<div>" * 900 + "deep", "<p>a" * 20_000, "<h1>" * 900 + "x", "<table><tr>x", "<body/>", "&#0;"],
 )
 def test_hostile_html_ends(text: str) -> None:
     assert all(section.text for section in sections_of(text, "html"))
+
+
+@pytest.mark.parametrize("text", ["<div>" * 1001, "<b></x>" * 1001, "<div><table></div>" * 1001, "<p><i>" * 1001])
+def test_html_that_is_nested_too_deeply_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="nested"):
+        sections_of(text, "html")
 
 
 @pytest.mark.parametrize(
