@@ -10,7 +10,7 @@ from starlette.responses import Response
 from kb.index.segment import Vectors
 from server.http.errors import invalid, not_found
 from server.http.routes.base import json_response, strict_router
-from server.http.routes.chat import conversation
+from server.http.routes.chat import turns
 from server.http.schemas.models import (
     DetokenizeRequest,
     DetokenizeResponse,
@@ -22,7 +22,7 @@ from server.http.schemas.models import (
     TokenizeResponse,
 )
 from server.service.admission import Key
-from server.service.prompts import Text
+from server.service.prompts import Conversation, Text
 from server.services import CallerDep, Context, ContextDep
 
 router = strict_router()
@@ -84,7 +84,7 @@ def _embedded(body: EmbeddingRequest, vectors: Vectors, tokens: int) -> Response
 async def tokenize(body: TokenizeRequest, context: ContextDep, caller: CallerDep) -> Response:
     """Token ids of a text, or of a conversation without knowledge."""
     _require_model(context, body.model)
-    source = Text(body.prompt) if body.prompt is not None else conversation(body.messages or ())
+    source = Text(body.prompt) if body.prompt is not None else Conversation(turns(body.messages or ()))
     async with context.reads.enter(Key(caller)):
         tokens = await context.prompts.tokens(source)
         limit = context.services.engine.info.context_length
