@@ -31,6 +31,8 @@ from server.service.lanes import Lanes
 from server.service.page_making import PageMaking
 from server.service.pages import FactPages
 from server.service.prompts import Prompts
+from server.service.response_store import ResponseStore
+from server.service.responses import Responses
 from server.service.retrieval import Retrieval
 from server.service.versions import Versions
 from server.settings import Settings
@@ -48,7 +50,7 @@ IMPORTS = Bounds(slots=4, waiting=0, per_caller=1, shared=False)
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The parts a server is made of. The app closes engine and store when it ends."""
+    """The parts a server is made of. The app closes engine and stores when it ends."""
 
     engine: Engine
     store: Store
@@ -60,6 +62,8 @@ class Services:
     keys: Keys = field(default_factory=Keys)
     grounding: Grounding | None = None
     """None: no calibration for this model and φ."""
+    responses: ResponseStore | None = None
+    """None: no responses are kept."""
     tracing: Tracing | None = None
     """None: nobody wants traces."""
 
@@ -90,6 +94,7 @@ class Context:
     grammars: GrammarCompiler
     edits: Edits
     completions: Completions
+    responses: Responses
     generations: Admission
     reads: Admission
     imports: Admission
@@ -129,6 +134,7 @@ class Context:
             completions=Completions(
                 engine, generations, versions, prompts, retrieval, metrics, settings, services.grounding
             ),
+            responses=Responses(services.responses, lanes, metrics, settings, shared=shared),
             generations=generations,
             reads=reads,
             imports=Admission("imports", IMPORTS, settings.key_weights),
@@ -151,6 +157,7 @@ class Context:
         """Stop the engine, let commits under way finish, and release the store, whatever fails on the way."""
         async with AsyncExitStack() as closing:
             closing.push_async_callback(asyncio.to_thread, self.services.store.close)
+            closing.push_async_callback(asyncio.to_thread, self.responses.close)
             if self.services.tracing is not None:
                 closing.push_async_callback(self.services.tracing.aclose)
             closing.push_async_callback(self.lanes.close)
