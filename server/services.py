@@ -153,6 +153,13 @@ class Context:
             message = f"The model {name!r} does not exist; this server has {self.services.model_name!r}."
             raise not_found(message, "model", "model_not_found")
 
+    def require_embedding_model(self, name: str) -> None:
+        """Raises ApiError (404) if the request names another one."""
+        known = self.services.embedding_model_name
+        if name != known:
+            message = f"There is no embedding model {name!r}; this server has {known!r}."
+            raise not_found(message, "model", "model_not_found")
+
     async def close(self) -> None:
         """Stop the engine, let commits under way finish, and release the store, whatever fails on the way."""
         async with AsyncExitStack() as closing:

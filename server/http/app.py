@@ -16,14 +16,14 @@ from server.http.doors import Door, Elsewhere
 from server.http.encoding import DecodeBody
 from server.http.limits import LimitBody
 from server.http.middleware import Admit, CancelOnDisconnect, Observe
-from server.http.routes import chat, completions, facts, models, operations, responses, transfer
+from server.http.routes import chat, completions, facts, models, operations, rerank, responses, transfer
 from server.http.routes.base import refuse_unknown_query
 from server.http.routes.console import console_router
 from server.services import Context, Lifecycle, Services
 from server.settings import Settings
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
-_PUBLIC = (operations.router, models.router, chat.router, responses.router, completions.router)
+_PUBLIC = (operations.router, models.router, rerank.router, chat.router, responses.router, completions.router)
 _ADMIN = (operations.measurements, facts.router, transfer.router)
 _ROUTERS: Mapping[Door, tuple[APIRouter, ...]] = {
     "whole": (*_PUBLIC, *_ADMIN),

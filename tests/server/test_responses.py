@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from kan.checkpoint.directory import Checkpoint
 from kb.encoder.minilm import MiniLMEncoder
-from server.engine.protocol import EngineUnavailable, GenerationRequest, GrammarTooComplex, TokenChunk
+from server.engine.protocol import EngineUnavailable, GrammarTooComplex, TokenChunk
 from server.http.keys import KeyFile, Keys, hash_key
 from server.service.response_store import ResponseStore, ResponseStoreError
 from tests.server.support import MODEL, QUESTION, Service, build_services, error, running, until
@@ -88,10 +89,7 @@ def scripted(service: Service, monkeypatch: pytest.MonkeyPatch, *pieces: str | E
             last = place == len(pieces) - 1
             yield TokenChunk(text=piece, token_ids=(1,), finish_reason=finish if last else None)  # type: ignore[arg-type]
 
-    async def submit(_: GenerationRequest) -> AsyncIterator[TokenChunk]:
-        return stream()
-
-    monkeypatch.setattr(service.engine, "submit", submit)
+    monkeypatch.setattr(type(service.engine), "generate", lambda *_: stream())
 
 
 async def test_whole(informed: Service) -> None:
@@ -328,8 +326,6 @@ async def test_an_answer_that_cannot_be_kept_is_given(service: Service, monkeypa
 
 
 async def test_without_a_store(tmp_path: Path, tiny: Checkpoint, encoder: MiniLMEncoder) -> None:
-    from dataclasses import replace
-
     services = build_services(tmp_path, tiny, encoder)
     assert services.responses is not None
     services.responses.close()
@@ -405,6 +401,12 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"tool_choice": {"type": "file_search"}}, "tool_choice.type"),
     ({"tool_choice": {"type": "function", "name": "fare"}}, "tool_choice.name"),
     ({"tool_choice": "required"}, "tool_choice"),
+    ({"tool_choice": "perhaps"}, "tool_choice"),
+    ({"tool_choice": {"type": "function"}}, "tool_choice.name"),
+    ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}}, "tool_choice.tools"),
+    ({"input": [{"type": "item_reference"}]}, "input[0].id"),
+    ({"input": [USER, 7]}, "input[1]"),
+    ({"input": 7}, "input"),
     ({"truncation": "auto"}, "truncation"),
     ({"background": True}, "background"),
     ({"conversation": "conv_1"}, "conversation"),
@@ -441,7 +443,14 @@ async def test_harmless(service: Service) -> None:
         {"role": "developer", "content": "Be kind."},
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x"}]},
         {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "abc"},
-        {"id": "msg_9", "type": "message", "role": "assistant", "status": "completed", "phase": None, "content": [said]},
+        {
+            "id": "msg_9",
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "phase": None,
+            "content": [said],
+        },
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
         call,
         {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "7"}]},

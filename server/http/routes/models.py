@@ -46,18 +46,15 @@ async def get_model(model: str, context: ContextDep) -> Response:
 @router.post("/v1/embeddings", responses={200: {"model": EmbeddingList}})
 async def embeddings(body: EmbeddingRequest, context: ContextDep, caller: CallerDep) -> Response:
     """Unit vectors of the encoder that retrieval uses."""
-    services = context.services
-    if body.model != services.embedding_model_name:
-        message = f"There is no embedding model {body.model!r}; this server has {services.embedding_model_name!r}."
-        raise not_found(message, "model", "model_not_found")
-    dimension = services.encoder.dimension
+    context.require_embedding_model(body.model)
+    dimension = context.services.encoder.dimension
     if body.dimensions not in (None, dimension):
         raise invalid(f"dimensions: this model has {dimension}", "dimensions", "invalid_value")
     if len(body.texts) > context.settings.max_embedding_inputs:
         message = f"input: at most {context.settings.max_embedding_inputs} texts on this server"
         raise invalid(message, "input", "invalid_value")
     async with context.reads.enter(Key(caller)):
-        vectors, tokens = await context.embedding.of_inputs(caller, body.texts)
+        vectors, tokens = await context.embedding.of_inputs(caller, body.texts, "input[{}]".format)
         return await context.lanes.reads.run(partial(_embedded, body, vectors, tokens))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
@@ -97,6 +97,13 @@ def _servable_choice(choice: Any) -> Any:
     return choice
 
 
+def _choice_tag(choice: Any) -> str:
+    """With a hyphen: no error names it as a part of the path."""
+    if not isinstance(choice, dict):
+        return "mode-choice"
+    return "allowed-choice" if choice.get("type") == "allowed_tools" else "named-choice"
+
+
 def _not_cut(truncation: Any) -> Any:
     if truncation == "auto":
         raise PydanticCustomError("unsupported", "auto is not supported by this server, which never cuts a prompt")
@@ -121,7 +128,11 @@ class ResponseRequest(SamplingRequest):
         | None
     ) = None
     tool_choice: Annotated[
-        Literal["none", "auto", "required"] | NamedFunctionTool | AllowedTools | None, BeforeValidator(_servable_choice)
+        Annotated[Literal["none", "auto", "required"] | None, Tag("mode-choice")]
+        | Annotated[NamedFunctionTool, Tag("named-choice")]
+        | Annotated[AllowedTools, Tag("allowed-choice")],
+        Discriminator(_choice_tag),
+        BeforeValidator(_servable_choice),
     ] = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
