@@ -40,8 +40,6 @@ from kb.log.sqlite import configure
 
 FORMAT = 1
 """Kept in SQLite's user_version, so that a later format is refused rather than misread."""
-_SOME = 64
-"""Looked at in one query when room is made."""
 
 metadata = MetaData()
 responses = Table(
@@ -217,22 +215,18 @@ class ResponseStore:
             self._took(owner, -1, -size)
 
     def _make_room(self, connection: Connection, new: Kept | None) -> None:
+        """One after the other: whoever holds most may be somebody else after each."""
         r = responses.c
-        while (excess := self._excess(new)) is not None:
+        while self._over(new):
             owner = max(self._held, key=lambda one: self._share(one, new))
-            oldest = select(r.id, r.size).where(r.owner == owner).order_by(r.created_at, r.id).limit(_SOME)
-            chosen = _enough([(row.id, row.size) for row in connection.execute(oldest)], excess)
-            connection.execute(delete(responses).where(r.id.in_([one for one, _ in chosen])))
-            for _, size in chosen:
-                self._took(owner, -1, -size)
+            oldest = select(r.id, r.size).where(r.owner == owner).order_by(r.created_at, r.id).limit(1)
+            gone = connection.execute(oldest).one()
+            connection.execute(delete(responses).where(r.id == gone.id))
+            self._took(owner, -1, -gone.size)
 
-    def _excess(self, new: Kept | None) -> Held | None:
-        held, bounds = self.held, self._bounds
-        if new is not None:
-            held = held.plus(1, new.size)
-        if held.count <= bounds.count and held.bytes <= bounds.bytes:
-            return None
-        return Held(held.count - bounds.count, held.bytes - bounds.bytes)
+    def _over(self, new: Kept | None) -> bool:
+        held = self.held if new is None else self.held.plus(1, new.size)
+        return held.count > self._bounds.count or held.bytes > self._bounds.bytes
 
     def _share(self, owner: str, new: Kept | None) -> float:
         """Of all that may be kept, the new one included."""
@@ -289,13 +283,3 @@ def _count(connection: Connection) -> dict[str, Held]:
     r = responses.c
     rows = connection.execute(select(r.owner, func.count(), func.sum(r.size)).group_by(r.owner))
     return {owner: Held(count, int(size)) for owner, count, size in rows}
-
-
-def _enough(rows: list[tuple[str, int]], excess: Held) -> list[tuple[str, int]]:
-    """As many of the first ones as have to go, at least one."""
-    freed = Held()
-    for place, (_, size) in enumerate(rows, 1):
-        freed = freed.plus(1, size)
-        if freed.count >= excess.count and freed.bytes >= excess.bytes:
-            return rows[:place]
-    return rows
