@@ -54,6 +54,10 @@ class Metrics:
         self.responses_not_kept = self._counter(
             "responses_not_kept", "Responses that could not be kept, and were given"
         )
+        self.responses_stored = Gauge("kalmagrove_responses_stored", "Responses that are kept", registry=self.registry)
+        self.responses_stored_bytes = Gauge(
+            "kalmagrove_responses_stored_bytes", "What they take on disk", registry=self.registry
+        )
         self.in_flight = Gauge("kalmagrove_http_requests_in_flight", "HTTP requests", registry=self.registry)
         self.registry.register(_Engine(engine, waiting))
         self.registry.register(_Knowledge(store))

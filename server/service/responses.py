@@ -60,6 +60,9 @@ class Responses:
         self._lanes = lanes
         self._metrics = metrics
         self._timeout_s = settings.request_timeout_s
+        if store is not None:
+            metrics.responses_stored.set_function(lambda: store.held.count)
+            metrics.responses_stored_bytes.set_function(lambda: store.held.bytes)
 
     def wanted(self, store: bool | None) -> bool:
         """Whether a response is to be kept, whose request says so, or says nothing. Raises InvalidRequest."""
@@ -111,8 +114,8 @@ class Responses:
             await asyncio.sleep(SWEEP_S)
             try:
                 await self._lanes.responses.run(self._store.expire)
-            except ResponseStoreError as error:
-                logger.error("old responses could not be deleted: %s", error)
+            except Exception as error:  # whatever it is, the next sweep may succeed
+                logger.error("old responses could not be deleted: %s", type(error).__name__)
 
     def close(self) -> None:
         """Blocks."""

@@ -263,6 +263,7 @@ async def test_kept_until_deleted(service: Service) -> None:
     response = (await respond(service)).json()
     assert response["store"] is True
     assert (await service.http.get(f"{PATH}/{response['id']}")).json() == response
+    assert service.context.metrics.registry.get_sample_value("kalmagrove_responses_stored") == 1
     gone = await service.http.delete(f"{PATH}/{response['id']}")
     assert gone.json() == {"id": response["id"], "object": "response", "deleted": True}
     for again in (
