@@ -109,6 +109,7 @@ class ResponseStore:
         self._now = now
         self._writing = threading.Lock()
         file = location.database.with_name("responses.db") if location.database else None
+        self._file = file is not None
         self._name = str(file or location.url.render_as_string(hide_password=True))
         try:
             self._engine = create_engine(_url(location, file), hide_parameters=True)
@@ -171,12 +172,15 @@ class ResponseStore:
             sizes = connection.execute(delete(responses).where(*alive).returning(r.size)).scalars().all()
             for size in sizes:
                 self._took(owner, -1, -size)
+        self._erase(bool(sizes))
         return bool(sizes)
 
     def expire(self) -> None:
         """Delete what is too old; it is not found any more as it is."""
+        before = self.held
         with self._changing() as connection:
             self._expire(connection)
+        self._erase(self.held != before)
 
     def close(self) -> None:
         """Nothing may be asked afterwards."""
@@ -205,6 +209,13 @@ class ResponseStore:
                 driver.execute(f"PRAGMA user_version={FORMAT}")
             elif version != FORMAT:
                 raise ResponseStoreError(f"{self._name}: has format {version}; this program reads format {FORMAT}")
+
+    def _erase(self, deleted: bool) -> None:
+        """What was deleted goes from the file as well, where the write-ahead log has only noted that it is gone."""
+        if deleted and self._file:
+            with self._writing, self._explained(), self._engine.connect() as connection:
+                driver: Any = connection.connection.driver_connection
+                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def _expire(self, connection: Connection) -> None:
         r = responses.c

@@ -32,6 +32,7 @@ MAX_REFERRED_BYTES = 2**24
 """Read to find the items that one request refers to."""
 Prefix = Literal["msg", "fc", "fco"]
 Item = dict[str, Any]
+_RESPONSE = re.compile("resp_[0-9a-f]{32}")
 _ITEM = re.compile(r"(?:msg|fc|fco)_(?P<response>[0-9a-f]{32})[0-9a-f]{4}")
 T = TypeVar("T")
 logger = logging.getLogger("kalmagrove.responses")
@@ -124,7 +125,8 @@ class Responses:
 
     async def _find(self, caller: str, response_id: str, read: Callable[[ResponseStore], T | None]) -> T:
         store = self._store
-        found = None if store is None else await self._in_time(caller, lambda: read(store))
+        possible = _RESPONSE.fullmatch(response_id)
+        found = await self._in_time(caller, lambda: read(store)) if store is not None and possible else None
         if found is None:
             raise NoSuchResponse(response_id)
         return found

@@ -321,7 +321,7 @@ async def test_an_answer_that_cannot_be_kept_is_given(service: Service, monkeypa
     assert written(await respond(service, stream=True))[-1]["response"]["store"] is False
     assert service.context.metrics.registry.get_sample_value("kalmagrove_responses_not_kept_total") == 2
     monkeypatch.setattr(ResponseStore, "response", fail)
-    response = await service.http.get(f"{PATH}/resp_1")
+    response = await service.http.get(f"{PATH}/resp_{'0' * 32}")
     assert (response.status_code, error(response)["code"]) == (503, "response_store_failed")
     assert response.headers["retry-after"]
 

@@ -37,7 +37,7 @@ MAX_CONVERSATION = 4096
 router = strict_router()
 
 
-@router.post("/v1/responses", responses=streamable(ResponseObject))
+@router.post("/v1/responses", responses=streamable(ResponseObject, "an event as JSON"))
 async def create_response(body: ResponseRequest, request: Request, context: ContextDep, caller: CallerDep) -> Response:
     """Answer a conversation from live knowledge; the answer can be gone on from."""
     context.require_model(body.model)
