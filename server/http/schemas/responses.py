@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, mod
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from server.http.schemas.base import MAX_TOP_LOGPROBS, Integer, Request, SamplingRequest
+from server.http.schemas.base import MAX_TOP_LOGPROBS, Integer, Request, SamplingRequest, at_most, one_unknown_of
 from server.http.schemas.items import Items, OutputItem
 from server.http.schemas.knowledge import KnowledgeReport, KnowledgeRequest
 from server.http.schemas.messages import SentBack
@@ -76,7 +76,7 @@ class TextFormat(TypedDict):
 class TextConfig(Request):
     """How the text is to be."""
 
-    format: TextFormat | None = None
+    format: Annotated[TextFormat, one_unknown_of(TextFormat.__annotations__)] | None = None
     verbosity: Literal["medium"] | None = None
 
 
@@ -111,7 +111,9 @@ def _not_cut(truncation: Any) -> Any:
 
 
 Metadata = Annotated[
-    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=MAX_METADATA)
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=MAX_METADATA),
+    at_most(MAX_METADATA),
 ]
 
 
