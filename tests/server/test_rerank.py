@@ -34,6 +34,8 @@ async def test_rerank(service: Service) -> None:
         assert one["relevance_score"] == pytest.approx(cosines[one["index"]], abs=TOLERANCE)
         assert "document" not in one
     assert response["usage"]["total_tokens"] == response["meta"]["tokens"]["input_tokens"] > 0
+    newer = {"model": ENCODER, "query": QUESTION, "documents": TEXTS}
+    assert (await service.http.post("/v2/rerank", json=newer)).json()["results"] == response["results"]
     objects = [{"text": text, "id": "7"} for text in TEXTS]
     fields = {"query": QUESTION, "documents": objects, "top_n": 1, "return_documents": True}
     (best,) = (await post(service, "rerank", **fields)).json()["results"]

@@ -1,4 +1,4 @@
-"""POST /v1/rerank and /v1/score: how near texts are to each other, by the encoder that retrieval uses."""
+"""POST /v1/rerank (/v2/rerank) and /v1/score: how near texts are to each other, by the encoder that retrieval uses."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from server.services import CallerDep, Context, ContextDep
 router = strict_router()
 
 
+@router.post("/v2/rerank", include_in_schema=False)  # where Cohere's newer clients ask the same
 @router.post("/v1/rerank", responses={200: {"model": RerankResponse}})
 async def rerank(body: RerankRequest, context: ContextDep, caller: CallerDep) -> Response:
     """Put texts in order of relevance to a query."""
