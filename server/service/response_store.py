@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    URL,
     Column,
     Connection,
     Double,
@@ -273,10 +274,8 @@ class ResponseStore:
             raise ResponseStoreError(f"{self._name}: {said}") from error
 
 
-def _url(location: Location, file: Path | None) -> str:
-    if file is None:
-        return location.url.render_as_string(hide_password=False)
-    return f"sqlite+pysqlite:///{file}"
+def _url(location: Location, file: Path | None) -> URL:
+    return location.url if file is None else URL.create("sqlite+pysqlite", database=str(file))
 
 
 def _private(file: Path) -> None:

@@ -164,6 +164,14 @@ def test_nobody_else_may_read_it(store: ResponseStore, tmp_path: Path) -> None:
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
+def test_any_directory_will_do(tmp_path: Path) -> None:
+    store = opened(tmp_path / "50 %2f? #1")
+    store.add(kept("1"))
+    store.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["50 %2f? #1"]
+    assert (tmp_path / "50 %2f? #1" / "responses.db").is_file()
+
+
 def test_it_survives_a_crash(tmp_path: Path) -> None:
     """Killed in the midst of writing: all that was acknowledged is there."""
     program = f"""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -18,6 +20,7 @@ from kb.encoder.minilm import MiniLMEncoder
 from server.engine.protocol import EngineUnavailable, GrammarTooComplex, TokenChunk
 from server.http.keys import KeyFile, Keys, hash_key
 from server.service.response_store import ResponseStore, ResponseStoreError
+from server.service.responses import MAX_WAITING
 from tests.server.support import MODEL, QUESTION, Service, build_services, error, running, until
 
 PATH = "/v1/responses"
@@ -324,6 +327,30 @@ async def test_an_answer_that_cannot_be_kept_is_given(service: Service, monkeypa
     response = await service.http.get(f"{PATH}/resp_{'0' * 32}")
     assert (response.status_code, error(response)["code"]) == (503, "response_store_failed")
     assert response.headers["retry-after"]
+
+
+async def test_a_disk_that_hangs_holds_up_nobody_else(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for it is bounded, what is asked meanwhile is answered, and it is told that it is not kept."""
+    monkeypatch.setattr("server.service.responses.SAVE_PATIENCE_S", 0.05)
+    goes_on = threading.Event()
+
+    def hang(*_: object) -> None:
+        goes_on.wait(30)
+
+    monkeypatch.setattr(ResponseStore, "response", hang)
+    path = f"{PATH}/resp_{'0' * 32}"
+    asking = [asyncio.create_task(service.http.get(path)) for _ in range(MAX_WAITING + 1)]
+    try:
+        await until(lambda: service.context.lifecycle.running == MAX_WAITING + 1)
+        refused = await service.http.get(path)
+        assert (refused.status_code, error(refused)["code"]) == (429, "server_overloaded")
+        assert refused.headers["retry-after"]
+        assert (await service.chat()).status_code == 200
+        given = (await respond(service)).json()
+        assert (given["status"], given["store"]) == ("incomplete", False)
+    finally:
+        goes_on.set()
+    assert {response.status_code for response in await asyncio.gather(*asking)} == {404}
 
 
 async def test_without_a_store(tmp_path: Path, tiny: Checkpoint, encoder: MiniLMEncoder) -> None:
