@@ -15,6 +15,7 @@ VENV_V   := .venv-vllm
 BIN_V    := $(VENV_V)/bin
 VENV_C   := .venv-clients
 BIN_C    := $(VENV_C)/bin
+NODE_C   := tests/clients/node/node_modules
 VENV_L   := .venv-llama
 BIN_L    := $(VENV_L)/bin
 PIP      := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar on $(PIP_ARGS)
@@ -57,7 +58,7 @@ test-vllm: $(SMOLLM2) $(VENV_V)/.test-installed ## the vLLM engine: its own test
 	KALMAGROVE_TEST_ENGINE=vllm $(BIN_V)/python -m pytest -W default tests/vllm tests/contract $(ARGS)
 
 .PHONY: test-clients
-test-clients: $(VENV)/.test-installed $(VENV_C)/.installed ## other people's clients (instructor, LangChain, pydantic-ai, Agents SDK) in an environment of their own
+test-clients: $(VENV)/.test-installed $(VENV_C)/.installed $(if $(shell command -v npm),$(NODE_C)/.package-lock.json) ## other people's clients (instructor, LangChain, pydantic-ai, Agents SDK, Vercel's AI SDK) in environments of their own
 	KALMAGROVE_TEST_PYTHON=$(abspath $(BIN)/python) $(BIN_C)/python -m pytest -W default -m slow --confcutdir=tests/clients \
 	  tests/clients $(ARGS)
 
@@ -162,7 +163,7 @@ eval-scan: $(VENV)/.test-installed ## exact match of what train-scan made; JSON 
 
 .PHONY: clean
 clean: ## remove the virtual environments (imported models and knowledge stay)
-	rm -rf $(VENV) $(VENV_V) $(VENV_C) $(VENV_L)
+	rm -rf $(VENV) $(VENV_V) $(VENV_C) $(VENV_L) $(NODE_C)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "KalmaGrove needs Python 3.11 or newer")'
@@ -213,6 +214,11 @@ $(BIN_C)/python:
 # --no-deps: the lock is complete.
 $(VENV_C)/.installed: requirements-clients.lock | $(BIN_C)/python
 	$(BIN_C)/python -m pip --disable-pip-version-check install --progress-bar on $(PIP_ARGS) --no-deps -r requirements-clients.lock
+	@touch $@
+
+# npm writes that file last. Nothing of the packages is run while they are installed.
+$(NODE_C)/.package-lock.json: tests/clients/node/package-lock.json
+	npm ci --prefix tests/clients/node --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 $(BIN_L)/python:

@@ -25,6 +25,7 @@ from kan.shipped import grounding_beside, shipped_model, shipped_phi
 from kb.encoder.minilm import MiniLMEncoder
 from kb.encoder.protocol import Encoder
 from kb.facts import KnowledgeError, Limits
+from kb.log.location import Location
 from kb.store import Store
 from server.engine.dtype import choose_dtype
 from server.engine.paged.embedded import EmbeddedEngine
@@ -34,6 +35,7 @@ from server.engine.protocol import Engine
 from server.engine.vllm.arguments import VllmOptions
 from server.http.keys import KeyFileError, Keys
 from server.service.embedding import PackagedTokenizer
+from server.service.response_store import Bounds, ResponseStore, ResponseStoreError
 from server.services import Services
 from server.settings import Settings
 
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from server.http.tracing import Tracing
 
 GIB = 2**30
+DAY_S = 86_400.0
+_REASONS = (CheckpointError, PhiError, GroundingError, KnowledgeError, KeyFileError, ResponseStoreError)
 OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 logger = logging.getLogger("kalmagrove.traces")
 
@@ -63,6 +67,7 @@ def load(settings: Settings, console: Console) -> Services:
             phi, grounding = load_learned(settings.phi, checkpoint, encoder.model_fingerprint)
         store = _open_store(settings, encoder, console)
         try:
+            responses = _open_responses(settings)
             with console.status(f"Starting the {settings.engine} engine …"):
                 engine = _start_engine(settings, checkpoint, prompt, phi, encoder.model_fingerprint)
         except BaseException:
@@ -70,6 +75,7 @@ def load(settings: Settings, console: Console) -> Services:
             raise
     return Services(
         tracing=tracing,
+        responses=responses,
         engine=engine,
         store=store,
         encoder=encoder,
@@ -214,9 +220,21 @@ def _open_store(settings: Settings, encoder: Encoder, console: Console) -> Store
         )
 
 
+def _open_responses(settings: Settings) -> ResponseStore | None:
+    """In the directory that the knowledge's lock keeps to one process."""
+    if not settings.max_stored_responses:
+        return None
+    bounds = Bounds(
+        count=settings.max_stored_responses,
+        bytes=settings.stored_responses_mib << 20,
+        seconds=settings.stored_responses_days * DAY_S,
+    )
+    return ResponseStore(Location.of(settings.knowledge_location), bounds)
+
+
 @contextmanager
 def _explained() -> Iterator[None]:
     try:
         yield
-    except (CheckpointError, PhiError, GroundingError, KnowledgeError, KeyFileError, ValueError, OSError) as error:
+    except (*_REASONS, ValueError, OSError) as error:
         raise StartupError(str(error)) from error

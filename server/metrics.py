@@ -51,6 +51,13 @@ class Metrics:
         self.facts_left_out = self._counter("facts_left_out", "Facts not mounted because their pages were not made yet")
         self.jobs_dropped = self._counter("jobs_dropped", "Jobs not begun when their client left, by lane", "lane")
         self.sweep_failures = self._counter("sweep_failures", "Removals of expired facts that failed")
+        self.responses_not_kept = self._counter(
+            "responses_not_kept", "Responses that could not be kept, and were given"
+        )
+        self.responses_stored = Gauge("kalmagrove_responses_stored", "Responses that are kept", registry=self.registry)
+        self.responses_stored_bytes = Gauge(
+            "kalmagrove_responses_stored_bytes", "What they take on disk", registry=self.registry
+        )
         self.in_flight = Gauge("kalmagrove_http_requests_in_flight", "HTTP requests", registry=self.registry)
         self.registry.register(_Engine(engine, waiting))
         self.registry.register(_Knowledge(store))

@@ -32,6 +32,8 @@ from server.service.lanes import Lanes
 from server.service.page_making import PageMaking
 from server.service.pages import FactPages
 from server.service.prompts import Prompts
+from server.service.response_store import ResponseStore
+from server.service.responses import Responses
 from server.service.retrieval import Retrieval
 from server.service.splitting import Splitter
 from server.service.versions import Versions
@@ -50,7 +52,7 @@ IMPORTS = Bounds(slots=4, waiting=0, per_caller=1, shared=False)
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The parts a server is made of. The app closes engine and store when it ends."""
+    """The parts a server is made of. The app closes engine and stores when it ends."""
 
     engine: Engine
     store: Store
@@ -62,6 +64,8 @@ class Services:
     keys: Keys = field(default_factory=Keys)
     grounding: Grounding | None = None
     """None: no calibration for this model and φ."""
+    responses: ResponseStore | None = None
+    """None: no responses are kept."""
     tracing: Tracing | None = None
     """None: nobody wants traces."""
 
@@ -93,6 +97,7 @@ class Context:
     edits: Edits
     documents: Documents
     completions: Completions
+    responses: Responses
     generations: Admission
     reads: Admission
     imports: Admission
@@ -135,6 +140,7 @@ class Context:
             completions=Completions(
                 engine, generations, versions, prompts, retrieval, metrics, settings, services.grounding
             ),
+            responses=Responses(services.responses, lanes, metrics, settings, shared=shared),
             generations=generations,
             reads=reads,
             imports=Admission("imports", IMPORTS, settings.key_weights),
@@ -153,10 +159,18 @@ class Context:
             message = f"The model {name!r} does not exist; this server has {self.services.model_name!r}."
             raise not_found(message, "model", "model_not_found")
 
+    def require_embedding_model(self, name: str) -> None:
+        """Raises ApiError (404) if the request names another one."""
+        known = self.services.embedding_model_name
+        if name != known:
+            message = f"There is no embedding model {name!r}; this server has {known!r}."
+            raise not_found(message, "model", "model_not_found")
+
     async def close(self) -> None:
         """Stop the engine, let commits under way finish, and release the store, whatever fails on the way."""
         async with AsyncExitStack() as closing:
             closing.push_async_callback(asyncio.to_thread, self.services.store.close)
+            closing.push_async_callback(asyncio.to_thread, self.responses.close)
             if self.services.tracing is not None:
                 closing.push_async_callback(self.services.tracing.aclose)
             closing.push_async_callback(self.lanes.close)

@@ -122,8 +122,14 @@ class Settings(BaseSettings):
     max_pending_edits: int = Field(32, ge=1)
     """Edits that may be in progress; more are refused with 429."""
     max_embedding_inputs: int = Field(2048, ge=1)
+    max_stored_responses: int = Field(10_000, ge=0)
+    """Answers of /v1/responses that are kept, to be looked up and gone on from; 0: none."""
+    stored_responses_mib: int = Field(256, ge=1)
+    """Disk for them; whoever holds most makes room, the oldest first."""
+    stored_responses_days: float = Field(30.0, gt=0)
+    """How long one is kept."""
     default_max_tokens: int = Field(1024, ge=1)
-    """Of a chat completion whose request does not say."""
+    """Of a chat completion or a response whose request does not say."""
     top_k: int = Field(8, ge=0)
     """At most so many facts are mounted if a request does not say."""
     cold_tokens: int = Field(512, ge=0)

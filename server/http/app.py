@@ -16,14 +16,24 @@ from server.http.doors import Door, Elsewhere
 from server.http.encoding import DecodeBody
 from server.http.limits import LimitBody
 from server.http.middleware import Admit, CancelOnDisconnect, Observe
-from server.http.routes import chat, completions, documents, facts, models, operations, transfer
+from server.http.routes import (
+    chat,
+    completions,
+    documents,
+    facts,
+    models,
+    operations,
+    rerank,
+    responses,
+    transfer,
+)
 from server.http.routes.base import refuse_unknown_query
 from server.http.routes.console import console_router
 from server.services import Context, Lifecycle, Services
 from server.settings import Settings
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
-_PUBLIC = (operations.router, models.router, chat.router, completions.router)
+_PUBLIC = (operations.router, models.router, rerank.router, chat.router, responses.router, completions.router)
 _ADMIN = (operations.measurements, facts.router, documents.router, transfer.router)
 _ROUTERS: Mapping[Door, tuple[APIRouter, ...]] = {
     "whole": (*_PUBLIC, *_ADMIN),
@@ -45,6 +55,7 @@ def create_app(settings: Settings, services: Services, lifecycle: Lifecycle | No
             context.edits.keep_sweeping(settings.sweep_interval_s),
             context.page_making.keep_making(),
             services.keys.follow(),
+            context.responses.keep_sweeping(),
         )
         tasks = [asyncio.create_task(work) for work in beside]
         try:

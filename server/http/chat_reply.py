@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from server.engine.protocol import TokenChunk, TokenLogprob
+from server.http.answer import Answer
 from server.http.logprobs import chat_logprobs
 from server.http.schemas.chat import (
     AssistantMessage,
@@ -21,51 +22,32 @@ from server.http.schemas.chat import (
     ChatRequest,
 )
 from server.http.schemas.knowledge import knowledge_report
-from server.http.schemas.tools import ToolCall
+from server.http.schemas.tools import CalledFunctionDelta, ToolCall
 from server.http.schemas.usage import usage
 from server.http.streaming import DONE, event
 from server.service.run import Job, Run
-from server.service.tool_calls import Argued, Called, CallReader, Event, Said
+from server.service.tool_calls import Argued, CallReader, Event, Said
 from server.services import Context
 
 
 @dataclass(slots=True)
-class _Choice:
-    """What has come of a choice."""
+class _Choice(Answer):
+    """One of the answers."""
 
-    reader: CallReader | None
-    """None: there is nothing to call, all is text."""
-    text: str = ""
-    calls: list[ToolCall] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
     begun: bool = False
-    last: TokenChunk | None = None
-
-    def take(self, chunk: TokenChunk) -> list[Event]:
-        """What the chunk brought; it is noted here as well."""
-        self.logprobs += chunk.logprobs or ()
-        self.last = chunk
-        if self.reader is None:
-            events: list[Event] = [Said(chunk.text)] if chunk.text else []
-        else:
-            events = [*self.reader.feed(chunk.text), *(self.reader.finish() if chunk.finish_reason else ())]
-        for one in events:
-            self._note(one)
-        return events
-
-    def _note(self, one: Event) -> None:
-        if isinstance(one, Said):
-            self.text += one.text
-        elif isinstance(one, Called):
-            function = {"name": one.name, "arguments": ""}
-            self.calls.append({"id": f"call_{uuid.uuid4().hex}", "type": "function", "function": function})  # type: ignore[typeddict-item]
-        else:
-            self.calls[one.number]["function"]["arguments"] += one.text
 
     @property
-    def finish_reason(self) -> ChatFinishReason | None:
-        reason = self.last.finish_reason if self.last else None
-        return "tool_calls" if reason == "stop" and self.calls else reason
+    def chat_finish_reason(self) -> ChatFinishReason | None:
+        """A call that was made to its end is another reason than text."""
+        return "tool_calls" if self.finish_reason == "stop" and self.calls else self.finish_reason
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """As OpenAI's API has them."""
+        return [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in self.calls
+        ]
 
 
 class ChatReply:
@@ -100,18 +82,18 @@ class ChatReply:
         return completion
 
     def _choice(self, index: int, choice: _Choice) -> ChatChoice:
-        assert choice.finish_reason is not None
+        assert choice.chat_finish_reason is not None
         text = None if choice.calls and not choice.text else choice.text
         message: AssistantMessage = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
         if choice.calls:
-            message["tool_calls"] = choice.calls
+            message["tool_calls"] = choice.tool_calls
         written: ChatChoice = {
             "index": index,
             "message": message,
             "logprobs": self._logprobs(choice.logprobs),
-            "finish_reason": choice.finish_reason,
+            "finish_reason": choice.chat_finish_reason,
         }
-        if choice.last is not None and choice.last.timed_out:
+        if choice.timed_out:
             written["ended_by"] = "deadline"
         return written
 
@@ -147,9 +129,9 @@ class ChatReply:
             "index": index,
             "delta": {},
             "logprobs": None,
-            "finish_reason": choice.finish_reason,
+            "finish_reason": choice.chat_finish_reason,
         }
-        if choice.last is not None and choice.last.timed_out:
+        if choice.timed_out:
             written["ended_by"] = "deadline"
         head = self._head([written])
         report = run.report(0) if run.complete else None
@@ -186,5 +168,5 @@ def _delta(one: Event, choice: _Choice) -> ChatDelta:
     if isinstance(one, Argued):
         return {"tool_calls": [{"index": one.number, "function": {"arguments": one.text}}]}
     call = choice.calls[one.number]
-    function = {"name": one.name, "arguments": ""}
-    return {"tool_calls": [{"index": one.number, "id": call["id"], "type": "function", "function": function}]}  # type: ignore[typeddict-item]
+    function: CalledFunctionDelta = {"name": one.name, "arguments": ""}
+    return {"tool_calls": [{"index": one.number, "id": call.id, "type": "function", "function": function}]}

@@ -22,7 +22,7 @@ class AllowOrigins:
         self._shared = CORSMiddleware(
             app,
             allow_origins=origins,
-            allow_methods=("GET", "POST"),
+            allow_methods=("GET", "POST", "DELETE"),
             allow_headers=("*",),
             expose_headers=EXPOSED_HEADERS,
             max_age=MAX_AGE_S,

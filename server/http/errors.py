@@ -19,6 +19,7 @@ RequestValidationError      400  what pydantic finds in a body or query
 ServiceError
 ├─ InvalidRequest           400  with its own code
 │  └─ ContextTooLong        400  context_length_exceeded
+├─ NoSuchResponse           404  not_found
 ├─ VersionUnavailable       409  knowledge_version_unavailable
 ├─ Overloaded               429  server_overloaded, Retry-After
 └─ DeadlinePassed           504  timeout
@@ -39,6 +40,7 @@ KnowledgeError              500  internal_error (StoreUnavailable, StoreLocked, 
 ├─ Outdated                 409  version_conflict
 ├─ WriteFailed              503  knowledge_write_failed, Retry-After
 └─ StoreClosed              503  server_unavailable, Retry-After
+ResponseStoreError          503  response_store_failed, Retry-After
 any other exception         500  internal_error
 """
 

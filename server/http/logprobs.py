@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from kan.tokenizer import Tokenizer
 from server.engine.protocol import TokenLogprob
-from server.http.schemas.chat import ChatLogprobs, ChatTokenLogprob, TopLogprob
+from server.http.schemas.chat import ChatLogprobs
 from server.http.schemas.completions import CompletionLogprobs
+from server.http.schemas.logprobs import ChatTokenLogprob, TopLogprob
 
 
 def spell(token: bytes) -> str:
@@ -21,7 +22,12 @@ def spell(token: bytes) -> str:
 
 def chat_logprobs(tokenizer: Tokenizer, tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
     """For `choices[].logprobs` of a chat completion or chunk."""
-    return {"content": [_chat_token(tokenizer, token) for token in tokens], "refusal": None}
+    return {"content": token_logprobs(tokenizer, tokens), "refusal": None}
+
+
+def token_logprobs(tokenizer: Tokenizer, tokens: Sequence[TokenLogprob]) -> list[ChatTokenLogprob]:
+    """One each."""
+    return [_chat_token(tokenizer, token) for token in tokens]
 
 
 def _chat_token(tokenizer: Tokenizer, token: TokenLogprob) -> ChatTokenLogprob:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -26,6 +26,11 @@ PATIENCE_S = 1.0
 def event(payload: Mapping[str, Any]) -> bytes:
     """One server-sent event."""
     return b"data: " + orjson.dumps(payload) + b"\n\n"
+
+
+def named_event(payload: Mapping[str, Any]) -> bytes:
+    """One server-sent event that has its type as a name as well."""
+    return b"event: " + str(payload["type"]).encode() + b"\n" + event(payload)
 
 
 def line(payload: Mapping[str, Any]) -> bytes:
@@ -46,17 +51,27 @@ class Stream(Response):
         first: asyncio.Task[bytes],
         parts: AsyncGenerator[bytes, None],
         keep_alive_s: float | None,
+        failure: Callable[[Mapping[str, Any]], bytes] | None = None,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._first = first
         self._parts = parts
         self._keep_alive_s = keep_alive_s
+        self._failure = failure
         self._last_sent = time.monotonic()
 
     @classmethod
-    async def start(cls, parts: AsyncGenerator[bytes, None], keep_alive_s: float | None = None) -> Stream:
-        """Waits for the first part as long as patience lasts. Raises what the generator raises until then."""
+    async def start(
+        cls,
+        parts: AsyncGenerator[bytes, None],
+        keep_alive_s: float | None = None,
+        failure: Callable[[Mapping[str, Any]], bytes] | None = None,
+    ) -> Stream:
+        """Waits for the first part as long as patience lasts. Raises what the generator raises until then.
+
+        `failure`: how an error object is written in mid-stream; None: as a plain stream of its kind has it.
+        """
         first = asyncio.create_task(_first(parts))
         try:
             await asyncio.wait({first}, timeout=cls.patience_s)
@@ -65,7 +80,7 @@ class Stream(Response):
         except BaseException:
             await _drop(first, parts)
             raise
-        return cls(first, parts, keep_alive_s)
+        return cls(first, parts, keep_alive_s, failure)
 
     def failure(self, body: Mapping[str, Any]) -> bytes:
         """How an error object is written in mid-stream."""
@@ -87,7 +102,7 @@ class Stream(Response):
             async for part in self._parts:
                 await self._write(send, part)
         except Exception as error:
-            await self._write(send, self.failure(refuse(scope, error).body))
+            await self._write(send, (self._failure or self.failure)(refuse(scope, error).body))
         finally:
             beating.cancel()
 

@@ -45,11 +45,21 @@ from server.http.errors import (
     unavailable,
 )
 from server.http.scope import note_refusal, request_id
-from server.service.errors import DeadlinePassed, InvalidRequest, Overloaded, ServiceError, VersionUnavailable
+from server.service.errors import (
+    DeadlinePassed,
+    InvalidRequest,
+    NoSuchResponse,
+    Overloaded,
+    ServiceError,
+    VersionUnavailable,
+)
+from server.service.response_store import ResponseStoreError
 
 MAX_PROBLEMS = 20
 """So many bad facts of a batch are named; the rest is counted."""
 LOGGED = frozenset({500, 503})
+DELIBERATE = (ServiceError, EngineError, KnowledgeError, ResponseStoreError)
+"""Raised on purpose: what they say quotes no request."""
 logger = logging.getLogger("kalmagrove.errors")
 
 
@@ -63,6 +73,8 @@ def from_exception(error: Exception) -> ApiError:
         return _from_engine(error)
     if isinstance(error, KnowledgeError):
         return _from_knowledge(error)
+    if isinstance(error, ResponseStoreError):
+        return unavailable("The stored responses cannot be read or written now.", "response_store_failed", 5.0)
     if isinstance(error, RequestValidationError):
         return _from_validation(error.errors())
     if isinstance(error, HTTPException):
@@ -78,7 +90,7 @@ def refuse(scope: Scope, error: Exception) -> ApiError:
     if hidden is not None and told.status_code in LOGGED:
         bug = hidden if told.status_code == 500 else None
         # Other exceptions may quote the request; ours that end in such an answer do not.
-        said = f": {hidden}" if isinstance(hidden, ServiceError | EngineError | KnowledgeError) else ""
+        said = f": {hidden}" if isinstance(hidden, DELIBERATE) else ""
         logger.error("request %s: %s%s", request_id(scope), type(hidden).__name__, said, exc_info=bug)
     return told
 
@@ -89,13 +101,15 @@ def install(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         return refuse(request.scope, error).response()
 
-    for kind in (HTTPException, RequestValidationError, ServiceError, EngineError, KnowledgeError):
+    for kind in (HTTPException, RequestValidationError, *DELIBERATE):
         app.add_exception_handler(kind, answer)
 
 
 def _from_service(error: ServiceError) -> ApiError:
     if isinstance(error, InvalidRequest):
         return invalid(str(error), error.param, error.code)
+    if isinstance(error, NoSuchResponse):
+        return not_found(str(error), "id")
     if isinstance(error, VersionUnavailable):
         return invalid(str(error), "knowledge.min_version", "knowledge_version_unavailable", status=409)
     if isinstance(error, Overloaded):

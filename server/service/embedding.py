@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -134,18 +134,19 @@ class Embedding:
         ends = itertools.accumulate(map(len, windows))
         return [Windows(one, vectors[end - len(one) : end]) for one, end in zip(windows, ends, strict=True)]
 
-    async def of_inputs(self, caller: str, texts: Sequence[str]) -> tuple[Vectors, int]:
-        """float32 [len(texts), dimension], and the word pieces of all of them.
+    async def of_inputs(self, caller: str, texts: Sequence[str], param: Callable[[int], str]) -> tuple[Vectors, int]:
+        """float32 [len(texts), dimension], and the word pieces of all of them. `param`: the request field of the text
+        at a place.
 
         Raises ContextTooLong for a text that the encoder would cut.
         """
         for index, text in enumerate(texts):
             if len(text) > self._tokenizer.max_characters:
-                raise self._too_long(index, f"{len(text)} characters")
+                raise self._too_long(param(index), f"{len(text)} characters")
         counts = await self._lanes.reads.run(partial(self._tokenizer.count, texts))
         for index, count in enumerate(counts):
             if count > self._tokenizer.max_tokens:
-                raise self._too_long(index, f"{count} tokens")
+                raise self._too_long(param(index), f"{count} tokens")
         return await self._embed(caller, texts), sum(counts)
 
     async def _windows(self, text: str) -> tuple[str, ...]:
@@ -165,6 +166,6 @@ class Embedding:
         async with self._slices.enter(key):
             return await self._lanes.texts.run(partial(self._encoder.embed, texts))
 
-    def _too_long(self, index: int, size: str) -> ContextTooLong:
+    def _too_long(self, param: str, size: str) -> ContextTooLong:
         message = f"The text has {size}; the encoder reads at most {self._tokenizer.max_tokens} tokens."
-        return ContextTooLong(message, f"input[{index}]")
+        return ContextTooLong(message, param)

@@ -3,6 +3,7 @@
 ServiceError
 ├─ InvalidRequest       the request is wrong; sending it again will not help
 │  └─ ContextTooLong    it has more text than the model or the encoder can read
+├─ NoSuchResponse       there is no such response, or it is another key's
 ├─ VersionUnavailable   the knowledge is not yet at the version asked for
 ├─ Overloaded           too much waits already; later it may fit
 └─ DeadlinePassed       it took longer than a request may take
@@ -29,6 +30,14 @@ class ContextTooLong(InvalidRequest):
 
     def __init__(self, message: str, param: str) -> None:
         super().__init__(message, param, "context_length_exceeded")
+
+
+class NoSuchResponse(ServiceError):
+    """It never was, is gone, or belongs to another key: nobody is told which."""
+
+    def __init__(self, response_id: str) -> None:
+        super().__init__(f"There is no response {response_id[:80]!r}.")
+        self.response_id = response_id
 
 
 class VersionUnavailable(ServiceError):

@@ -51,8 +51,10 @@ class Lanes:
         self.edits = Lane("edits", 1, metrics)
         self.bulk_edits = Lane("bulk-edits", 1, metrics)
         self.commits = Lane("commits", 1, metrics)
+        self.responses = Lane("responses", 1, metrics)
 
     async def close(self) -> None:
         """The threads end; what is under way ends first."""
-        for lane in (self.questions, self.reads, self.texts, self.grammars, self.edits, self.bulk_edits, self.commits):
+        knowledge = (self.questions, self.edits, self.bulk_edits, self.commits)
+        for lane in (*knowledge, self.reads, self.texts, self.grammars, self.responses):
             await asyncio.to_thread(lane.close)

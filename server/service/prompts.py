@@ -37,7 +37,7 @@ class Source(Protocol):
     """What is to be continued. Methods that take the builder block for as long as it takes to split the text."""
 
     @property
-    def param(self) -> Literal["messages", "prompt"]:
+    def param(self) -> str:
         """The request field it came from."""
         ...
 
@@ -76,7 +76,8 @@ class Conversation:
     """Whether the last message is the beginning of the answer."""
     tools: tuple[Tool, ...] = ()
     """What the assistant may call."""
-    param: Literal["messages"] = "messages"
+    param: str = "messages"
+    """The request field they came from."""
 
     @property
     def length(self) -> int:

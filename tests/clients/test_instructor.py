@@ -29,3 +29,11 @@ def test_a_response_model(url: str, mode: str) -> None:
         )
     assert isinstance(ticket, Ticket)
     plain.close()
+
+
+def test_a_response_model_by_responses(url: str) -> None:
+    plain = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120)
+    client = instructor.from_openai(plain, mode=instructor.Mode.RESPONSES_TOOLS)
+    ticket = client.responses.create(model=MODEL, input=QUESTION, response_model=Ticket, max_retries=0)
+    assert isinstance(ticket, Ticket)
+    plain.close()

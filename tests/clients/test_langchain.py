@@ -13,9 +13,10 @@ messages = pytest.importorskip("langchain_core.messages")
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def model(url: str) -> Any:
-    return langchain_openai.ChatOpenAI(model=MODEL, base_url=url, api_key="none", max_retries=0, timeout=120)
+@pytest.fixture(scope="module", params=["chat", "responses"])
+def model(url: str, request: pytest.FixtureRequest) -> Any:
+    fields = {"model": MODEL, "base_url": url, "api_key": "none", "max_retries": 0, "timeout": 120}
+    return langchain_openai.ChatOpenAI(**fields, use_responses_api=request.param == "responses")
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
@@ -26,7 +27,7 @@ def test_with_structured_output(model: Any, method: str) -> None:
 @pytest.mark.parametrize("streamed", [False, True])
 def test_bind_tools(model: Any, streamed: bool) -> None:
     """Called, answered, and all of it sent back."""
-    bound = model.bind_tools([Ticket], tool_choice="any")
+    bound = model.bind_tools([Ticket], tool_choice="any", parallel_tool_calls=False)
     if streamed:
         parts = list(bound.stream(QUESTION))
         answer = parts[0]

@@ -10,6 +10,8 @@ from tests.clients.ticket import MODEL, QUESTION, Ticket
 
 openai = pytest.importorskip("openai")
 pytestmark = pytest.mark.slow
+ONE_CALL = {"parallel_tool_calls": False}
+"""A tiny model has no reason to stop calling."""
 USER = [{"role": "user", "content": QUESTION}]
 
 
@@ -33,7 +35,7 @@ def test_parse_a_stream(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_parse_calls(client: openai.OpenAI, streamed: bool) -> None:
-    fields = {"model": MODEL, "messages": USER, "tools": [openai.pydantic_function_tool(Ticket)]}
+    fields = {"model": MODEL, "messages": USER, "tools": [openai.pydantic_function_tool(Ticket)], **ONE_CALL}
     if streamed:
         with client.chat.completions.stream(**fields, tool_choice="required") as stream:
             for _ in stream:
@@ -50,3 +52,49 @@ def test_parse_calls(client: openai.OpenAI, streamed: bool) -> None:
         model=MODEL, messages=[*USER, choice.message.model_dump(), *results], max_tokens=4
     )
     assert said.choices[0].message.content is not None
+
+
+def test_a_response(client: openai.OpenAI) -> None:
+    first = client.responses.create(model=MODEL, input=QUESTION, max_output_tokens=8)
+    assert first.status in ("completed", "incomplete")
+    second = client.responses.create(
+        model=MODEL, input="And for two?", previous_response_id=first.id, max_output_tokens=8
+    )
+    assert second.usage.input_tokens > first.usage.input_tokens
+    assert client.responses.retrieve(second.id).output == second.output
+    listed = list(client.responses.input_items.list(second.id, order="asc"))
+    assert [item.role for item in listed] == ["user", "assistant", "user"]
+    client.responses.delete(second.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(second.id)
+
+
+def test_parse_a_response(client: openai.OpenAI) -> None:
+    response = client.responses.parse(model=MODEL, input=QUESTION, text_format=Ticket)
+    assert isinstance(response.output_parsed, Ticket)
+    with client.responses.stream(model=MODEL, input=QUESTION, text_format=Ticket) as stream:
+        types = [event.type for event in stream]
+        assert isinstance(stream.get_final_response().output_parsed, Ticket)
+    assert types[:2] == ["response.created", "response.in_progress"]
+    assert types[-1] == "response.completed"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_calls_of_a_response(client: openai.OpenAI, streamed: bool) -> None:
+    tool = openai.pydantic_function_tool(Ticket)["function"]
+    fields = {"model": MODEL, "tools": [{"type": "function", **tool}], "tool_choice": "required", **ONE_CALL}
+    if streamed:
+        with client.responses.stream(input=QUESTION, **fields) as stream:
+            for _ in stream:
+                pass
+            response = stream.get_final_response()
+    else:
+        response = client.responses.create(input=QUESTION, **fields)
+    calls = [item for item in response.output if item.type == "function_call"]
+    assert calls
+    assert all(Ticket.model_validate_json(call.arguments) for call in calls)
+    results = [{"type": "function_call_output", "call_id": call.call_id, "output": "sold"} for call in calls]
+    said = client.responses.create(
+        model=MODEL, input=[*USER, *response.output, *results], max_output_tokens=4, store=False
+    )
+    assert said.output_text is not None

@@ -15,9 +15,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("output", [Ticket, pydantic_ai.NativeOutput(Ticket)], ids=["tool", "native"])
-async def test_output_types(url: str, output: Any) -> None:
+@pytest.mark.parametrize("kind", ["OpenAIChatModel", "OpenAIResponsesModel"])
+async def test_output_types(url: str, output: Any, kind: str) -> None:
     provider = providers.OpenAIProvider(base_url=url, api_key="none")
-    agent = pydantic_ai.Agent(models.OpenAIChatModel(MODEL, provider=provider), output_type=output)
+    model = getattr(models, kind)(MODEL, provider=provider)
+    agent = pydantic_ai.Agent(model, output_type=output, model_settings={"parallel_tool_calls": False})
     assert isinstance((await agent.run(QUESTION)).output, Ticket)
     async with agent.run_stream(QUESTION) as run:
         assert isinstance(await run.get_output(), Ticket)

@@ -38,6 +38,22 @@ def test_streaming_gives_what_the_whole_answer_says(contract: Contract) -> None:
     assert (chunks[-2].model_extra or {})["knowledge"]["facts"][0]["id"] == "staff-ceo"
 
 
+def test_a_response_says_what_chat_says(contract: Contract) -> None:
+    chat = contract.client.chat.completions.create(model=MODEL, messages=USER, max_tokens=12, temperature=0)
+    fields: Any = {"model": MODEL, "input": CEO, "max_output_tokens": 12, "temperature": 0}
+    whole = contract.client.responses.create(**fields)
+    with contract.client.responses.stream(**fields) as stream:
+        told = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+    assert told == whole.output_text == chat.choices[0].message.content
+    assert chat.usage is not None
+    assert whole.usage is not None
+    assert whole.usage.input_tokens == chat.usage.prompt_tokens
+    assert (whole.model_extra or {})["knowledge"]["facts"][0]["id"] == "staff-ceo"
+    after = contract.client.responses.create(**{**fields, "input": "Since when?"}, previous_response_id=whole.id)
+    assert after.usage is not None
+    assert after.usage.input_tokens > whole.usage.total_tokens
+
+
 def test_logprobs(contract: Contract) -> None:
     answer = contract.client.chat.completions.create(
         model=MODEL, messages=USER, max_tokens=6, temperature=0, logprobs=True, top_logprobs=3

@@ -18,16 +18,19 @@ from kan.checkpoint.directory import Checkpoint
 from kan.prompt import PromptBuilder
 from kb.encoder.protocol import Encoder
 from kb.facts import Limits
+from kb.log.location import Location
 from kb.store import Store
 from server.engine.paged.embedded import EmbeddedEngine
 from server.engine.paged.options import EngineOptions
 from server.http.app import create_app
 from server.http.keys import Keys
 from server.service.embedding import PackagedTokenizer
+from server.service.response_store import Bounds, ResponseStore
 from server.services import Context, Services
 from server.settings import Settings
 
 MODEL = "tiny"
+STORED = Bounds(count=100, bytes=2**20, seconds=3600)
 FACTS = {
     "ceo": "The chief executive of Zorvex is Mara Lindqvist.",
     "tram": "The last tram to the harbour leaves at 23:40.",
@@ -82,6 +85,7 @@ def build_services(
         prompt=prompt,
         model_name=MODEL,
         keys=keys or Keys(),
+        responses=ResponseStore(Location.of(directory / "kb"), STORED),
     )
 
 

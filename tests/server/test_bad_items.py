@@ -13,12 +13,18 @@ from server.http.schemas.chat import ChatRequest
 from server.http.schemas.completions import CompletionRequest
 from server.http.schemas.messages import MAX_PARTS
 from server.http.schemas.models import DetokenizeRequest, EmbeddingRequest, TokenizeRequest
+from server.http.schemas.rerank import RerankRequest, ScoreRequest
+from server.http.schemas.responses import ResponseRequest
 
 MANY = 5000
 FEW = 8
 """Branches of a union, each with an error of its own."""
 MESSAGE = {"role": "user", "content": "a"}
 UNKNOWN = {f"field{number}": 1 for number in range(MANY)}
+
+
+def respond(**fields: Any) -> dict[str, Any]:
+    return {"model": "m", "input": "a", **fields}
 
 
 def chat(**fields: Any) -> dict[str, Any]:
@@ -36,6 +42,22 @@ def chat(**fields: Any) -> dict[str, Any]:
         (ChatRequest, chat(logit_bias={f"x{number}": 1 for number in range(MANY)})),
         (ChatRequest, chat(logit_bias={str(number): 1e9 for number in range(MANY)})),
         (ChatRequest, chat(stop=[0] * MANY)),
+        (ChatRequest, chat(response_format={"type": "json_schema", "json_schema": UNKNOWN})),
+        (ChatRequest, chat(structured_outputs=UNKNOWN)),
+        (ResponseRequest, respond(**UNKNOWN)),
+        (ResponseRequest, respond(input=[0] * MANY)),
+        (ResponseRequest, respond(input=[{**MESSAGE, **UNKNOWN}] * 1000)),
+        (ResponseRequest, respond(input=[{"type": "function_call"}] * 1000)),
+        (ResponseRequest, respond(input=[{"role": "user", "content": [{}] * 1000}] * 1000)),
+        (ResponseRequest, respond(metadata={f"x{number}": 1 for number in range(MANY)})),
+        (ResponseRequest, respond(text=UNKNOWN)),
+        (ResponseRequest, respond(text={"format": {"type": "text", **UNKNOWN}})),
+        (ResponseRequest, respond(tools=[{"type": "function", **UNKNOWN}] * 100)),
+        (ResponseRequest, respond(tool_choice={"type": "allowed_tools", "mode": "auto", "tools": [0] * MANY})),
+        (ResponseRequest, respond(include=["x"] * MANY)),
+        (RerankRequest, {"model": "m", "query": "a", "documents": [""] * MANY}),
+        (RerankRequest, {"model": "m", "query": "a", "documents": [UNKNOWN] * 1000}),
+        (ScoreRequest, {"model": "m", "text_1": [""] * MANY, "text_2": [0] * MANY}),
         (CompletionRequest, {"model": "m", "prompt": [-1] * MANY}),
         (CompletionRequest, {"model": "m", "prompt": [""] * MANY}),
         (CompletionRequest, {"model": "m", "prompt": [[-1] * MANY] * 128}),

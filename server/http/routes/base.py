@@ -66,11 +66,11 @@ def strict_router() -> APIRouter:
     return APIRouter(route_class=StrictRoute, responses=ERRORS)
 
 
-def streamable(model: object) -> dict[int | str, dict[str, Any]]:
+def streamable(model: object, data: str = "a chunk as JSON; [DONE] at the end") -> dict[int | str, dict[str, Any]]:
     """Documents a response that is `model`, or a stream of events. Before OpenAPI 3.2 a stream's schema is that of each
-    event."""
-    data = {"type": "string", "description": "a chunk as JSON; [DONE] at the end"}
-    event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+    event; `data` says what it holds."""
+    described = {"type": "string", "description": data}
+    event = {"type": "object", "properties": {"data": described}, "required": ["data"]}
     return {200: {"model": model, "content": {"text/event-stream": {"schema": event}}}}
 
 

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from kan.tools import ChatMessage, Tool, ToolCall
-from server.engine.protocol import Grammar, SamplingParams
+from server.http.asked import NO_PARAMETERS, Asked, job_of
 from server.http.chat_reply import ChatReply
 from server.http.routes.base import json_response, streamable, strict_router
 from server.http.schemas.chat import ChatCompletion, ChatRequest
-from server.http.schemas.knowledge import KnowledgeRequest
 from server.http.schemas.messages import Message
 from server.http.schemas.tools import NamedTool
-from server.http.scope import account, request_id, started
 from server.http.streaming import EventStream
-from server.service.prompts import Conversation
-from server.service.run import Job
 from server.service.tool_calls import Offered
 from server.services import CallerDep, ContextDep
 
-NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 router = strict_router()
 
 
@@ -31,29 +25,17 @@ router = strict_router()
 async def chat_completions(body: ChatRequest, request: Request, context: ContextDep, caller: CallerDep) -> Response:
     """Answer a conversation from live knowledge."""
     context.require_model(body.model)
-    offered = _offered(body)
-    grammar = await context.grammars.compile(caller, body.form, offered)
-    reply = ChatReply(context, body, calls=offered is not None)
-    tools = offered.tools if offered else ()
-    job = Job(
-        request_id=request_id(request.scope),
-        caller=caller,
-        endpoint="chat",
-        started=started(request.scope),
-        sources=(conversation(body.messages, tools, continued=bool(body.continue_final_message)),),
-        choices=body.choices,
-        knowledge=(body.knowledge or KnowledgeRequest()).options,
-        account=account(request.scope),
-        sampling=lambda room: _sampling(body, min(room, context.settings.default_max_tokens), grammar),
-    )
+    asked = _asked(body)
+    job = await job_of(asked, request, context, caller)
+    reply = ChatReply(context, body, calls=asked.offered is not None)
     if body.stream:
         return await EventStream.start(reply.events(job), context.settings.stream_keep_alive_s)
     return json_response(await reply.whole(job))
 
 
-def conversation(messages: Sequence[Message], tools: tuple[Tool, ...] = (), *, continued: bool = False) -> Conversation:
+def turns(messages: Sequence[Message]) -> tuple[ChatMessage, ...]:
     """OpenAI renamed the system role for newer models; it means the same."""
-    turns = (
+    return tuple(
         ChatMessage(
             "system" if message.role == "developer" else message.role,
             message.text,
@@ -61,7 +43,20 @@ def conversation(messages: Sequence[Message], tools: tuple[Tool, ...] = (), *, c
         )
         for message in messages
     )
-    return Conversation(tuple(turns), continued, tools)
+
+
+def _asked(body: ChatRequest) -> Asked:
+    return Asked(
+        endpoint="chat",
+        messages=turns(body.messages),
+        param="messages",
+        knowledge=body.knowledge,
+        sampling=lambda most: body.sampling(body.token_limit or most, body.alternatives, None),
+        form=body.form,
+        offered=_offered(body),
+        continued=bool(body.continue_final_message),
+        choices=body.choices,
+    )
 
 
 def _offered(body: ChatRequest) -> Offered | None:
@@ -76,8 +71,3 @@ def _offered(body: ChatRequest) -> Offered | None:
         parallel=body.parallel_tool_calls is not False,
         params=tuple(f"tools[{place}].function.parameters" for place, _ in chosen),
     )
-
-
-def _sampling(body: ChatRequest, max_tokens: int, grammar: Grammar | None) -> SamplingParams:
-    """`max_tokens`: if the client does not say."""
-    return replace(body.sampling(body.token_limit or max_tokens, body.alternatives, None), grammar=grammar)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from kb.index.segment import Vectors
 from server.http.errors import invalid, not_found
 from server.http.routes.base import json_response, strict_router
-from server.http.routes.chat import conversation
+from server.http.routes.chat import turns
 from server.http.schemas.models import (
     DetokenizeRequest,
     DetokenizeResponse,
@@ -22,7 +22,7 @@ from server.http.schemas.models import (
     TokenizeResponse,
 )
 from server.service.admission import Key
-from server.service.prompts import Text
+from server.service.prompts import Conversation, Text
 from server.services import CallerDep, Context, ContextDep
 
 router = strict_router()
@@ -46,18 +46,15 @@ async def get_model(model: str, context: ContextDep) -> Response:
 @router.post("/v1/embeddings", responses={200: {"model": EmbeddingList}})
 async def embeddings(body: EmbeddingRequest, context: ContextDep, caller: CallerDep) -> Response:
     """Unit vectors of the encoder that retrieval uses."""
-    services = context.services
-    if body.model != services.embedding_model_name:
-        message = f"There is no embedding model {body.model!r}; this server has {services.embedding_model_name!r}."
-        raise not_found(message, "model", "model_not_found")
-    dimension = services.encoder.dimension
+    context.require_embedding_model(body.model)
+    dimension = context.services.encoder.dimension
     if body.dimensions not in (None, dimension):
         raise invalid(f"dimensions: this model has {dimension}", "dimensions", "invalid_value")
     if len(body.texts) > context.settings.max_embedding_inputs:
         message = f"input: at most {context.settings.max_embedding_inputs} texts on this server"
         raise invalid(message, "input", "invalid_value")
     async with context.reads.enter(Key(caller)):
-        vectors, tokens = await context.embedding.of_inputs(caller, body.texts)
+        vectors, tokens = await context.embedding.of_inputs(caller, body.texts, "input[{}]".format)
         return await context.lanes.reads.run(partial(_embedded, body, vectors, tokens))
 
 
@@ -84,7 +81,7 @@ def _embedded(body: EmbeddingRequest, vectors: Vectors, tokens: int) -> Response
 async def tokenize(body: TokenizeRequest, context: ContextDep, caller: CallerDep) -> Response:
     """Token ids of a text, or of a conversation without knowledge."""
     _require_model(context, body.model)
-    source = Text(body.prompt) if body.prompt is not None else conversation(body.messages or ())
+    source = Text(body.prompt) if body.prompt is not None else Conversation(turns(body.messages or ()))
     async with context.reads.enter(Key(caller)):
         tokens = await context.prompts.tokens(source)
         limit = context.services.engine.info.context_length

@@ -6,6 +6,7 @@ million would hold up everybody for seconds.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -27,6 +28,17 @@ def _integral(value: Any) -> Any:
 Integer = Annotated[int, BeforeValidator(_integral)]
 
 
+def with_one_unknown(values: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Without unknown members but the first, which is enough to refuse all."""
+    surplus = set([name for name in values if name not in known][1:])
+    return {name: value for name, value in values.items() if name not in surplus} if surplus else values
+
+
+def one_unknown_of(known: Collection[str]) -> BeforeValidator:
+    """The same for a TypedDict."""
+    return BeforeValidator(lambda values: with_one_unknown(values, known) if isinstance(values, dict) else values)
+
+
 class Request(BaseModel):
     """Base of all request bodies."""
 
@@ -39,10 +51,7 @@ class Request(BaseModel):
 
     @classmethod
     def _with_one_unknown(cls, values: dict[str, Any]) -> dict[str, Any]:
-        known = cls.model_fields  # looked up once: it is slow
-        unknown = [name for name in values if name not in known]
-        surplus = set(unknown[1:])
-        return {name: value for name, value in values.items() if name not in surplus} if surplus else values
+        return with_one_unknown(values, cls.model_fields)  # looked up once: it is slow
 
 
 class StreamOptions(Request):
@@ -66,12 +75,16 @@ class OpenAIRequest(Request):
         return cls._with_one_unknown(without_foreign(values, cls.model_fields))
 
 
-def _few_biases(values: Any) -> Any:
-    """Counts before looking at any."""
-    if isinstance(values, dict) and len(values) > MAX_BIASES:
-        counts = {"field_type": "Dictionary", "max_length": MAX_BIASES, "actual_length": len(values)}
-        raise PydanticKnownError("too_long", counts)
-    return values
+def at_most(most: int) -> BeforeValidator:
+    """So many members of an object: counts before looking at any."""
+
+    def count(values: Any) -> Any:
+        if isinstance(values, dict) and len(values) > most:
+            counts = {"field_type": "Dictionary", "max_length": most, "actual_length": len(values)}
+            raise PydanticKnownError("too_long", counts)
+        return values
+
+    return BeforeValidator(count)
 
 
 class SamplingRequest(OpenAIRequest):
@@ -98,7 +111,7 @@ class SamplingRequest(OpenAIRequest):
                 Annotated[float, Field(ge=-100, le=100)],
             ],
             Field(max_length=MAX_BIASES),
-            BeforeValidator(_few_biases),
+            at_most(MAX_BIASES),
         ]
         | None
     ) = None

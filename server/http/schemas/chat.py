@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from server.engine.protocol import FinishReason
 from server.http.schemas.base import MAX_TOP_LOGPROBS, Integer, SamplingRequest
 from server.http.schemas.knowledge import KnowledgeReport, KnowledgeRequest
+from server.http.schemas.logprobs import ChatTokenLogprob
 from server.http.schemas.messages import Messages, check_calls
 from server.http.schemas.structured import StructuredRequest
 from server.http.schemas.tools import ToolCall, ToolCallDelta, ToolsRequest
@@ -74,23 +75,6 @@ class ChatRequest(SamplingRequest, StructuredRequest, ToolsRequest):
     def alternatives(self) -> int | None:
         """Log probabilities to report per token; None: not even of the token itself."""
         return (self.top_logprobs or 0) if self.logprobs else None
-
-
-class TopLogprob(TypedDict):
-    """An alternative."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class ChatTokenLogprob(TypedDict):
-    """One generated token."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-    top_logprobs: list[TopLogprob]
 
 
 class ChatLogprobs(TypedDict):

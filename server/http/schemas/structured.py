@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError, from_json
 from typing_extensions import TypedDict
 
-from server.http.schemas.base import OpenAIRequest, Request
+from server.http.schemas.base import OpenAIRequest, Request, one_unknown_of
 from server.service.forms import Form
 
 MAX_TEXT = 2**15
@@ -42,7 +42,7 @@ class ResponseFormat(Request):
     """Anything, some JSON object, or JSON that a schema allows."""
 
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
+    json_schema: Annotated[JsonSchema, one_unknown_of(JsonSchema.__annotations__)] | None = None
 
     @model_validator(mode="after")
     def _check_schema(self) -> ResponseFormat:
@@ -75,7 +75,7 @@ class StructuredRequest(OpenAIRequest):
     """Extension."""
     guided_grammar: Expression | None = None
     """Extension: Lark or GBNF."""
-    structured_outputs: StructuredOutputs | None = None
+    structured_outputs: Annotated[StructuredOutputs, one_unknown_of(StructuredOutputs.__annotations__)] | None = None
     """Extension: the same four, as newer vLLMs have them."""
 
     @model_validator(mode="after")
