@@ -97,7 +97,6 @@ def test_a_scored_prompt(world: World) -> None:
         ({"attention": "full", "attention_threshold": 9}, "are of sqrt attention, and this is full"),
         ({"attention_blocks": 9}, "are of sqrt attention, and this is full"),
         ({**SQRT, "max_fact_tokens": 300}, "max_fact_tokens: facts of 300 tokens"),
-        ({"attention": "sqrt", "kernels": "native"}, "no attention but 'full', and this is 'sqrt'"),
     ],
 )
 def test_what_does_not_go_together_is_refused(world: World, options: dict[str, Any], said: str) -> None:
