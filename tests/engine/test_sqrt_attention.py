@@ -78,6 +78,23 @@ def test_enough_is_full_attention(world: World, full: list[Answer], enough: dict
     assert_same(found, full)
 
 
+def test_with_the_compiled_kernels(wide: World) -> None:
+    """In bfloat16, so what is compared is the same work: enough blocks are full attention to the bit, few are not; in
+    chunks, token by token, and with facts in either kind of pages."""
+    served: dict[str, Any] = {"dtype": "bfloat16", "kernels": "native", "step_tokens": 130}
+    for bits in (16, 8):
+        full = asyncio.run(alone(wide, requests(wide), **served, page_bits=bits))
+        enough = asyncio.run(
+            alone(wide, requests(wide), **{**SQRT, "attention_blocks": 1000}, **served, page_bits=bits)
+        )
+        few = asyncio.run(alone(wide, requests(wide), **served, **SQRT))
+        assert enough == full
+        assert few[3] == full[3]
+        assert few[0].logprobs != full[0].logprobs
+        assert all(0 < share < 1 for share in few[1].attention or ())
+        assert few == asyncio.run(alone(wide, requests(wide), **served, **SQRT))
+
+
 def test_a_scored_prompt(world: World) -> None:
     """Log probabilities of the prompt's own tokens, in whatever chunks."""
 

@@ -12,7 +12,7 @@
 enum {
     BLOCK = 64,             /* most rows of a work item, */
     SCRATCH = 256 * 1024,   /* and most bytes of its scores, unless ROWS rows need more: they should stay in L2 */
-    PLACES = 16,            /* most places of one that chooses, */
+    PLACES = 32,            /* most places of one that chooses, */
     ROUTED = 1024 * 1024,   /* and most bytes of its scores, unless one place needs more */
     ITEMS = 16              /* work items wanted, so that all threads have work to the end */
 };
@@ -43,6 +43,7 @@ typedef struct {
     int64_t places;  /* the same of one that chooses */
     int64_t routed;
     int64_t near, context; /* most blocks that are always seen, and most of a context */
+    int64_t step;          /* most pages of what is chosen as one */
 } Plan;
 
 /* Where the item of a choosing sequence that begins at this query ends: it is in one block. */
@@ -53,8 +54,8 @@ static int64_t end_of_places(const Attention *a, const Sequence *s, int64_t quer
     return query + most < s->queries ? query + most : s->queries;
 }
 
-/* Work items; returns how many, and writes them unless `items` is null. The last sequences and their late rows come first:
- * they have the most to do. Those that choose have about the same. */
+/* Work items; returns how many, and writes them unless `items` is null. The last sequences and their late rows come
+ * first: they have the most to do. Those that choose have about the same. */
 static int64_t divide(const Attention *a, const Plan *plan, Item *items)
 {
     const int64_t group = group_of(a);
@@ -78,12 +79,13 @@ static inline int64_t larger(int64_t one, int64_t other) { return one > other ? 
 /* Rows per work item: many share the preparation of a page, few spread the work evenly. */
 static Plan plan_of(const Attention *a)
 {
-    Plan plan = {BLOCK, 0, PLACES, 0, 0, 0};
+    Plan plan = {BLOCK, 0, PLACES, 0, 0, 0, 0};
     for (const Sequence *s = a->sequences; s < a->sequences + a->count; s++)
         if (s->level < 0) {
             plan.columns = larger(plan.columns, s->blocks * PAGE);
         } else {
             plan.near = larger(plan.near, s->mounted + 3 * step_of(a, s));
+            plan.step = larger(plan.step, step_of(a, s));
             plan.context = larger(plan.context, s->blocks - s->mounted);
             plan.routed = larger(plan.routed, (s->mounted + (3 + a->chosen) * step_of(a, s)) * PAGE);
         }
@@ -118,6 +120,7 @@ static size_t lay_out(const Attention *a, const Plan *plan, char *memory, Scratc
     s->near = take(&memory, &taken, plan->near, sizeof(Block));
     s->far = take(&memory, &taken, plan->context, sizeof(Block));
     s->apart = take(&memory, &taken, choosing * tiles * ROWS * a->d / 2, sizeof(pair));
+    s->block = take(&memory, &taken, plan->step * PAGE / 2 * a->d, sizeof(pair));
     s->sought = take(&memory, &taken, a->d, sizeof(float));
     s->marks = take(&memory, &taken, plan->context, sizeof(float));
     s->choice = take(&memory, &taken, choosing * a->chosen, sizeof(int32_t));

@@ -1,7 +1,7 @@
 /* Rows that choose: √n attention (`SqrtBlocks` in kan/patterns.py).
  *
- * A work item is a few neighbouring places, all in one block of the context. They share what is always seen: the mounted
- * blocks, the context's first block, theirs and the one before. Of the others each place chooses some; a page is made
+ * A work item is a few neighbouring places, all in one block of the context. They share what is always seen: what is
+ * mounted, the context's first block, theirs and the one before. Of the others each place chooses some; a block is made
  * ready once, for all places that chose it. A row's columns are in an order of its own: what is always seen, then its
  * chosen blocks, ascending; so its result does not depend on its neighbours. */
 #ifndef KG_ROUTED_H
@@ -110,23 +110,25 @@ static int64_t list_far(const Attention *a, const Item *item, int64_t own, Scrat
     return pages;
 }
 
-/* One page with the rows of one place that chose it: its scores at `column`, */
-AVX512 static void score_place(const Attention *a, int64_t place, int64_t column, int64_t columns, Scratch scratch)
+/* A block's pages with the rows of one place that chose it: their scores from `column` on, */
+AVX512 static void score_place(const Attention *a, int64_t place, int64_t step, int64_t column, int64_t columns,
+                               Scratch scratch)
 {
     const int64_t group = group_of(a), tiles = (group + ROWS - 1) / ROWS;
-    for (int64_t r = 0; r < group; r += ROWS)
-        score_rows(group - r, scratch.apart + (place * tiles + r / ROWS) * ROWS * a->d / 2, scratch.tile, a->d,
-                   scratch.scores + (place * group + r) * columns + column, columns);
+    for (int64_t r = 0; r < group; r += FEW)
+        score_pages(group - r, step, scratch.apart + (place * tiles + r / ROWS) * ROWS * a->d / 2 + r % ROWS,
+                    scratch.block, a->d, scratch.scores + (place * group + r) * columns + column, columns);
 }
 
-/* or its values times the weights that lie there. */
-AVX512 static void weigh_place(const Attention *a, int64_t place, int64_t column, int64_t columns, Scratch scratch)
+/* or their values times the weights that lie there. */
+AVX512 static void weigh_place(const Attention *a, int64_t place, int64_t step, int64_t column, int64_t columns,
+                               Scratch scratch)
 {
     const int64_t group = group_of(a);
-    for (int64_t r = 0; r < group; r += ROWS) {
+    for (int64_t r = 0; r < group; r += FEW) {
         const int64_t row = place * group + r;
-        weigh_rows(group - r, (const pair *)(scratch.scores + row * columns) + column / 2, scratch.tile, a->d,
-                   scratch.sums + row * a->d, columns);
+        weigh_pages(group - r, step, (const pair *)(scratch.scores + row * columns) + column / 2, scratch.block, a->d,
+                    scratch.sums + row * a->d, columns);
     }
 }
 
@@ -141,18 +143,18 @@ AVX512 static void each_chosen(const Attention *a, const Item *item, int64_t own
     fetch(a, plane, page, NEXT, end);
     for (int64_t block = 1; block < own - 1; block++) {
         const int64_t found = find_choosers(a, places, block, scratch);
-        if (!found) continue;
-        for (int64_t p = 0; p < step; p++, page++) {
+        for (int64_t p = 0; found && p < step; p++, page++) {
+            pair *tile = scratch.block + p * PAGE / 2 * a->d;
             fetch(a, plane, page + NEXT, 1, end);
             if (weighing)
-                value_tile(a, item->kv_head, page, scratch.tile);
+                value_tile(a, item->kv_head, page, tile);
             else
-                key_tile(a, item->kv_head, page, scratch.scales, scratch.tile);
-            for (int64_t i = 0; i < found; i++) {
-                const int64_t place = scratch.choosers[i];
-                const int64_t column = (near + (scratch.cursor[place] - 1) * step + p) * PAGE;
-                (weighing ? weigh_place : score_place)(a, place, column, columns, scratch);
-            }
+                key_tile(a, item->kv_head, page, scratch.scales, tile);
+        }
+        for (int64_t i = 0; i < found; i++) {
+            const int64_t place = scratch.choosers[i];
+            const int64_t column = (near + (scratch.cursor[place] - 1) * step) * PAGE;
+            (weighing ? weigh_place : score_place)(a, place, step, column, columns, scratch);
         }
     }
 }

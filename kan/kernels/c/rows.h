@@ -11,8 +11,8 @@
 
 enum { NEXT = 6 /* blocks that memory is asked for ahead of their use */ };
 
-/* Rows of one kv head of one sequence. A row is one query of one of the kv head's heads: row r is query r / group of head
- * r % group. */
+/* Rows of one kv head of one sequence. A row is one query of one of the kv head's heads: row r is query r / group of
+ * head r % group. */
 typedef struct {
     const Sequence *sequence;
     int64_t kv_head, first, rows;
@@ -27,7 +27,8 @@ typedef struct {
     pair *tile;    /* a block's keys as [d / 2, PAGE] or its values as [PAGE / 2, d] */
     /* Of rows that choose: */
     Block *near, *far; /* what all of them see, and what one of them at least has chosen */
-    pair *apart;       /* their queries once more, those of each place by themselves: [places, group / ROWS, d / 2, ROWS] */
+    pair *apart;       /* their queries once more, each place's by themselves: [places, group / ROWS, d / 2, ROWS] */
+    pair *block;       /* tiles of all its pages */
     float *sought;     /* [d]: the sum of a place's queries */
     float *marks;      /* [blocks of the context]: how well they fit that */
     int32_t *choice;   /* [places, chosen], ascending */
@@ -35,7 +36,10 @@ typedef struct {
     int32_t *choosers; /* [places] */
 } Scratch;
 
-INLINE __mmask16 lanes(int64_t count) { return (__mmask16)(count >= LANES ? 0xffff : (1 << (count < 0 ? 0 : count)) - 1); }
+INLINE __mmask16 lanes(int64_t count)
+{
+    return (__mmask16)(count >= LANES ? 0xffff : (1 << (count < 0 ? 0 : count)) - 1);
+}
 
 /* The tokens of a block that a query sees. */
 INLINE __mmask16 seen(const Sequence *s, const Block *block, int64_t query)
@@ -43,12 +47,12 @@ INLINE __mmask16 seen(const Sequence *s, const Block *block, int64_t query)
     return lanes(block->part >= 0 ? block->tokens : s->computed + query + 1 - block->tokens);
 }
 
-/* Products of one query -> weights over `near` of its blocks, and over the pages behind them up to `all`, which it sees to
- * the last token. Those that add up to one are bf16, in place of the row's first half, times their tokens' scale where the
- * block is small; if `mass` [parts] is not null, it gets each mounted part's in float32. `phi` [parts] may be null;
+/* Products of one query -> weights over `near` of its blocks, and over the pages behind them up to `all`, which it sees
+ * to the last token. Those that add up to one are bf16, in place of the row's first half, times their tokens' scale where
+ * the block is small; if `mass` [parts] is not null, it gets each mounted part's in float32. `phi` [parts] may be null;
  * value_scales [cache_pages, SMALL * PAGE]. */
-AVX512 static void softmax(float *row, const Sequence *s, const Block *blocks, int64_t query, int64_t near, int64_t all,
-                           const float *phi, const bf16 *value_scales, float scale, float *mass)
+AVX512 static void softmax(float *row, const Sequence *s, const Block *blocks, int64_t query, int64_t near,
+                           int64_t all, const float *phi, const bf16 *value_scales, float scale, float *mass)
 {
     const __m512 never = _mm512_set1_ps(-INFINITY);
     __m512 top = never, sum = _mm512_setzero_ps();
@@ -76,7 +80,10 @@ AVX512 static void softmax(float *row, const Sequence *s, const Block *blocks, i
 
 static inline int64_t group_of(const Attention *a) { return a->heads / a->kv_heads; }
 
-static inline int64_t query_of(const Attention *a, const Item *item, int64_t row) { return (item->first + row) / group_of(a); }
+static inline int64_t query_of(const Attention *a, const Item *item, int64_t row)
+{
+    return (item->first + row) / group_of(a);
+}
 
 static inline int64_t head_of(const Attention *a, const Item *item, int64_t row)
 {
@@ -97,8 +104,8 @@ static void pack_queries(const Attention *a, const Item *item, pair *out)
 }
 
 /* Scores of all rows on blocks that all of them see: [rows, columns], from the first column on. */
-AVX512 static void score_blocks(const Attention *a, const Item *item, const Block *blocks, int64_t count, int64_t columns,
-                                Scratch scratch)
+AVX512 static void score_blocks(const Attention *a, const Item *item, const Block *blocks, int64_t count,
+                                int64_t columns, Scratch scratch)
 {
     fetch(a, item->kv_head, blocks, NEXT, blocks + count);
     for (int64_t b = 0; b < count; b++) {
@@ -111,8 +118,8 @@ AVX512 static void score_blocks(const Attention *a, const Item *item, const Bloc
 }
 
 /* Their weights [rows, columns] times their values, added to the sums. */
-AVX512 static void weigh_blocks(const Attention *a, const Item *item, const Block *blocks, int64_t count, int64_t columns,
-                                Scratch scratch)
+AVX512 static void weigh_blocks(const Attention *a, const Item *item, const Block *blocks, int64_t count,
+                                int64_t columns, Scratch scratch)
 {
     const int64_t plane = a->kv_heads + item->kv_head;
     fetch(a, plane, blocks, NEXT, blocks + count);

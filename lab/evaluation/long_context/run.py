@@ -13,6 +13,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from kan.checkpoint.directory import Checkpoint
+from kan.kernels import KernelsName
+from kan.kernels.choice import choose_kernels
+from kan.kernels.native import KernelsUnavailable
 from kan.model import KANModel
 from kan.tokenizer import Tokenizer
 from lab.errors import PlanError
@@ -31,6 +34,7 @@ class LongContextPlan:
     blocks      k of √n attention, each beside full attention
     documents   windows of each kind of prose
     retrievals  lists of 75 keys
+    kernels     `native` compute in bfloat16, `torch` in float32
     """
 
     data: Path
@@ -39,6 +43,7 @@ class LongContextPlan:
     window: int
     documents: int
     retrievals: int
+    kernels: KernelsName = "auto"
 
     def check(self, checkpoint: Checkpoint) -> None:
         if not self.data.is_dir():
@@ -59,18 +64,32 @@ def evaluate_attention(
         checkpoint = Checkpoint.open(directory)
         plan.check(checkpoint)
         tokenizer = Tokenizer(checkpoint.tokenizer_path)
-        model = KANModel(checkpoint.config, checkpoint.tensors(), dtype=torch.float32)
+        model = _model(checkpoint, plan.kernels)
         words = ["DIR" if word == str(plan.data) else word for word in command]
-        header = {"command": " ".join(["kalmagrove", *words]), "model": checkpoint.config.name, "dtype": "float32"}
+        computed = f"{model.kernels.name}, {str(model.dtype).removeprefix('torch.')}"
+        header = {"command": " ".join(["kalmagrove", *words]), "model": checkpoint.config.name, "computed": computed}
         report = Report({**header, "threshold": plan.threshold, "window": plan.window})
         for name, texts in _texts(plan, tokenizer).items():
             task = bar.add_task(name, total=sum(len(text.tokens) for text in texts) * (1 + len(plan.blocks)))
             readings = _readings(model, plan, texts, lambda tokens, task=task: bar.advance(task, tokens))  # type: ignore[misc]
-            report.findings.append(_retrieved(name, readings) if name == "75 keys" else _perplexities(name, readings))
+            retrieving = name == "75 keys"
+            report.findings.append(
+                _retrieved(name, readings) if retrieving else _perplexities(name, readings, plan.threshold)
+            )
     report.seconds = round(time.perf_counter() - started, 1)
     print_report(report, console)
     if json:
         write_json(report, json)
+
+
+def _model(checkpoint: Checkpoint, name: KernelsName) -> KANModel:
+    """PlanError if the native kernels were asked for and cannot be had."""
+    try:
+        kernels = choose_kernels(name, checkpoint.config, torch.float32 if name == "torch" else torch.bfloat16)
+    except KernelsUnavailable as error:
+        raise PlanError(f"--kernels: {error}") from None
+    dtype = torch.bfloat16 if kernels.name == "native" else torch.float32
+    return KANModel(checkpoint.config, checkpoint.tensors(), dtype=dtype, kernels=kernels)
 
 
 def _texts(plan: LongContextPlan, tokenizer: Tokenizer) -> dict[str, list[Text]]:
@@ -97,8 +116,9 @@ def _readings(
     }
 
 
-def _perplexities(name: str, readings: dict[str, list[Reading]]) -> Findings:
-    """Over all tokens; and by how many per cent it is above that of full attention: over all, and text by text."""
+def _perplexities(name: str, readings: dict[str, list[Reading]], threshold: int) -> Findings:
+    """Over all tokens; and by how many per cent it is above that of full attention: over all, text by text, and over
+    those tokens alone that rows behind the threshold predict."""
     texts = readings[DENSE]
     findings = Findings(f"perplexity: {name}, {len(texts)} windows of {len(texts[0].losses) + 1} tokens")
     for kind, each in readings.items():
@@ -108,6 +128,15 @@ def _perplexities(name: str, readings: dict[str, list[Reading]]) -> Findings:
             apart = [one.loss - dense.loss for one, dense in zip(each, texts, strict=True)]
             for which, difference in (("", _mean(apart)), (", least", min(apart)), (", most", max(apart))):
                 findings.figures[f"above {DENSE}, {kind}{which} (%)"] = 100 * math.expm1(difference)
+            late = [
+                float((one.losses - dense.losses)[threshold:].mean())
+                for one, dense in zip(each, texts, strict=True)
+                if len(one.losses) > threshold
+            ]
+            if late:
+                findings.figures[f"above {DENSE}, {kind}, from token {threshold} on (%)"] = 100 * math.expm1(
+                    _mean(late)
+                )
     return findings
 
 

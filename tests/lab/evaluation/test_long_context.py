@@ -84,6 +84,10 @@ def test_a_run(data: Path, tiny: Checkpoint, tmp_path: Path) -> None:
         (["--data", ".", "--blocks", "0", "--window", "99"], "at least 1"),
         (["--data", ".", "--blocks", "some"], "--blocks: 'some' is no list of numbers"),
         (["--data", ".", "--window", "5000"], "1024 tokens at most"),
+        (
+            ["--data", ".", "--window", "9", "--kernels", "native"],
+            "--kernels: native kernels: head_dim 12",
+        ),
     ],
 )
 def test_refusals(tiny: Checkpoint, arguments: list[str], said: str) -> None:
