@@ -19,7 +19,7 @@ from kan.kernels.native import KernelsUnavailable
 from kan.model import KANModel
 from kan.tokenizer import Tokenizer
 from lab.errors import PlanError
-from lab.evaluation.long_context.reading import Advance, Reading, read, with_attention
+from lab.evaluation.long_context.reading import Advance, Reading, read
 from lab.evaluation.long_context.texts import PROSE, RETRIEVAL, Text, retrievals, windows
 from lab.evaluation.report import Findings, Report, print_report, write_json
 from lab.evaluation.statistics import bootstrap
@@ -32,7 +32,7 @@ class LongContextPlan:
     """PlanError for what the model cannot do.
 
     blocks      k of √n attention, each beside full attention
-    documents   windows of each kind of prose
+    documents   windows of each kind of `prose`
     retrievals  lists of 75 keys
     kernels     `native` compute in bfloat16, `torch` in float32
     """
@@ -44,12 +44,15 @@ class LongContextPlan:
     documents: int
     retrievals: int
     kernels: KernelsName = "auto"
+    prose: tuple[str, ...] = tuple(PROSE)
 
     def check(self, checkpoint: Checkpoint) -> None:
         if not self.data.is_dir():
             raise PlanError(f"--data: {self.data} is no directory")
         if self.window > checkpoint.config.max_position_embeddings:
             raise PlanError(f"--window: the model reads {checkpoint.config.max_position_embeddings} tokens at most")
+        if unknown := sorted({*self.prose} - {*PROSE}):
+            raise PlanError(f"--prose: {unknown[0]!r} is none of {', '.join(PROSE)}")
         if not self.blocks or min(self.blocks) < 1:
             raise PlanError("--blocks: at least 1 each")
 
@@ -70,7 +73,7 @@ def evaluate_attention(
         header = {"command": " ".join(["kalmagrove", *words]), "model": checkpoint.config.name, "computed": computed}
         report = Report({**header, "threshold": plan.threshold, "window": plan.window})
         for name, texts in _texts(plan, tokenizer).items():
-            task = bar.add_task(name, total=sum(len(text.tokens) for text in texts) * (1 + len(plan.blocks)))
+            task = bar.add_task(name, total=_rows(plan, texts))
             readings = _readings(model, plan, texts, lambda tokens, task=task: bar.advance(task, tokens))  # type: ignore[misc]
             retrieving = name == "75 keys"
             report.findings.append(
@@ -95,11 +98,19 @@ def _model(checkpoint: Checkpoint, name: KernelsName) -> KANModel:
 def _texts(plan: LongContextPlan, tokenizer: Tokenizer) -> dict[str, list[Text]]:
     found = {}
     if plan.documents:
-        for name, file in PROSE.items():
+        for name in plan.prose:
+            file = PROSE[name]
             found[name] = list(windows(plan.data / file, tokenizer, plan.documents, plan.window))
     if plan.retrievals:
         found["75 keys"] = list(retrievals(plan.data / RETRIEVAL, tokenizer, plan.retrievals))
     return found
+
+
+def _rows(plan: LongContextPlan, texts: Sequence[Text]) -> int:
+    """About how many are computed."""
+    shared = [min(plan.threshold, len(text.tokens)) for text in texts]
+    behind = [len(text.tokens) - before for text, before in zip(texts, shared, strict=True)]
+    return sum(shared) + (1 + len(plan.blocks)) * sum(behind)
 
 
 def _readings(
@@ -107,13 +118,8 @@ def _readings(
 ) -> dict[str, list[Reading]]:
     """By the name of the attention."""
     kinds = {DENSE: None, **{f"k = {blocks}": blocks for blocks in plan.blocks}}
-    return {
-        name: [
-            read(with_attention(model, blocks=blocks, threshold=plan.threshold), text.tokens, text.asked, advance)
-            for text in texts
-        ]
-        for name, blocks in kinds.items()
-    }
+    each = [read(model, text.tokens, text.asked, list(kinds.values()), plan.threshold, advance) for text in texts]
+    return dict(zip(kinds, map(list, zip(*each, strict=True)), strict=True))
 
 
 def _perplexities(name: str, readings: dict[str, list[Reading]], threshold: int) -> Findings:
