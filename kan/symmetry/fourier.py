@@ -88,7 +88,6 @@ class FourierLinear:
         values = y.view(n, rows, self._outputs).transpose(0, 1)
         return values if self._bias is None else values + self._bias
 
-
     def _of_one(self, x: Tensor) -> Tensor:
         """The same for one row."""
         spectra = torch.mm(self._analysis, x.reshape(self._order, -1))
