@@ -45,6 +45,10 @@ class BlockMeans:
         """Means [H_kv, *last.shape, d] of the blocks with these last pages."""
         return self._layers[layer][level][:, last]
 
+    def all_of(self, layer: int) -> Tensor:
+        """[levels, H_kv, pages, d]"""
+        return self._layers[layer]
+
     def completed(self, sequences: Sequence[SequenceRows]) -> list[Completed]:
         """By level, what the rows of a step complete; the same for all layers."""
         found = []

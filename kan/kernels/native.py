@@ -20,13 +20,14 @@ from torch import Tensor
 from cpu.linear import Linear
 from kan.attention import PAGE_SIZE
 from kan.config import KANConfig
-from kan.kernels.native_attention import NativeAttention
+from kan.kernels.block_means import BlockMeans
+from kan.kernels.native_attention import NativeAttention, Routing
 from kan.kernels.operations import Cache, Product
 from kan.kernels.paged_cache import PagedCache
 from kan.kernels.small_pages import CacheLayer
-from kan.patterns import causal
+from kan.patterns import SqrtBlocks, pattern_of
 
-ABI = 4
+ABI = 5
 """KG_ABI of c/vectors.h. A library built from other sources is refused."""
 MAX_HEAD_DIM = 256
 BLOCK_OUTPUTS = 32
@@ -54,7 +55,7 @@ class NativeKernels:
         # The longer functions let other Python threads run meanwhile. The shortest do not: to get the interpreter's
         # lock back could take many times as long as they do.
         long, short = ctypes.CDLL(path), ctypes.PyDLL(path)
-        self._attention = _function(long.kg_attention, [c_void_p] * 9 + [c_int64] * 6)
+        self._attention = _function(long.kg_attention, [c_void_p] * 10 + [c_int64] * 9)
         self._swiglu = _function(long.kg_swiglu, [c_void_p, c_int64, c_int64, c_void_p])
         self._linear = _function(long.kg_linear, [c_void_p] * 4 + [c_int64] * 3 + [c_void_p])
         self._pack_linear = _function(long.kg_pack_linear, [c_void_p, c_int64, c_int64, c_void_p])
@@ -62,30 +63,45 @@ class NativeKernels:
         self._rotate_and_store = _function(short.kg_rotate_and_store, [c_void_p] * 6 + [c_int64] * 5)
 
     def new_cache(self, config: KANConfig, pages: int, dtype: torch.dtype) -> Cache:
-        return PagedCache(config, causal, pages, dtype, partial(NativeAttention, self))
+        pattern = pattern_of(config)
+        means = BlockMeans(config, pattern, pages, dtype) if isinstance(pattern, SqrtBlocks) else None
+        return PagedCache(config, pattern, pages, dtype, partial(NativeAttention, self, means))
 
     def attention(
-        self, q: Tensor, cache: CacheLayer, sequences: Tensor, table: Tensor, phi: Tensor | None, mass: Tensor
+        self,
+        q: Tensor,
+        cache: CacheLayer,
+        sequences: Tensor,
+        table: Tensor,
+        phi: Tensor | None,
+        mass: Tensor,
+        routing: Routing | None = None,
     ) -> Tensor:
         """q [R, H, d] -> [R, H, d].
 
-        sequences [S, 6] and table [B, 4] int64 as `Sequence` and `Block` of c/attention.c; phi [H, parts] float32 or
-        None; mass [parts] float32, added to. IndexError for a page outside the cache.
+        sequences [S, 8] and table [B, 4] int64 as `Sequence` and `Block` of c/blocks.h; phi [H, parts] float32 or
+        None; mass [parts] float32, added to; `routing` is needed where rows choose blocks. IndexError for a page
+        outside the cache, and for rows that have too few blocks to choose from.
         """
         rows, heads, d = q.shape
         kv_heads, cache_pages, parts = cache.kv.shape[1], cache.kv.shape[2], len(mass)
         out = torch.empty_like(q)
+        means, levels, smallest, chosen = None, 0, 0, 0
+        if routing is not None:
+            levels, smallest, chosen = len(routing.means), routing.smallest, routing.chosen
+            means = _address(routing.means, torch.float32, (levels, kv_heads, cache_pages, d))
         failure = self._attention(
             _address(q, torch.bfloat16, (rows, heads, d)),
             _address(cache.kv, torch.bfloat16, (2, kv_heads, cache_pages, PAGE_SIZE, d)),
             _address(cache.key_scales, torch.bfloat16, (kv_heads, cache_pages, d)),
             _address(cache.value_scales, torch.bfloat16, (kv_heads, cache_pages, 2 * PAGE_SIZE)),
-            _address(sequences, torch.int64, (len(sequences), 6)),
+            _address(sequences, torch.int64, (len(sequences), 8)),
             _address(table, torch.int64, (len(table), 4)),
             None if phi is None else _address(phi, torch.float32, (heads, parts)),
             _address(mass, torch.float32, (parts,)),
             out.data_ptr(),
-            *(len(sequences), heads, kv_heads, d, cache_pages, parts),
+            means,
+            *(len(sequences), heads, kv_heads, d, cache_pages, parts, levels, smallest, chosen),
         )
         if failure:
             raise _ERRORS[failure]("attention")
@@ -159,7 +175,7 @@ class NativeLinear:
 
 
 def _out_of_range(function: str) -> Exception:
-    return IndexError(f"{function}: a page or slot outside the cache")
+    return IndexError(f"{function}: a page or slot outside the cache, or too few blocks to choose from")
 
 
 def _no_memory(function: str) -> Exception:
@@ -172,8 +188,6 @@ _ERRORS = {1: _out_of_range, 2: _no_memory}
 
 def check_model(config: KANConfig, dtype: torch.dtype) -> None:
     """KernelsUnavailable if this model, in this dtype, is none for the native kernels."""
-    if config.attention != "full":
-        raise KernelsUnavailable(f"they know no attention but 'full', and this is {config.attention!r}")
     if dtype != torch.bfloat16:
         raise KernelsUnavailable(f"they compute in bfloat16, not {str(dtype).removeprefix('torch.')}")
     if config.group_order > 1:

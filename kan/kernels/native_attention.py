@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Protocol
 
@@ -11,34 +12,68 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kan.attention import PAGE_SIZE, SequenceRows, phi_of
+from kan.attention import PAGE_SIZE, SequenceRows, pages_for, phi_of
+from kan.kernels.block_means import BlockMeans
 from kan.kernels.paged_cache import slots_of
 from kan.kernels.small_pages import CacheLayer
-from kan.patterns import Pattern, causal
+from kan.patterns import Pattern, SqrtBlocks, causal
+
+EVERYTHING = -1
+"""The level of rows that see all before them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What rows that choose blocks choose from, in one layer.
+
+    means      [levels, H_kv, pages, d] float32, as `BlockMeans` keeps them
+    smallest   pages of a block of level 0
+    chosen     how many blocks a row chooses
+    """
+
+    means: Tensor
+    smallest: int
+    chosen: int
 
 
 class Compiled(Protocol):
     """The functions of `NativeKernels` that are needed here."""
 
     def attention(
-        self, q: Tensor, cache: CacheLayer, sequences: Tensor, table: Tensor, phi: Tensor | None, mass: Tensor
+        self,
+        q: Tensor,
+        cache: CacheLayer,
+        sequences: Tensor,
+        table: Tensor,
+        phi: Tensor | None,
+        mass: Tensor,
+        routing: Routing | None = None,
     ) -> Tensor: ...
 
     def rotate_and_store(self, qkv: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, kv: Tensor) -> Tensor: ...
 
 
 class NativeAttention:
-    """`PagedAttention` of the compiled library, which knows the causal pattern only."""
+    """`PagedAttention` of the compiled library."""
 
     def __init__(
-        self, compiled: Compiled, layers: Sequence[CacheLayer], pattern: Pattern, sequences: Sequence[SequenceRows]
+        self,
+        compiled: Compiled,
+        means: BlockMeans | None,
+        layers: Sequence[CacheLayer],
+        pattern: Pattern,
+        sequences: Sequence[SequenceRows],
     ) -> None:
-        assert pattern is causal, "the library computes no other pattern"
+        """`means` are needed where the pattern is one of blocks."""
+        assert pattern is causal or isinstance(pattern, SqrtBlocks), "the library computes no other pattern"
         self._compiled = compiled
         self._layers = layers
+        self._pattern = pattern
+        self._means = means
         self._slots = slots_of(sequences)
+        self._completed = [] if means is None else means.completed(sequences)
         parts = list(accumulate((len(one.prefix.lengths) for one in sequences), initial=0))
-        self._sequences, self._table = _tables(sequences, parts)
+        self._sequences, self._table = _tables(sequences, parts, pattern)
         self._phi = phi_of(sequences)
         self._mass = torch.zeros(parts[-1])
         self.masses = [self._mass[first:end] for first, end in pairwise(parts)]
@@ -47,27 +82,49 @@ class NativeAttention:
         cache = self._layers[layer]
         queries = self._compiled.rotate_and_store(qkv, cos, sin, self._slots, cache.kv)
         phi = None if self._phi is None else self._phi[layer]
-        return self._compiled.attention(queries, cache, self._sequences, self._table, phi, self._mass).flatten(1)
+        routing = self._routing(layer, cache)
+        return self._compiled.attention(queries, cache, self._sequences, self._table, phi, self._mass, routing).flatten(
+            1
+        )
+
+    def _routing(self, layer: int, cache: CacheLayer) -> Routing | None:
+        """With the means of the blocks that this step's rows complete."""
+        if self._means is None or not isinstance(self._pattern, SqrtBlocks):
+            return None
+        self._means.refresh(layer, cache.kv, self._completed)
+        return Routing(self._means.all_of(layer), self._pattern.smallest // PAGE_SIZE, self._pattern.chosen)
 
 
-def _tables(sequences: Sequence[SequenceRows], parts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """`Sequence` [S, 6] and `Block` [B, 4] of c/attention.c. `parts`: the number of each sequence's first part."""
+def _tables(sequences: Sequence[SequenceRows], parts: Sequence[int], pattern: Pattern) -> tuple[Tensor, Tensor]:
+    """`Sequence` [S, 8] and `Block` [B, 4] of c/blocks.h. `parts`: the number of each sequence's first part."""
     described, blocks = [], []
     first_query = first_block = 0
     for one, first_part in zip(sequences, parts, strict=False):
-        mounted, count = len(one.prefix.table), len(one.prefix.table) + len(one.context)
-        described.append((first_query, one.count, first_block, count, mounted, one.computed))
+        mounted, end = len(one.prefix.table), one.computed + one.count
+        for first, stop, level in _spans(one, pattern):
+            seen = mounted + pages_for(stop)
+            described.append((first_query, stop - first, first_block, seen, mounted, first, level, stop == end))
+            first_query += stop - first
         blocks.append(_blocks(one, first_part))
-        first_query += one.count
-        first_block += count
+        first_block += len(blocks[-1])
     return torch.tensor(described, dtype=torch.int64), torch.from_numpy(np.concatenate(blocks))
+
+
+def _spans(one: SequenceRows, pattern: Pattern) -> Iterator[tuple[int, int, int]]:
+    """Places, cut where their level changes: (first, end, level) of each."""
+    if not isinstance(pattern, SqrtBlocks):
+        yield one.computed, one.computed + one.count, EVERYTHING
+        return
+    for first, stop, level in pattern.spans(one.computed, one.computed + one.count):
+        yield first, stop, EVERYTHING if level is None else level
 
 
 def _blocks(one: SequenceRows, first_part: int) -> NDArray[np.int64]:
     """[B, 4] for one sequence."""
-    mounted = len(one.prefix.table)
-    blocks = np.full((mounted + len(one.context), 4), (0, PAGE_SIZE, -1, 0))
+    mounted, context = len(one.prefix.table), one.context
+    blocks = np.full((mounted + len(context), 4), (0, 0, -1, 0))
     blocks[:mounted] = one.prefix.table
     blocks[:mounted, 2] += first_part
-    blocks[mounted:, 0] = one.context
+    blocks[mounted:, 0] = context
+    blocks[mounted:, 1] = np.arange(len(context)) * PAGE_SIZE
     return blocks

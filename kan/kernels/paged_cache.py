@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 
@@ -49,6 +50,12 @@ class PagedCache:
 
     def write_small(self, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
         write_small(self._layers, pages, keys, values)
+
+    def under(self, pattern: Pattern) -> PagedCache:
+        """The same pages, looked at by another pattern: if this one's is of blocks, one with the same sizes of them."""
+        other = copy.copy(self)
+        other._pattern = pattern
+        return other
 
     def attention(self, sequences: Sequence[SequenceRows]) -> PagedAttention:
         return self._make_attention(self._layers, self._pattern, sequences)

@@ -19,7 +19,7 @@ import torch
 
 from kan.attention import PAGE_SIZE, Prefix, SequenceRows, pages_for
 from kan.config import KANConfig
-from kan.kernels.operations import Cache
+from kan.kernels.operations import Cache, Kernels
 from kan.kernels.torch_kernels import TorchKernels
 from loadtests.stats import median
 
@@ -42,7 +42,7 @@ class Shape:
 
     def config(self, attention: str, longest: int, blocks: int, threshold: int) -> KANConfig:
         return KANConfig(
-            name="noise", vocab_size=1, hidden_size=self.heads * self.head_dim, intermediate_size=1, num_layers=1,
+            name="noise", vocab_size=1, hidden_size=self.heads * self.head_dim, intermediate_size=16, num_layers=1,
             num_heads=self.heads, num_kv_heads=self.kv_heads, head_dim=self.head_dim,
             max_position_embeddings=longest, rope_theta=1e4, rms_norm_eps=1e-5, tie_word_embeddings=True,
             attention_bias=False, mlp_bias=False, bos_token_id=None, eos_token_ids=(), attention=attention,
@@ -62,18 +62,25 @@ class Measured:
 
 @torch.inference_mode()
 def measure(
-    config: KANConfig, chunk: int, lengths: Sequence[int], progress: Progress, samples: int | None = None
+    config: KANConfig,
+    chunk: int,
+    lengths: Sequence[int],
+    progress: Progress,
+    samples: int | None = None,
+    *,
+    kernels: Kernels | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Measured:
     """One prompt of the greatest length: those of the smaller ones are its beginning, whatever the pattern.
 
     `samples`: of the chunks between two lengths so many are computed, at even distances, and stand for all. For full
-    attention only, whose chunks need nothing of the others but keys and values.
+    attention only, whose chunks need nothing of the others but keys and values. `kernels`: torch's if none are given.
     """
     found = Measured()
     generator = torch.Generator().manual_seed(1)
-    cache = TorchKernels().new_cache(config, pages_for(max(lengths) + 1), torch.float32)
-    _fill(cache, config, pages_for(max(lengths) + 1), generator)
-    _step(cache, config, 0, 1, generator)  # what is done once for ever
+    cache = (kernels or TorchKernels()).new_cache(config, pages_for(max(lengths) + 1), dtype)
+    _fill(cache, config, pages_for(max(lengths) + 1), generator, dtype)
+    _step(cache, config, 0, 1, generator, dtype)  # what is done once for ever
     spent = 0.0
     for first, end in pairwise([0, *sorted(lengths)]):
         starts = range(first, end, chunk)
@@ -83,20 +90,20 @@ def measure(
         for start in measured:
             if start == starts[-1]:
                 before = _reset_peak()
-            seconds.append(_step(cache, config, start, chunk, generator))
+            seconds.append(_step(cache, config, start, chunk, generator, dtype))
             progress((end - first) // len(measured))
         found.bytes_per_row[end] = max(0, _peak() - before) / chunk
         spent += len(starts) * sum(seconds) / len(seconds)
         found.prefill[end] = spent
-        found.decode[end] = median([_step(cache, config, end, 1, generator) for _ in range(DECODE_STEPS)])
+        found.decode[end] = median([_step(cache, config, end, 1, generator, dtype) for _ in range(DECODE_STEPS)])
     return found
 
 
-def _fill(cache: Cache, config: KANConfig, pages: int, generator: torch.Generator) -> None:
+def _fill(cache: Cache, config: KANConfig, pages: int, generator: torch.Generator, dtype: torch.dtype) -> None:
     """Noise everywhere, a page after the other."""
     shape = (2, 1, PAGE_SIZE, config.num_kv_heads, config.head_dim)
     for page in range(pages):
-        cache.write([page], *torch.randn(shape, generator=generator))
+        cache.write([page], *torch.randn(shape, generator=generator).to(dtype))
 
 
 def exponent(seconds: dict[int, float], least: int) -> float:
@@ -118,10 +125,12 @@ def crossing(ours: dict[int, float], theirs: dict[int, float]) -> int | None:
     return found
 
 
-def _step(cache: Cache, config: KANConfig, computed: int, count: int, generator: torch.Generator) -> float:
+def _step(
+    cache: Cache, config: KANConfig, computed: int, count: int, generator: torch.Generator, dtype: torch.dtype
+) -> float:
     """CPU seconds of one layer for these rows, with its share of what is made ready for all layers."""
     d = config.head_dim
-    qkv = torch.randn(count, config.num_heads + 2 * config.num_kv_heads, d, generator=generator)
+    qkv = torch.randn(count, config.num_heads + 2 * config.num_kv_heads, d, generator=generator).to(dtype)
     cos, sin = torch.ones(count, 1, d), torch.zeros(count, 1, d)
     rows = SequenceRows(Prefix(), range(pages_for(computed + count)), computed, count)
     started = time.process_time()

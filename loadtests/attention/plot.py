@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loadtests.attention.run import FULL, LEAST, SQRT
+from loadtests.attention.run import FULL, LEAST, NATIVE, SQRT
 from loadtests.report import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLORS = {FULL: "tab:gray", SQRT: "tab:green"}
+COLORS = {FULL: "tab:gray", SQRT: "tab:green", FULL + NATIVE: "tab:brown", SQRT + NATIVE: "tab:blue"}
 
 
 def write_plot(report: Report, path: Path) -> None:
@@ -33,7 +33,9 @@ def write_plot(report: Report, path: Path) -> None:
 def _draw(report: Report, what: str, unit: str, axes: Axes) -> None:
     lengths = np.array(report.samples["tokens"])
     for kind, color in COLORS.items():
-        values = np.array(report.samples[f"{what}, {kind} ({unit})"])
+        if (series := f"{what}, {kind} ({unit})") not in report.samples:
+            continue
+        values = np.array(report.samples[series])
         label, power = f"{kind} attention", report.figures.get(f"exponent, {what}, {kind}")
         if power is not None:
             fitted = lengths >= LEAST

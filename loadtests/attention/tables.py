@@ -11,10 +11,10 @@ from loadtests.stats import number
 
 def print_tables(report: Report, console: Console) -> None:
     table = Table("tokens", title="one layer")
-    series = {name: values for name, values in report.samples.items() if name != "tokens"}
-    for name in series:
-        table.add_column(name, justify="right")
-    for tokens, *values in zip(report.samples["tokens"], *series.values(), strict=True):
-        table.add_row(f"{tokens:.0f}", *map(number, values))
+    for tokens in report.samples["tokens"]:
+        table.add_column(f"{tokens:.0f}", justify="right")
+    for name, values in report.samples.items():
+        if name != "tokens":
+            table.add_row(name, *map(number, values))
     console.print(table)
     print_report(report, console)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from kan.kernels import KernelsName
 from server.cli.console import FAILED, USAGE, CommandError, messages, output, progress_bar
 from server.cli.laboratory import failures_told
 from server.cli.options import DataDir, model_directory
@@ -98,7 +99,11 @@ def attention(
     threshold: Annotated[int, typer.Option(min=0, help="Tokens of a context whose rows see everything.")] = 4096,
     window: Annotated[int, typer.Option(min=2, help="Tokens of a window of prose.")] = 8192,
     documents: Annotated[int, typer.Option(min=0, max=1000, help="Windows of each kind of prose.")] = 4,
+    prose: Annotated[str, typer.Option(help="Kinds of prose.")] = "novels,wikitext",
     retrievals: Annotated[int, typer.Option(min=0, max=500, help="Lists of 75 keys with their values.")] = 8,
+    kernels: Annotated[
+        KernelsName, typer.Option(help="native (bfloat16), torch (float32), or auto: native where they can be had.")
+    ] = "auto",
     json: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
     model: Annotated[str, typer.Option(help="A name under the models directory, or a path.")] = "smollm2-135m",
     data_dir: DataDir = Path("data"),
@@ -107,7 +112,9 @@ def attention(
     with failures_told():
         from lab.evaluation.long_context.run import LongContextPlan, evaluate_attention
 
-        plan = LongContextPlan(data, _counts(blocks, "--blocks"), threshold, window, documents, retrievals)
+        plan = LongContextPlan(
+            data, _counts(blocks, "--blocks"), threshold, window, documents, retrievals, kernels, _names(prose)
+        )
         evaluate_attention(model_directory(data_dir, model), plan, json, sys.argv[1:], progress_bar(), output())
 
 

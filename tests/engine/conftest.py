@@ -2,9 +2,23 @@ from __future__ import annotations
 
 import pytest
 
+from kan.kernels import native
 from tests.engine.harness import World
+from tests.tiny import tiny_checkpoint
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World.create(tmp_path_factory.mktemp("model"))
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The tiny random model, unless a test asks for a shipped one by its name (`EVERY_MODEL`)."""
+    name = getattr(request, "param", "tiny")
+    return World.create(tmp_path_factory.mktemp("model")) if name == "tiny" else World.shipped(name)
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A tiny model of a shape that the compiled kernels can compute."""
+    try:
+        native.library()
+    except native.KernelsUnavailable as reason:
+        pytest.skip(f"no compiled kernels: {reason}")
+    return World.of(tiny_checkpoint(tmp_path_factory.mktemp("wide"), head_dim=32, num_heads=6, num_kv_heads=2))

@@ -16,6 +16,7 @@ from kan.checkpoint.directory import Checkpoint
 from kan.knowledge.fit import Fit
 from kan.knowledge.phi import Phi
 from kan.prompt import PromptBuilder
+from kan.shipped import shipped_model
 from server.engine.paged.embedded import EmbeddedEngine
 from server.engine.paged.options import EngineOptions
 from server.engine.protocol import (
@@ -39,6 +40,8 @@ FACTS = (
     "The ferry is closed on Mondays in winter.",
 )
 EOS = 2
+EVERY_MODEL = pytest.mark.parametrize("world", ["tiny", "kan-scan"], indirect=True)
+"""For what any model keeps to: ordinary layers, and those of a group that exchanges words."""
 _numbers = itertools.count()
 
 
@@ -51,8 +54,23 @@ class World:
 
     @classmethod
     def create(cls, directory: Path) -> World:
-        checkpoint = tiny_checkpoint(directory)
+        return cls.of(tiny_checkpoint(directory))
+
+    @classmethod
+    def shipped(cls, name: str) -> World:
+        """A model that comes with the package."""
+        directory = shipped_model(name)
+        assert directory is not None
+        return cls.of(Checkpoint.open(directory))
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> World:
         return cls(checkpoint, PromptBuilder.from_checkpoint(checkpoint))
+
+    @property
+    def room(self) -> int:
+        """Tokens of its context window."""
+        return self.checkpoint.config.max_position_embeddings
 
     def fact(self, text: str) -> FactTokens:
         return FactTokens(self.prompt.fact_key(self.checkpoint.fingerprint, text), self.prompt.fact(text))

@@ -19,6 +19,7 @@ from server.engine.protocol import (
 )
 from tests.engine.harness import (
     EOS,
+    EVERY_MODEL,
     FACTS,
     World,
     answer,
@@ -30,7 +31,8 @@ from tests.engine.harness import (
     stream,
     until,
 )
-from tests.tiny import tiny_config
+
+pytestmark = EVERY_MODEL
 
 
 def mixed_requests(world: World) -> list[GenerationRequest]:
@@ -129,7 +131,7 @@ async def test_logprobs_of_generated_and_prompt_tokens_agree(world: World, facts
 
 
 async def test_all_alternatives_sum_to_one(world: World) -> None:
-    size = tiny_config().vocab_size
+    size = world.checkpoint.config.vocab_size
     async with world.engine() as engine:
         one = await answer(engine, world.request("Say", max_tokens=3, logprobs=size + 5))
         none = await answer(engine, world.request("Say", max_tokens=3, logprobs=0))
@@ -141,12 +143,12 @@ async def test_all_alternatives_sum_to_one(world: World) -> None:
 
 
 async def test_what_can_never_fit_is_refused_at_once(world: World) -> None:
-    room = tiny_config().max_position_embeddings
+    room = world.room
     async with world.engine(pages=40) as engine:
         for impossible in (
             world.request("a", max_tokens=room),
             world.request("a" * room, max_tokens=1),
-            world.request("a", FACTS[0], max_tokens=room - 60),
+            world.request("a", FACTS[0], max_tokens=room - len(world.prompt.preamble)),
             world.request("a", max_tokens=40 * 16),
             world.request("a", "f" * 100),
         ):
@@ -162,7 +164,7 @@ async def test_what_can_never_fit_is_refused_at_once(world: World) -> None:
     "damage",
     [
         {"prompt": ()},
-        {"prompt": (5, 259)},
+        {"prompt": (5, 100_000)},
         {"prompt": (5, -1)},
         {"facts": (MountedFact(FactTokens("k", ()), Fit(0.5)),)},
         {"facts": (MountedFact(FactTokens("k", (5, 100_000)), Fit(0.5)),)},
@@ -179,6 +181,14 @@ async def test_a_malformed_request_is_refused_and_harms_nobody(world: World, dam
         with pytest.raises((ValueError, RequestTooLarge)):
             engine.generate(replace(world.request("a"), **damage))
         assert_same([await running], [expected])
+
+
+async def test_the_first_token_outside_the_vocabulary_is_refused(world: World) -> None:
+    last = world.checkpoint.config.vocab_size - 1
+    async with world.engine() as engine:
+        assert (await answer(engine, replace(world.request("a"), prompt=(last,)))).finish_reason == "length"
+        with pytest.raises((ValueError, RequestTooLarge)):
+            engine.generate(replace(world.request("a"), prompt=(last + 1,)))
 
 
 @pytest.mark.parametrize("tokens", [(), (5, 100_000), (-1,)])
@@ -200,8 +210,8 @@ async def test_bad_sampling_is_refused_and_takes_no_place(world: World, field: d
 
 async def test_a_closed_engine_answers_everyone(world: World) -> None:
     async with world.engine(max_running=1) as engine:
-        running = stream(engine, world.request("a", max_tokens=900))
-        waiting = stream(engine, world.request("b", max_tokens=900))
+        running = stream(engine, world.request("a", max_tokens=world.room - 1))
+        waiting = stream(engine, world.request("b", max_tokens=world.room - 1))
         await anext(running)
         encoding = asyncio.create_task(engine.encode([world.fact(text) for text in FACTS]))
         await asyncio.sleep(0)

@@ -22,6 +22,7 @@ from server.engine.protocol import (
     MountedFact,
 )
 from tests.engine.harness import (
+    EVERY_MODEL,
     FACTS,
     World,
     answer,
@@ -33,7 +34,8 @@ from tests.engine.harness import (
     stream,
     until,
 )
-from tests.tiny import tiny_config
+
+pytestmark = EVERY_MODEL
 
 
 async def test_one_fact_is_the_same_text_in_one_sequence(world: World) -> None:
@@ -76,7 +78,8 @@ async def test_a_fact_mounted_twice_counts_twice_and_is_released_twice(world: Wo
 
 async def test_phi_is_used_and_a_shut_out_fact_is_absent(world: World) -> None:
     """φ far below zero for irrelevant facts: as if they had not been mounted (but for where the context starts)."""
-    layers, heads = tiny_config().num_layers, tiny_config().num_heads
+    config = world.checkpoint.config
+    layers, heads = config.num_layers, config.num_heads
     coefficients = torch.zeros(layers, heads, len(FEATURES), 3)
     coefficients[:, :, 0, 0] = -1e4  # relevance -0.2 and below; 0.4 and above have no bias
     relevant, longest = world.fact(FACTS[1]), world.fact(FACTS[5])
@@ -99,7 +102,7 @@ async def test_phi_is_used_and_a_shut_out_fact_is_absent(world: World) -> None:
 
 async def test_an_adapter_changes_facts_and_nothing_else(world: World, tmp_path: Path) -> None:
     """Encoded now, resident or read from disk: the same; what is on disk is the plain model's."""
-    config = tiny_config()
+    config = world.checkpoint.config
     width = 2 * config.num_kv_heads * config.head_dim
     generator = torch.Generator().manual_seed(4)
     shapes = ((config.num_layers, width, 2), (config.num_layers, 2, width), (config.num_layers, 1, width))

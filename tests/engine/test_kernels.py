@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from kan.kernels import native
-from kan.prompt import PromptBuilder
 from server.engine.protocol import GenerationRequest
 from tests.engine.harness import FACTS, World, answers, one_by_one
-from tests.tiny import tiny_checkpoint
 
 
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A tiny model of a shape that the compiled kernels can compute."""
-    try:
-        native.library()
-    except native.KernelsUnavailable as reason:
-        pytest.skip(f"no compiled kernels: {reason}")
-    checkpoint = tiny_checkpoint(tmp_path_factory.mktemp("wide"), head_dim=32, num_heads=6, num_kv_heads=2)
-    return World(checkpoint, PromptBuilder.from_checkpoint(checkpoint))
-
-
-@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="this processor has no AVX-512 BF16")
 async def test_answers_with_the_compiled_kernels(wide: World) -> None:
     """bfloat16 is too coarse for equal tokens in every batch, so what is compared is the same work done twice."""
 

@@ -78,6 +78,22 @@ def test_enough_is_full_attention(world: World, full: list[Answer], enough: dict
     assert_same(found, full)
 
 
+def test_with_the_compiled_kernels(wide: World) -> None:
+    """In bfloat16, so what is compared is the same work: enough blocks are full attention to the bit, few are not; in
+    chunks, token by token, and with facts in either kind of pages."""
+    served: dict[str, Any] = {"dtype": "bfloat16", "kernels": "native", "step_tokens": 130}
+    for bits in (16, 8):
+        kinds: list[dict[str, Any]] = [{}, {**SQRT, "attention_blocks": 1000}, SQRT, SQRT]
+        full, enough, few, again = (
+            asyncio.run(alone(wide, requests(wide), **served, **kind, page_bits=bits)) for kind in kinds
+        )
+        assert enough == full
+        assert few[3] == full[3], "what is short sees everything"
+        assert few[0].logprobs != full[0].logprobs
+        assert all(0 < share < 1 for share in few[1].attention or ())
+        assert again == few
+
+
 def test_a_scored_prompt(world: World) -> None:
     """Log probabilities of the prompt's own tokens, in whatever chunks."""
 
@@ -97,7 +113,6 @@ def test_a_scored_prompt(world: World) -> None:
         ({"attention": "full", "attention_threshold": 9}, "are of sqrt attention, and this is full"),
         ({"attention_blocks": 9}, "are of sqrt attention, and this is full"),
         ({**SQRT, "max_fact_tokens": 300}, "max_fact_tokens: facts of 300 tokens"),
-        ({"attention": "sqrt", "kernels": "native"}, "no attention but 'full', and this is 'sqrt'"),
     ],
 )
 def test_what_does_not_go_together_is_refused(world: World, options: dict[str, Any], said: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Protocol
 
 import torch
 from hypothesis import strategies as st
@@ -11,13 +12,19 @@ from torch import Tensor
 
 from kan.attention import PAGE_SIZE, Prefix, SequenceRows, pages_for
 from kan.config import KANConfig
-from kan.kernels.operations import Cache, Kernels
+from kan.kernels.operations import Cache
 from kan.kernels.small_pages import tokens_per_small_page
 from tests.tiny import tiny_config
 
 SMALL, MOST = (tokens_per_small_page(dtype) for dtype in (torch.bfloat16, torch.float64))
 """Tokens of small pages."""
 SMALL_PAGES = 5
+
+
+class MakesCaches(Protocol):
+    """What a case needs of `Kernels`."""
+
+    def new_cache(self, config: KANConfig, pages: int, dtype: torch.dtype) -> Cache: ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Case:
     sequences: list[SequenceRows]
     small_kv: Tensor
 
-    def new_cache(self, kernels: Kernels, dtype: torch.dtype) -> Cache:
+    def new_cache(self, kernels: MakesCaches, dtype: torch.dtype) -> Cache:
         """Filled."""
         pages, small = self.kv.shape[2] // PAGE_SIZE, self.small_kv.shape[2]
         cache = kernels.new_cache(self.config, pages + small, dtype)
@@ -46,7 +53,7 @@ class Case:
             cache.write_small([pages + page], *self.small_kv[:, :, page, : tokens_per_small_page(dtype)].to(dtype))
         return cache
 
-    def run(self, kernels: Kernels, dtype: torch.dtype, layer: int = 0) -> tuple[Tensor, list[Tensor]]:
+    def run(self, kernels: MakesCaches, dtype: torch.dtype, layer: int = 0) -> tuple[Tensor, list[Tensor]]:
         """Output [R, H, d] of one layer, and the masses of its parts."""
         attention = self.new_cache(kernels, dtype).attention([laid_out(one, dtype) for one in self.sequences])
         exact = torch.float64 if dtype == torch.float64 else torch.float32

@@ -202,7 +202,6 @@ def test_compiles_for_other_processors(tmp_path: Path) -> None:
         (torch.bfloat16, {"head_dim": 288}, "head_dim 288"),
         (torch.bfloat16, {"head_dim": 64, "hidden_size": 40}, "hidden_size 40"),
         (torch.bfloat16, {"head_dim": 64, "intermediate_size": 7}, "intermediate_size 7"),
-        (torch.bfloat16, {"head_dim": 64, "attention": "sqrt"}, "no attention but 'full', and this is 'sqrt'"),
     ],
 )
 def test_models_it_cannot_compute(dtype: torch.dtype, shape: dict[str, Any], reason: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,91 +11,20 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from kan.attention import PAGE_SIZE, SequenceRows, pages_for, slot_of
+from kan.attention import PAGE_SIZE
 from kan.kernels.native import NativeKernels
 from kan.kernels.reference import ReferenceAttention
 from kan.kernels.small_pages import CacheLayer
 from kan.kernels.torch_kernels import TorchKernels
-from kan.quantization import dequantize, quantize
-from tests.kan.attention_case import SMALL, Case, case, cases
-from tests.kan.test_native import ROUND, ROUND32, kernels, threads, within
+from tests.kan.attention_case import Case, case, cases
+from tests.kan.native_truth import Truth, columns_of
+from tests.kan.test_native import ROUND32, kernels, threads, within
 
 __all__ = ["kernels", "threads"]
 
 
 def run(kernels: NativeKernels, given_: Case) -> tuple[Tensor, list[Tensor]]:
     return given_.run(kernels, torch.bfloat16)
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What the results for one sequence are exactly, and how far from it they may be."""
-
-    out: Tensor
-    mass: Tensor
-    out_bound: Tensor
-    mass_bound: Tensor
-
-    @classmethod
-    def of(cls, given_: Case, index: int) -> Truth:
-        alone = given_.alone(index)
-        (sequence,) = alone.sequences
-        slots, owners, seen = _columns(sequence, given_.kv.shape[2])
-        heads, kv_heads, d = (getattr(given_.config, name) for name in ("num_heads", "num_kv_heads", "head_dim"))
-        rows = alone.qkv.double()
-        kv = given_.kv[:, 0].double()
-        known = rounded(given_)[:, 0].flatten(1, 2)
-        own = torch.stack((rows[:, heads : heads + kv_heads], rows[:, heads + kv_heads :]))
-        kv = torch.cat((kv.index_copy(1, torch.tensor(sequence.slots), own), known), dim=1)[:, slots].transpose(1, 2)
-        keys, values = kv.repeat_interleave(heads // kv_heads, dim=1)  # [H, C, d]
-        phi = torch.zeros(heads, 1, len(slots), dtype=torch.float64)
-        if sequence.prefix.phi is not None and (owners >= 0).any():
-            phi[..., owners >= 0] = sequence.prefix.phi[0].double()[:, None, owners[owners >= 0]]
-        q = rows[:, :heads].transpose(0, 1)
-        scores = ((q @ keys.transpose(1, 2) + phi) / d**0.5).masked_fill(~seen, -torch.inf)
-        weights = torch.softmax(scores, dim=-1)
-        # A score is a sum of d products and φ; then its distance from the largest goes into an exponential.
-        steps = (d + 4) * (q.abs() @ keys.abs().transpose(1, 2)) + 4 * phi.abs()
-        slip = torch.where(weights > 0, ROUND32 * (steps / d**0.5 + 8), 0)
-        slip = slip + (weights * slip).sum(-1, keepdim=True) + ROUND32 * (len(slots) / 16 + 16)
-        drift = (weights * (slip + ROUND + ROUND32 * len(slots))) @ values.abs()
-        out = (weights @ values).transpose(0, 1)
-        by_part = torch.nn.functional.one_hot(owners + 1, len(sequence.prefix.lengths) + 1)[:, 1:].double()
-        mass = (weights[:, -1] @ by_part).sum(0)
-        return cls(
-            out=out,
-            mass=mass,
-            out_bound=drift.transpose(0, 1) * (1 + ROUND) + ROUND * out.abs(),
-            mass_bound=((weights * slip)[:, -1] @ by_part).sum(0) + ROUND32 * (heads + len(slots) / 16 + 16) * mass,
-        )
-
-
-def rounded(given_: Case) -> Tensor:
-    """[2, layers, small pages, SMALL, H_kv, d]: what small pages hold. The kernel rounds keys to bfloat16 as well."""
-    keys, values = given_.small_kv[..., :SMALL, :, :].float()
-    return torch.stack(
-        (dequantize(*quantize(keys, 2), torch.bfloat16).double(), dequantize(*quantize(values, 4), torch.float64))
-    )
-
-
-def _columns(one: SequenceRows, plain: int) -> tuple[list[int], Tensor, Tensor]:
-    """Slots of all columns, their parts (-1: context), and which of them each row sees. Those of small pages come after
-    the `plain` ones."""
-    slots, owners, first = [], [], 0
-    for part, (length, per_page) in enumerate(zip(one.prefix.lengths, one.prefix.per_page, strict=True)):
-        pages = one.prefix.pages[first : first + pages_for(length, per_page)]
-        if per_page == PAGE_SIZE:
-            slots += [slot_of(pages, token) for token in range(length)]
-        else:
-            starts = [plain + (page - plain // PAGE_SIZE) * per_page for page in pages]
-            slots += [starts[token // per_page] + token % per_page for token in range(length)]
-        owners += [part] * length
-        first += len(pages)
-    context = torch.arange(one.computed + one.count)
-    causal = context <= context[one.computed :, None]
-    seen = torch.cat((torch.ones(one.count, len(slots), dtype=torch.bool), causal), dim=1)
-    slots += [slot_of(one.pages, token) for token in context.tolist()]
-    return slots, torch.tensor([*owners, *[-1] * len(context)]), seen
 
 
 def check(kernels: NativeKernels, given_: Case) -> None:
@@ -192,7 +121,7 @@ def test_what_is_not_seen_does_not_matter(kernels: NativeKernels) -> None:
     """Padding of mounted pages, of the context's last page, and pages that are nobody's."""
     padded = case(17, [([20, 5], 18, 3), ([3], 0, 1)], kv_heads=2, group=2, bias=1.0)
     out, masses = run(kernels, padded)
-    kept = {slot for one in padded.sequences for slot in _columns(one, padded.kv.shape[2])[0]}
+    kept = {slot for one in padded.sequences for slot in columns_of(one, padded.kv.shape[2])[0]}
     hostile = padded.kv.clone()
     hostile[:, :, [slot for slot in range(hostile.shape[2]) if slot not in kept]] = 3e38
     again, masses_again = run(kernels, replace(padded, kv=hostile))
@@ -230,8 +159,8 @@ def test_refuses_tensors_of_another_type(kernels: NativeKernels, part: str) -> N
     good = {
         "q": torch.zeros(2, 3, 32, dtype=torch.bfloat16),
         "cache": torch.zeros(2, 1, 4, PAGE_SIZE, 32, dtype=torch.bfloat16),
-        "sequences": torch.tensor([[0, 2, 0, 1, 0, 0]]),
-        "table": torch.tensor([[3, 16, -1, 0]]),
+        "sequences": torch.tensor([[0, 2, 0, 1, 0, 0, -1, 1]]),
+        "table": torch.tensor([[3, 0, -1, 0]]),
         "mass": torch.zeros(3),
     }
     call = partial(attend_to, kernels)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -24,6 +24,7 @@ from kan.model import KANModel
 from kan.patterns import Pattern, SqrtBlocks, causal
 from tests.kan.attention_case import Case, case
 from tests.kan.layout import Layout
+from tests.kan.remembered import Remembered
 from tests.tiny import base_logits, tiny_config, tiny_tensors
 
 REFERENCE = TorchKernels(ReferenceAttention)
@@ -43,43 +44,7 @@ def run(
     given_: Case, pattern: Pattern, kernels: TorchKernels, layer: int = 0, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, list[Tensor]]:
     with served_by(pattern):
-        return given_.run(remembering(given_, kernels), dtype, layer)
-
-
-def remembering(given_: Case, kernels: TorchKernels) -> TorchKernels:
-    """The case's cache holds keys that no step has computed: their means are made as a step would."""
-    if kernels is REFERENCE:
-        return kernels
-
-    class Remembering(TorchKernels):
-        def new_cache(self, *arguments: Any) -> Any:
-            cache: Any = kernels.new_cache(*arguments)
-            return _Remembering(cache, given_.sequences)
-
-    return Remembering()
-
-
-@dataclass
-class _Remembering:
-    cache: Any
-    sequences: Sequence[SequenceRows]
-
-    def write(self, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
-        self.cache.write(pages, keys, values)
-
-    def write_small(self, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
-        self.cache.write_small(pages, keys, values)
-
-    def attention(self, sequences: Sequence[SequenceRows]) -> Any:
-        routed = self.cache.attention(sequences)
-        means = getattr(routed, "_means", None)
-        if means is not None:
-            before = [replace(one, computed=0, count=one.computed) for one in sequences if one.computed]
-            if before:
-                completed = means.completed(before)
-                for layer, kv in enumerate(routed._layers):
-                    means.refresh(layer, kv.kv, completed)
-        return routed
+        return given_.run(kernels if kernels is REFERENCE else Remembered(kernels), dtype, layer)
 
 
 @st.composite

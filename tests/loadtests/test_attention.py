@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from loadtests.attention.measure import Measured, Shape, crossing, exponent
@@ -57,13 +58,17 @@ def test_a_run_leaves_a_report_and_a_picture(tmp_path: Path) -> None:
         "2",
         "--kv-heads",
         "1",
+        "--head-dim",
+        "32",
     ]
     arguments += ["--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "a.json").read_text())
     assert report["samples"]["tokens"] == [512, 1024]
-    assert all(value > 0 for value in report["samples"]["prefill, sqrt (ms)"])
+    for kernels in ("", ", native") if torch.cpu._is_avx512_bf16_supported() else ("",):
+        assert all(value > 0 for value in report["samples"][f"prefill, sqrt{kernels} (ms)"])
+        assert f"full / sqrt, decode step{kernels}, 1024 tokens" in report["figures"]
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -12,7 +12,7 @@ enum { SMALL = 2 /* blocks in a small page: it takes the memory of an ordinary o
 /* Both structures are rows of int64 arrays: see native_attention.py. */
 typedef struct {
     int64_t number; /* in the cache, counted in blocks of its kind */
-    int64_t tokens; /* how many it holds; of the context's this is not asked */
+    int64_t tokens; /* how many it holds; of the context's: how many lie before it */
     int64_t part;   /* whose they are, among the parts of all sequences; -1: the context's */
     int64_t small;  /* whether its numbers have 8 bits */
 } Block;
@@ -22,6 +22,8 @@ typedef struct {
     int64_t first_block, blocks;  /* in the table: the mounted ones, then the context's */
     int64_t mounted;              /* how many are mounted */
     int64_t computed;             /* context tokens before the first query */
+    int64_t level;                /* of the blocks that its queries choose from; -1: they see everything */
+    int64_t ends;                 /* whether what the last query gives to mounted parts is asked for */
 } Sequence;
 
 typedef struct {
@@ -34,7 +36,9 @@ typedef struct {
     const float *phi;          /* [heads, parts], or null */
     float *mass;               /* [parts], added to */
     bf16 *out;                 /* [queries, heads, d] */
+    const float *means;        /* [levels, kv_heads, cache_pages, d]: of the keys of blocks, at their last pages */
     int64_t count, heads, kv_heads, d, cache_pages, parts;
+    int64_t levels, smallest, chosen; /* a block of level l has smallest << l pages; of these a query chooses */
 } Attention;
 
 INLINE int64_t bytes_of(const Attention *a, const Block *block)

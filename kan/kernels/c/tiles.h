@@ -128,5 +128,71 @@ INLINE void weigh(const int count, const pair *weights, const pair *values, int6
 FOR_ROWS(score)
 FOR_ROWS(weigh)
 
+/* The same for few rows with many pages, whose tiles lie one behind the other: there several pages, or SPAN vectors of
+ * the values' width, give the sums that hide the latency. */
+enum { FEW = 4, SPAN = 4 };
+
+INLINE void score_span(const int count, const int pages, const pair *queries, const pair *keys, int64_t d,
+                       float *scores, int64_t stride)
+{
+    __m512 sum[FEW][SPAN];
+    for (int r = 0; r < count; r++)
+        for (int p = 0; p < pages; p++) sum[r][p] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < d / 2; i++)
+        for (int p = 0; p < pages; p++) {
+            __m512i key = _mm512_loadu_si512(keys + (p * d / 2 + i) * PAGE);
+            for (int r = 0; r < count; r++) sum[r][p] = multiply_add(sum[r][p], key, queries[ROWS * i + r]);
+        }
+    for (int r = 0; r < count; r++)
+        for (int p = 0; p < pages; p++) _mm512_storeu_ps(scores + r * stride + p * PAGE, sum[r][p]);
+}
+
+INLINE void score_few(const int count, int64_t pages, const pair *queries, const pair *keys, int64_t d, float *scores,
+                      int64_t stride)
+{
+    int64_t p = 0;
+    for (; p + SPAN <= pages; p += SPAN)
+        score_span(count, SPAN, queries, keys + p * PAGE * d / 2, d, scores + p * PAGE, stride);
+    for (; p < pages; p++) score_span(count, 1, queries, keys + p * PAGE * d / 2, d, scores + p * PAGE, stride);
+}
+
+INLINE void weigh_span(const int count, const int vectors, int64_t pairs, const pair *weights, const pair *values,
+                       int64_t d, float *sums, int64_t stride)
+{
+    __m512 sum[FEW][SPAN];
+    for (int r = 0; r < count; r++)
+        for (int v = 0; v < vectors; v++) sum[r][v] = _mm512_loadu_ps(sums + r * d + v * LANES);
+    for (int64_t p = 0; p < pairs; p++)
+        for (int v = 0; v < vectors; v++) {
+            __m512i value = _mm512_loadu_si512(values + p * d + v * LANES);
+            for (int r = 0; r < count; r++) sum[r][v] = multiply_add(sum[r][v], value, weights[r * stride + p]);
+        }
+    for (int r = 0; r < count; r++)
+        for (int v = 0; v < vectors; v++) _mm512_storeu_ps(sums + r * d + v * LANES, sum[r][v]);
+}
+
+INLINE void weigh_few(const int count, int64_t pages, const pair *weights, const pair *values, int64_t d, float *sums,
+                      int64_t stride)
+{
+    int64_t i = 0;
+    for (; i + SPAN * LANES <= d; i += SPAN * LANES)
+        weigh_span(count, SPAN, pages * PAGE / 2, weights, values + i, d, sums + i, stride);
+    for (; i < d; i += 2 * LANES) weigh_span(count, 2, pages * PAGE / 2, weights, values + i, d, sums + i, stride);
+}
+
+#define FOR_FEW(name)                                                                                      \
+    AVX512 static void name##_pages(int64_t count, int64_t pages, const pair *a, const pair *b, int64_t d, \
+                                    float *out, int64_t s)                                                 \
+    {                                                                                                      \
+        switch (count) {                                                                                   \
+        case 1: name##_few(1, pages, a, b, d, out, s); break;                                              \
+        case 2: name##_few(2, pages, a, b, d, out, s); break;                                              \
+        case 3: name##_few(3, pages, a, b, d, out, s); break;                                              \
+        default: name##_few(FEW, pages, a, b, d, out, s);                                                  \
+        }                                                                                                  \
+    }
+FOR_FEW(score)
+FOR_FEW(weigh)
+
 #endif
 #endif

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from kan.attention import Prefix, SequenceRows, pages_for
+from kan.attention import PAGE_SIZE, Prefix, SequenceRows, pages_for
+from kan.kernels.paged_cache import PagedCache
 from kan.model import Batch, KANModel
+from kan.patterns import SqrtBlocks
 
 CHUNK = 256
 """Tokens of one forward pass, as the engine takes them."""
@@ -36,32 +37,47 @@ class Reading:
         return bool(self.likeliest.all())
 
 
-def with_attention(model: KANModel, *, blocks: int | None, threshold: int) -> KANModel:
-    """The same weights; `blocks` of √n attention, or None for full attention."""
-    changed = copy.copy(model)
-    attention = "full" if blocks is None else "sqrt"
-    changed.config = replace(
-        model.config, attention=attention, attention_blocks=blocks or 1, attention_threshold=threshold
-    )
-    return changed
-
-
 @torch.inference_mode()
-def read(model: KANModel, tokens: Sequence[int], last: int, advance: Advance) -> Reading:
-    """The last `last` tokens, each predicted from all before it, in chunks through a paged cache as served."""
-    cache = model.new_cache(pages_for(len(tokens)))
+def read(
+    model: KANModel, tokens: Sequence[int], last: int, blocks: Sequence[int | None], threshold: int, advance: Advance
+) -> list[Reading]:
+    """The last `last` tokens, each predicted from all before it, in chunks through a paged cache as served: once for
+    each number of `blocks` of √n attention, and for None by full attention.
+
+    What lies before the threshold is the same for all of them, and read once.
+    """
+    config = replace(model.config, attention="sqrt", attention_blocks=1, attention_threshold=threshold)
+    cache = model.kernels.new_cache(config, pages_for(len(tokens)), model.dtype)
+    assert isinstance(cache, PagedCache), "only these can be looked at by several patterns"
+    shared = min(threshold, len(tokens) - 1) // PAGE_SIZE * PAGE_SIZE
+    asked = len(tokens) - last - 1
+    dense = SqrtBlocks(len(tokens), threshold)
+    before = _rows(model, cache.under(dense), tokens, range(shared), asked, advance)
+    found = []
+    for chosen in blocks:
+        pattern = dense if chosen is None else replace(dense, chosen=chosen)
+        behind = _rows(model, cache.under(pattern), tokens, range(shared, len(tokens) - 1), asked, advance)
+        losses, likeliest = zip(*before, *behind, strict=True)
+        found.append(Reading(torch.cat(losses), torch.cat(likeliest)))
+    return found
+
+
+def _rows(
+    model: KANModel, cache: PagedCache, tokens: Sequence[int], rows: range, asked: int, advance: Advance
+) -> list[tuple[Tensor, Tensor]]:
+    """Of each chunk of `rows` what those from `asked` on say of the token behind them: its loss, and whether it is the
+    likeliest."""
     ids, pages = torch.tensor(tokens), range(pages_for(len(tokens)))
-    first = len(tokens) - last - 1
-    losses, likeliest = [], []
-    for start in range(0, len(tokens) - 1, CHUNK):
-        stop = min(start + CHUNK, len(tokens) - 1)
-        wanted = torch.arange(min(max(start, first), stop), stop)
+    found = []
+    for start in range(rows.start, rows.stop, CHUNK):
+        stop = min(start + CHUNK, rows.stop)
+        wanted = torch.arange(min(max(start, asked), stop), stop)
         attention = cache.attention([SequenceRows(Prefix(), pages, start, stop - start)])
         batch = Batch(ids[start:stop], torch.arange(start, stop), attention, outputs=wanted - start)
         hidden = model.forward(batch)
         if len(wanted):
             logits, following = model.logits(hidden), ids[wanted + 1]
-            losses.append(torch.nn.functional.cross_entropy(logits, following, reduction="none"))
-            likeliest.append(logits.argmax(-1) == following)
+            losses = torch.nn.functional.cross_entropy(logits, following, reduction="none")
+            found.append((losses, logits.argmax(-1) == following))
         advance(stop - start)
-    return Reading(torch.cat(losses), torch.cat(likeliest))
+    return found

@@ -20,15 +20,15 @@ Picked: TypeAlias = tuple[Generation, SampledToken | GrammarTooComplex]
 class TokenPicker:
     """Owned by the engine's thread."""
 
-    def __init__(self, logits: Callable[[Tensor], Tensor]) -> None:
-        """`logits`: of hidden states [rows, hidden], as float32 [rows, vocab]."""
+    def __init__(self, logits: Callable[[Sequence[Generation], Tensor], Tensor]) -> None:
+        """`logits`: of generations and their last tokens' hidden states [rows, hidden], as float32 [rows, vocab]."""
         self._logits = logits
         self._late: dict[Generation, Tensor] = {}
         """Logits [vocab] of those whose mask is not there yet."""
 
     def pick(self, generations: Sequence[Generation], hidden: Tensor) -> list[Picked]:
         """A token for each row of `hidden` [rows, hidden], but for those whose mask is late."""
-        logits = self._logits(hidden)
+        logits = self._logits(generations, hidden)
         plain = [one.choice.plain_greedy for one in generations]
         told = [of_row and one.choice.tells_logprob for of_row, one in zip(plain, generations, strict=True)]
         best = greedy(logits, told)

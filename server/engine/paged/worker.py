@@ -18,6 +18,7 @@ from server.engine.paged.knowledge_cache import KnowledgeCache
 from server.engine.paged.options import EngineOptions
 from server.engine.paged.page_form import PageForm
 from server.engine.paged.picking import Picked, TokenPicker
+from server.engine.paged.prediction import Predictions
 from server.engine.paged.scheduler import Chunk, Scheduler
 from server.engine.paged.sequence import Encoding, Generation, Stage, Waiter, prefix_of
 from server.engine.pages.files import PageFiles
@@ -64,7 +65,8 @@ class Worker:
         form = PageForm(model.dtype, small=options.page_bits == 8)
         self._knowledge = KnowledgeCache(model, self._cache, self._pool, files, adapter, form)
         self._builder = BatchBuilder(self._pool, self._cache)
-        self._picker = TokenPicker(model.logits)
+        self._predictions = Predictions(model, preamble)
+        self._picker = TokenPicker(self._predictions.next)
         self._scheduler = Scheduler(self._pool, self._knowledge, phi, options)
         self._steps = self._encoded = self._prompt_tokens = self._generated = self._cancelled = 0
         self._encode_preamble(preamble)
@@ -210,7 +212,8 @@ class Worker:
         start = generation.computed - count
         first, following = generation.choice.unscored(start, generation.computed)
         if following:
-            logits = self._model.logits(hidden[first - start : first - start + len(following)])
+            rows = hidden[first - start : first - start + len(following)]
+            logits = self._predictions.along(generation, first, rows)
             wanted = generation.request.sampling.prompt_logprobs or 0
             pairs = zip(logits, following, strict=True)
             generation.choice.score_prompt([token_logprob(row, token, wanted) for row, token in pairs])

@@ -14,7 +14,7 @@ from kan.checkpoint.directory import Checkpoint
 from kan.model import KANModel
 from kan.tokenizer import Tokenizer
 from lab.errors import DataError
-from lab.evaluation.long_context.reading import read, with_attention
+from lab.evaluation.long_context.reading import read
 from lab.evaluation.long_context.texts import retrievals, windows
 from server.cli import app
 from tests.tiny import base_logits
@@ -39,15 +39,25 @@ def test_losses_are_the_models(tiny: Checkpoint) -> None:
     model = KANModel(tiny.config, tiny.tensors(), dtype=torch.float64)
     tokens = torch.randint(3, 259, (700,), generator=torch.Generator().manual_seed(2)).tolist()
     done: list[int] = []
-    reading = read(model, tokens, 650, done.append)
+    full, few, enough = read(model, tokens, 650, [None, 1, 1000], 100, done.append)
     logits = base_logits(model, tokens)[49:-1]
     expected = -torch.log_softmax(logits, dim=-1)[torch.arange(650), torch.tensor(tokens[50:])]
-    torch.testing.assert_close(reading.losses, expected, atol=1e-10, rtol=1e-10)
-    assert reading.likeliest.tolist() == (logits.argmax(-1) == torch.tensor(tokens[50:])).tolist()
-    assert sum(done) == 699
-    other = read(with_attention(model, blocks=1, threshold=0), tokens, 650, done.append)
-    assert not torch.allclose(other.losses, expected, atol=1e-3)
-    torch.testing.assert_close(other.losses[:200], expected[:200], atol=1e-10, rtol=1e-10)
+    for reading in (full, enough):
+        torch.testing.assert_close(reading.losses, expected, atol=1e-10, rtol=1e-10)
+        assert reading.likeliest.tolist() == (logits.argmax(-1) == torch.tensor(tokens[50:])).tolist()
+    assert sum(done) == 96 + 3 * (699 - 96), "what is the same for all is read once"
+    assert not torch.allclose(few.losses, expected, atol=1e-3)
+    torch.testing.assert_close(few.losses[:200], expected[:200], atol=1e-10, rtol=1e-10)
+
+
+def test_each_is_as_alone(tiny: Checkpoint) -> None:
+    """Whatever was read over the same pages before."""
+    model = KANModel(tiny.config, tiny.tensors(), dtype=torch.float64)
+    tokens = torch.randint(3, 259, (500,), generator=torch.Generator().manual_seed(3)).tolist()
+    together = read(model, tokens, 90, [2, None, 1], 0, lambda _: None)
+    for blocks, found in zip([2, None, 1], together, strict=True):
+        (alone,) = read(model, tokens, 90, [blocks], 0, lambda _: None)
+        assert torch.equal(found.losses, alone.losses)
 
 
 def test_texts(data: Path, tiny: Checkpoint) -> None:
@@ -84,6 +94,11 @@ def test_a_run(data: Path, tiny: Checkpoint, tmp_path: Path) -> None:
         (["--data", ".", "--blocks", "0", "--window", "99"], "at least 1"),
         (["--data", ".", "--blocks", "some"], "--blocks: 'some' is no list of numbers"),
         (["--data", ".", "--window", "5000"], "1024 tokens at most"),
+        (["--data", ".", "--window", "9", "--prose", "poems"], "--prose: 'poems' is none of novels, wikitext"),
+        (
+            ["--data", ".", "--window", "9", "--kernels", "native"],
+            "--kernels: native kernels: head_dim 12",
+        ),
     ],
 )
 def test_refusals(tiny: Checkpoint, arguments: list[str], said: str) -> None:
