@@ -35,6 +35,7 @@ from server.http.errors import (
     MAX_MESSAGE,
     ApiError,
     context_too_long,
+    forbidden,
     internal,
     invalid,
     not_found,
@@ -43,7 +44,14 @@ from server.http.errors import (
     unavailable,
 )
 from server.http.scope import note_refusal, request_id
-from server.service.errors import DeadlinePassed, InvalidRequest, Overloaded, ServiceError, VersionUnavailable
+from server.service.errors import (
+    DeadlinePassed,
+    InvalidRequest,
+    NotAllowed,
+    Overloaded,
+    ServiceError,
+    VersionUnavailable,
+)
 
 MAX_PROBLEMS = 20
 """So many bad facts of a batch are named; the rest is counted."""
@@ -94,6 +102,8 @@ def install(app: FastAPI) -> None:
 def _from_service(error: ServiceError) -> ApiError:
     if isinstance(error, InvalidRequest):
         return invalid(str(error), error.param, error.code)
+    if isinstance(error, NotAllowed):
+        return forbidden(str(error), error.param)
     if isinstance(error, VersionUnavailable):
         return invalid(str(error), "knowledge.min_version", "knowledge_version_unavailable", status=409)
     if isinstance(error, Overloaded):

@@ -3,6 +3,7 @@
 ServiceError
 ├─ InvalidRequest       the request is wrong; sending it again will not help
 │  └─ ContextTooLong    it has more text than the model or the encoder can read
+├─ NotAllowed           the caller may not do this
 ├─ VersionUnavailable   the knowledge is not yet at the version asked for
 ├─ Overloaded           too much waits already; later it may fit
 └─ DeadlinePassed       it took longer than a request may take
@@ -29,6 +30,14 @@ class ContextTooLong(InvalidRequest):
 
     def __init__(self, message: str, param: str) -> None:
         super().__init__(message, param, "context_length_exceeded")
+
+
+class NotAllowed(ServiceError):
+    """The caller's key is bound to namespaces. `param`: the field that says more than it may; None: no field."""
+
+    def __init__(self, message: str, param: str | None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class VersionUnavailable(ServiceError):

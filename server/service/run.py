@@ -118,7 +118,7 @@ class Run:
         judgement = self.judging.of_prompt(place) if self.judging else None
         left_out = tuple((hit.fact.id, hit.fact.version) for hit in retrieved.left_out)
         facts = _facts(prompt, _mean(shares))
-        return KnowledgeReport(retrieved.version, retrieved.seconds, judgement, facts, left_out)
+        return KnowledgeReport(retrieved.told_version, retrieved.seconds, judgement, facts, left_out)
 
 
 def _facts(prompt: Prompt, attention: Sequence[float]) -> tuple[FactReport, ...]:

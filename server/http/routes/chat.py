@@ -16,7 +16,7 @@ from server.http.schemas.chat import ChatCompletion, ChatRequest
 from server.http.schemas.knowledge import KnowledgeRequest
 from server.http.schemas.messages import Message
 from server.http.schemas.tools import NamedTool
-from server.http.scope import account, request_id, started
+from server.http.scope import access, account, request_id, started
 from server.http.streaming import EventStream
 from server.service.prompts import Conversation
 from server.service.run import Job
@@ -42,7 +42,7 @@ async def chat_completions(body: ChatRequest, request: Request, context: Context
         started=started(request.scope),
         sources=(conversation(body.messages, tools, continued=bool(body.continue_final_message)),),
         choices=body.choices,
-        knowledge=(body.knowledge or KnowledgeRequest()).options,
+        knowledge=(body.knowledge or KnowledgeRequest()).options(access(request.scope)),
         account=account(request.scope),
         sampling=lambda room: _sampling(body, min(room, context.settings.default_max_tokens), grammar),
     )

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from kb.facts import DEFAULT_NAMESPACE, LAST_VERSION, NAME_PATTERN, Limits, SearchMethod
+from kb.facts import LAST_VERSION, NAME_PATTERN, Limits, SearchMethod
 from server.http.schemas.base import Integer, Request
+from server.service.access import Access
 from server.service.options import KnowledgeOptions
 
 if TYPE_CHECKING:
@@ -43,12 +44,12 @@ class KnowledgeRequest(Request):
     require_grounded: bool | None = None
     """Refuse rather than answer without a fact that fits. The answer is then held back until it is complete."""
 
-    @property
-    def options(self) -> KnowledgeOptions:
-        """The same for the service."""
+    def options(self, access: Access) -> KnowledgeOptions:
+        """The same for the service, of a caller who may read so much."""
         return KnowledgeOptions(
             enabled=self.enabled is not False,
-            namespace=self.namespace or DEFAULT_NAMESPACE,
+            namespace=self.namespace,
+            access=access,
             top_k=self.top_k,
             min_score=self.min_score,
             max_gap=self.max_gap,
