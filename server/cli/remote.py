@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
-from kb.facts import SearchMethod
+from kb.facts import DEFAULT_NAMESPACE, SearchMethod
 from server.cli.console import CONFLICT, FAILED, NOT_FOUND, UNREACHABLE, CommandError
 from server.cli.targets import FactRow, HistoryRow, HitRow, NewFact, Written
 
@@ -100,6 +100,11 @@ class ServerTarget:
         with self._stream("GET", "/admin/kb/export", params=params) as reply:
             yield from reply.iter_bytes()
 
+    def home(self) -> str:
+        """The namespace that is meant where none is named: the key may be bound to others than the usual one."""
+        reply = self._call("GET", "/admin/kb/version")
+        return str(reply.get("access", {}).get("home", DEFAULT_NAMESPACE))
+
     def count(self, namespace: str | None) -> int:
         reply = self._call("GET", "/admin/kb/version")
         return int(reply["facts"] if namespace is None else reply["namespaces"].get(namespace, 0))
@@ -138,8 +143,8 @@ class ServerTarget:
                 yield response
         except httpx.ConnectError as error:
             raise CommandError(
-                f"no server at {self._client.base_url}: {error}. Start one with `kalmagrove serve`, name it with "
-                "--server, or use --store.",
+                f"no server at {self._client.base_url}: {error}. Start one with `kalmagrove serve`, or name it with "
+                "--server. `kalmagrove kb` takes --store as well.",
                 UNREACHABLE,
             ) from error
         except httpx.HTTPError as error:
