@@ -9,7 +9,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lab.evaluation import counterfact, edits, gating, locality, order, page_bits, reading, retrieval, served, turns
+from lab.evaluation import (
+    citing,
+    counterfact,
+    edits,
+    gating,
+    locality,
+    order,
+    page_bits,
+    reading,
+    retrieval,
+    served,
+    turns,
+)
 from lab.evaluation.cells import Cell
 from lab.evaluation.conditions import Tuned, conditions
 from lab.evaluation.grounded.cases import Case, CaseFile
@@ -194,6 +206,14 @@ class _Run:
             with self._base(f"served-{pool.dataset}") as base:
                 found = await served.measure(pool, base, self.learned, plain, self.respondent, advance)
             self.report.findings.append(found)
+            self.watcher.changed(self.report)
+
+    async def citations(self) -> None:
+        """The sets of the table, and many near names."""
+        for pool in self._pools():
+            advance = self.watcher.begin(f"citations: {pool.dataset}", len(pool.questions))
+            with self._base(f"citations-{pool.dataset}") as base:
+                self.report.findings.append(await citing.measure(pool, base, self.learned, self.respondent, advance))
             self.watcher.changed(self.report)
 
     async def page_bits(self) -> None:

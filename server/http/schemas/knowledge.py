@@ -43,6 +43,8 @@ class KnowledgeRequest(Request):
     """Answer from this version of the knowledge or a newer one."""
     require_grounded: bool | None = None
     """Refuse rather than answer without a fact that fits. The answer is then held back until it is complete."""
+    citations: bool | None = None
+    """Whether a message's annotations say which of its words were taken from which fact. Default: true."""
 
     def options(self, access: Access) -> KnowledgeOptions:
         """The same for the service, of a caller who may read so much."""
