@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kb.errors import FactNotFound, UnknownVersion
 from kb.facts import DEFAULT_NAMESPACE, Change, Delete
-from kb.snapshot import Snapshot
 from server.service.errors import NotAllowed
+
+if TYPE_CHECKING:
+    from kb.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
