@@ -18,6 +18,8 @@ KEY_NAME = "[A-Za-z0-9._-]{1,64}"
 ALL = "*"
 """Every namespace, those to come too."""
 MAX_WEIGHT = 1000.0
+MAX_NAMESPACES = 1000
+"""Of one key, of each kind: they are looked up together."""
 _NAMESPACE = re.compile(NAME_PATTERN)
 
 
@@ -68,6 +70,8 @@ def _namespaces(word: str, value: str | None) -> tuple[str, ...]:
     longest = Limits().namespace_chars
     if not all(_NAMESPACE.fullmatch(name) and len(name) <= longest for name in names):
         raise ValueError(f"{word}: expected names of namespaces with commas between them, or *")
+    if len(names) > MAX_NAMESPACES:
+        raise ValueError(f"{word}: at most {MAX_NAMESPACES} namespaces")
     return names
 
 

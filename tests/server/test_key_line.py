@@ -33,7 +33,7 @@ def test_what_it_opens(options: str, access: Access) -> None:
 @pytest.mark.parametrize(
     "options",
     [" read=", " read=a,", " read=a,*", " read=a read=b", "read=a", " write=a", " a", " weight=-1", " weight=nan",
-     " weight=1e9", f" read={'a' * 65}", " read=a/b"],
+     " weight=1e9", f" read={'a' * 65}", " read=" + ",".join("a" * 1001), " read=a/b"],
 )  # fmt: skip
 def test_a_bad_line_is_named_and_opens_nothing(options: str, tmp_path: Path) -> None:
     path = tmp_path / "keys"
