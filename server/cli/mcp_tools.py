@@ -143,8 +143,9 @@ class _Tools:
         metadata: dict[str, Any] | None = None,
     ) -> Edited:
         """Add a new fact. Fails if there is one with this id."""
-        fact = NewFact(id or str(ULID()), self._within(namespace), text, metadata or {}, None, 0)
-        return {"id": fact.id, "namespace": fact.namespace, "version": self._target.put(fact).version}
+        within = self._within(namespace)
+        fact = NewFact(id or str(ULID()), within, text, metadata or {}, None, 0)
+        return {"id": fact.id, "namespace": within, "version": self._target.put(fact).version}
 
     def edit(self, id: FactId, text: Text, namespace: Namespace = None, if_version: Expected = None) -> Edited:
         """Change what a fact says; its metadata and its end stay. Fails if there is no such fact, or if somebody else

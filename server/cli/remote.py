@@ -55,16 +55,16 @@ class ServerTarget:
         }
         return _written(self._call("PUT", "/admin/kb/facts", body={"facts": [row]}))
 
-    def get(self, namespace: str, fact_id: str) -> FactRow:
-        return _row(self._call("GET", _fact_path(fact_id), params={"namespace": namespace}))
+    def get(self, namespace: str | None, fact_id: str) -> FactRow:
+        return _row(self._call("GET", _fact_path(fact_id), params=_within(namespace)))
 
-    def delete(self, namespace: str, fact_id: str, if_version: int | None) -> Written:
-        params = {"namespace": namespace} | ({} if if_version is None else {"if_version": str(if_version)})
+    def delete(self, namespace: str | None, fact_id: str, if_version: int | None) -> Written:
+        params = _within(namespace) | ({} if if_version is None else {"if_version": str(if_version)})
         return _written(self._call("DELETE", _fact_path(fact_id), params=params))
 
     def search(
         self,
-        namespace: str,
+        namespace: str | None,
         query: str,
         top_k: int | None,
         min_score: float | None,
@@ -96,8 +96,7 @@ class ServerTarget:
         return Written(last["version"], last["imported"])
 
     def export_lines(self, namespace: str | None) -> Iterator[bytes]:
-        params = {"namespace": namespace} if namespace else {}
-        with self._stream("GET", "/admin/kb/export", params=params) as reply:
+        with self._stream("GET", "/admin/kb/export", params=_within(namespace)) as reply:
             yield from reply.iter_bytes()
 
     def home(self) -> str:
@@ -109,7 +108,7 @@ class ServerTarget:
         reply = self._call("GET", "/admin/kb/version")
         return int(reply["facts"] if namespace is None else reply["namespaces"].get(namespace, 0))
 
-    def history(self, namespace: str, fact_id: str | None, limit: int, before: int | None) -> list[HistoryRow]:
+    def history(self, namespace: str | None, fact_id: str | None, limit: int, before: int | None) -> list[HistoryRow]:
         params = {"limit": str(limit)} | ({"before": str(before)} if before is not None else {})
         if fact_id is None:
             reply = self._call("GET", "/admin/kb/history", params=params)
@@ -117,8 +116,7 @@ class ServerTarget:
                 HistoryRow(v["version"], v["at"], f"{v['kind']}: +{v['upserted']} -{v['deleted']}")
                 for v in reply["versions"]
             ]
-        params["namespace"] = namespace
-        reply = self._call("GET", f"{_fact_path(fact_id)}/history", params=params)
+        reply = self._call("GET", f"{_fact_path(fact_id)}/history", params=params | _within(namespace))
         return [
             HistoryRow(v["version"], v["at"], f"{v['kind']}: {v['operation']}", v["text"]) for v in reply["versions"]
         ]
@@ -168,6 +166,11 @@ def _refusal(status: int, body: bytes) -> CommandError:
 
 def _fact_path(fact_id: str) -> str:
     return f"/admin/kb/facts/{quote(fact_id, safe='')}"
+
+
+def _within(namespace: str | None) -> dict[str, str]:
+    """None: the server knows which one the key means."""
+    return {} if namespace is None else {"namespace": namespace}
 
 
 def _row(reply: Mapping[str, Any]) -> FactRow:
