@@ -211,9 +211,9 @@ class _Run:
     async def citations(self) -> None:
         """The sets of the table."""
         for pool in self._pools(self.plan.sets):
-            advance = self.watcher.begin(f"citations: {pool.dataset}", len(pool.questions))
+            advance = self.watcher.begin(f"citations: {pool.dataset}", len(citing.WAYS) * len(pool.questions))
             with self._base(f"citations-{pool.dataset}") as base:
-                self.report.findings.append(await citing.measure(pool, base, self.learned, self.respondent, advance))
+                self.report.findings += await citing.measure(pool, base, self.learned, self.respondent, advance)
             self.watcher.changed(self.report)
 
     async def page_bits(self) -> None:

@@ -47,9 +47,12 @@ def test_precision_is_of_right_answers(subject: Subject, tmp_path: Path, monkeyp
     with closing(KnowledgeBase(tmp_path / "base", subject.encoder, top_k=3, **bounds)) as base:
         setup = Setup(subject.model, subject.learned)
         respondent = Respondent(subject, tmp_path / "pages")
-        figures = asyncio.run(citing.measure(pool, base, setup, respondent, lambda _: None)).figures
+        found = asyncio.run(citing.measure(pool, base, setup, respondent, lambda _: None))
+    assert len(found) == len(citing.WAYS)
+    figures = found[-1].figures
     assert figures["right"] == bootstrap([True, True, True, False])
-    assert figures["right answers that cite"] == bootstrap([True, True, True])
-    assert figures["wrong answers that cite"] == bootstrap([True])
-    precision = figures["precision: cited facts that answer the question, of right answers"]
-    assert precision == bootstrap([True, True, False])
+    assert figures["right that cite"] == bootstrap([True, True, True])
+    assert figures["wrong that cite"] == bootstrap([True])
+    assert figures["precision (cited facts that answer)"] == bootstrap([True, True, False])
+    assert figures["facts mounted"] == bootstrap([3, 3, 3, 3])
+    assert [one["reply"] for one in found[-1].examples] == said[2:3]
