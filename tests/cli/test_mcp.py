@@ -52,7 +52,7 @@ async def refused(agent: Any, tool: str, **arguments: Any) -> str:
 async def test_a_fact_is_added_found_changed_and_deleted(live: Live) -> None:
     async with agent_of(live.url) as agent:
         added = await called(
-            agent, "add", text="The chief executive of Zorvex is Mara.", id="ceo", metadata={"by": "hand"}
+            agent, "add", text="The chief executive of Zorvex is Mara.", id="ceo", metadata={"by": "us"}
         )
         assert (added["id"], added["namespace"]) == ("ceo", "acme")  # where the key is at home
         found = (await called(agent, "search", query="Who leads Zorvex?"))["result"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -19,13 +20,15 @@ CITED = "kalmagrove:default/ceo"
 
 
 @pytest.fixture
-def informed(url: str) -> str:
-    """With the fact that the forced answer says."""
+def informed(url: str) -> Iterator[str]:
+    """With the fact that the forced answer says, which is then taken away: others use the server too."""
     facts = {"facts": [{"id": "ceo", "text": "The chief executive of Zorvex is Mara Lindqvist."}]}
     address = f"{url.removesuffix('/v1')}/admin/kb/facts"
     headers = {"Content-Type": "application/json"}
     with urlopen(Request(address, json.dumps(facts).encode(), headers, method="PUT"), timeout=30):
-        return url
+        yield url
+    with urlopen(Request(f"{address}/ceo", method="DELETE"), timeout=30):
+        pass
 
 
 def test_openai(informed: str) -> None:
