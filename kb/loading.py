@@ -103,7 +103,8 @@ class Loader:
         facts = replay(self._log.scan(self.head), self._facts, self._on_batch)
         check(self.head)
         self._total += len(facts)
-        return Snapshot(self.head.version, immutables.Map(facts), self._indexes(facts.values()))
+        indexes, changed = self._indexes(facts.values()), immutables.Map(self._log.last_changes(self.head.version))
+        return Snapshot(self.head.version, immutables.Map(facts), indexes, changed)
 
     def _on_batch(self, batch: Batch) -> None:
         self.head = Head(batch.version, batch.chain)

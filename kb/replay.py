@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import immutables
@@ -75,7 +75,8 @@ def successor(snapshot: Snapshot, batch: Batch, vectors: Mapping[str, Vectors]) 
                 del mutation[key]
         facts = mutation.finish()
     indexes = _edited(snapshot.indexes, removed, added, vectors)
-    return Transition(Snapshot(batch.version, facts, indexes), removed, added)
+    changed = snapshot.changed.update(dict.fromkeys((namespace for namespace, _ in touched), batch.version))
+    return Transition(Snapshot(batch.version, facts, indexes, changed), removed, added)
 
 
 def _edited(
@@ -100,8 +101,15 @@ def _edited(
     return indexes
 
 
-def changes_towards(target: Mapping[Key, Fact], current: Mapping[Key, Fact]) -> tuple[Change, ...]:
-    """The changes after which `current` says the same as `target` (versions and creation times aside)."""
+def changes_towards(
+    target: Mapping[Key, Fact], current: Mapping[Key, Fact], namespaces: Collection[str] | None = None
+) -> tuple[Change, ...]:
+    """The changes after which `current` says the same as `target` (versions and creation times aside), in some
+    namespaces or in all."""
+    if namespaces is not None:
+        target, current = (
+            {key: fact for key, fact in facts.items() if key[0] in namespaces} for facts in (target, current)
+        )
     changes: list[Change] = []
     for key, fact in target.items():
         old = current.get(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -60,6 +60,8 @@ class Snapshot:
     version: int = 0
     by_key: immutables.Map[Key, Fact] = field(default_factory=immutables.Map)
     indexes: immutables.Map[str, NamespaceIndex] = field(default_factory=immutables.Map)
+    changed: immutables.Map[str, int] = field(default_factory=immutables.Map)
+    """The newest version that touched each namespace, empty ones too."""
 
     def count(self, namespace: str | None = None) -> int:
         """How many facts there are, in one namespace or in all."""
@@ -70,6 +72,12 @@ class Snapshot:
     def namespaces(self) -> tuple[str, ...]:
         """The namespaces that hold a fact, ascending."""
         return tuple(sorted(self.indexes))
+
+    def version_of(self, namespaces: Collection[str] | None) -> int:
+        """The newest version that touched one of them; 0: none did. None: of all, which is `version`."""
+        if namespaces is None:
+            return self.version
+        return max((self.changed.get(name, 0) for name in namespaces), default=0)
 
     @property
     def tombstones(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -178,16 +178,17 @@ class Store:
         """`commit(prepare(changes))`."""
         return self.commit(self.prepare(changes))
 
-    def rollback(self, version: int) -> Commit:
-        """A new version that says what `version` said, as one batch. Raises UnknownVersion."""
+    def rollback(self, version: int, namespaces: Collection[str] | None = None) -> Commit:
+        """A new version that says what `version` said, in some namespaces or in all, as one batch. Raises
+        UnknownVersion."""
         self._require_open()
         newest = self.snapshot.version
         if not 0 <= version <= newest:
             raise UnknownVersion(version, newest)
         target = replay(self._log.scan(Head(0, GENESIS), upto=version), {})
-        vectors = self._cache.vectors(_texts(changes_towards(target, self.snapshot.by_key)))
+        vectors = self._cache.vectors(_texts(changes_towards(target, self.snapshot.by_key, namespaces)))
         with self._writer:
-            changes = changes_towards(target, self.snapshot.by_key)
+            changes = changes_towards(target, self.snapshot.by_key, namespaces)
             # Texts that an edit took away since: they come from the cache.
             vectors |= self._cache.vectors(text for text in _texts(changes) if text not in vectors)
             return self._commit("rollback", changes, vectors)
@@ -203,21 +204,31 @@ class Store:
         self._require_open()
         return self._history.of_fact(namespace, fact_id, limit, before)
 
-    def log_entries(self, limit: int = 100, before: int | None = None) -> list[LogEntry]:
-        """The store's versions, newest first; `before` is a version to continue below."""
+    def log_entries(
+        self, limit: int = 100, before: int | None = None, namespaces: Collection[str] | None = None
+    ) -> list[LogEntry]:
+        """The store's versions, newest first; `before` is a version to continue below. `namespaces`: only versions that
+        touched one of these, and what they did there."""
         self._require_open()
-        return self._history.of_store(limit, before)
+        if namespaces is None:
+            return self._history.of_store(limit, before)
+        return self._history.of_namespaces(namespaces, limit, before)
 
     def differences(
-        self, before: int, after: int, limit: int = 100, start: tuple[str, str] | None = None
+        self,
+        before: int,
+        after: int,
+        limit: int = 100,
+        start: tuple[str, str] | None = None,
+        namespaces: Collection[str] | None = None,
     ) -> Differences:
-        """How version `after` differs from version `before`, which may be the newer one; `start`: (namespace, id) to
-        continue after. Raises UnknownVersion."""
+        """How version `after` differs from version `before`, which may be the newer one, in some namespaces or in all;
+        `start`: (namespace, id) to continue after. Raises UnknownVersion."""
         self._require_open()
         for version in (before, after):
             if not 0 <= version <= self.snapshot.version:
                 raise UnknownVersion(version, self.snapshot.version)
-        return differences(self._log, before, after, limit, start)
+        return differences(self._log, before, after, limit, start, namespaces)
 
     def _commit(
         self,

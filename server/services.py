@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends
@@ -18,9 +20,10 @@ from kb.encoder.protocol import Encoder
 from kb.store import Store
 from server.engine.protocol import Engine
 from server.http.errors import not_found
-from server.http.keys import Keys
-from server.http.scope import account
+from server.http.keys import Keys, KeyWeights
+from server.http.scope import access, account
 from server.metrics import Metrics
+from server.service.access import Access
 from server.service.account import Account
 from server.service.admission import Admission, Bounds
 from server.service.completions import Completions
@@ -108,21 +111,20 @@ class Context:
     def of(cls, settings: Settings, services: Services, lifecycle: Lifecycle) -> Context:
         """Everything wired; starts threads."""
         store, engine = services.store, services.engine
-        shared = not services.keys.open()
-        generations = _admission("requests", settings.max_running, settings.max_waiting, settings, shared)
+        shared, weights = not services.keys.open(), KeyWeights(services.keys, settings.key_weights)
+        admission = partial(_admission, settings, weights, shared=shared)
+        generations = admission("requests", settings.max_running, settings.max_waiting)
         metrics = Metrics(engine, store, lambda: generations.waiting)
         lanes, versions = Lanes(metrics), Versions(store, settings.max_waiting)
         pages = FactPages(store, engine, services.prompt)
         requests = settings.max_running + settings.max_waiting + READS_AT_ONCE + MAX_WAITING_READS
-        embedding = Embedding(
-            services.encoder, services.encoder_tokenizer, engine, lanes, requests, settings.key_weights
-        )
+        embedding = Embedding(services.encoder, services.encoder_tokenizer, engine, lanes, requests, weights)
         page_making = PageMaking(store, engine, pages, lanes)
         retrieval = Retrieval(store, embedding, pages, page_making, lanes, metrics)
         prompts = Prompts(retrieval, services.prompt, engine.info, lanes, settings)
-        edits = Edits(store, engine, pages, lanes, metrics, settings, shared=shared)
+        edits = Edits(store, engine, pages, lanes, metrics, settings, weights, shared=shared)
         splitter = Splitter(services.prompt, settings.max_fact_tokens, store.limits)
-        reads = _admission("reads", READS_AT_ONCE, MAX_WAITING_READS, settings, shared)
+        reads = admission("reads", READS_AT_ONCE, MAX_WAITING_READS)
         return cls(
             settings=settings,
             services=services,
@@ -143,7 +145,7 @@ class Context:
             responses=Responses(services.responses, lanes, metrics, settings, shared=shared),
             generations=generations,
             reads=reads,
-            imports=Admission("imports", IMPORTS, settings.key_weights),
+            imports=Admission("imports", IMPORTS, weights),
             lifecycle=lifecycle,
             started_at=int(time.time()),
         )
@@ -178,11 +180,13 @@ class Context:
             closing.push_async_callback(self.services.engine.aclose)
 
 
-def _admission(what: str, slots: int, waiting: int, settings: Settings, shared: bool) -> Admission:
+def _admission(
+    settings: Settings, weights: Mapping[str, float], what: str, slots: int, waiting: int, *, shared: bool
+) -> Admission:
     """`shared`: several callers are told apart; one alone may have it all."""
     share = settings.key_share if shared else 1.0
     bounds = Bounds(slots=slots, waiting=waiting, per_caller=slots + math.ceil(waiting * share), shared=shared)
-    return Admission(what, bounds, settings.key_weights)
+    return Admission(what, bounds, weights)
 
 
 async def _context(request: Request) -> Context:
@@ -194,6 +198,10 @@ async def _caller(request: Request) -> str:
     return str(request.scope["kalmagrove.caller"])
 
 
+async def _access(request: Request) -> Access:
+    return access(request.scope)
+
+
 async def _account(request: Request) -> Account:
     return account(request.scope)
 
@@ -201,5 +209,7 @@ async def _account(request: Request) -> Account:
 ContextDep = Annotated[Context, Depends(_context)]
 CallerDep = Annotated[str, Depends(_caller)]
 """The name of the key that was shown."""
+AccessDep = Annotated[Access, Depends(_access)]
+"""What that key may read and edit."""
 AccountDep = Annotated[Account, Depends(_account)]
 """What the request does, for log and traces."""

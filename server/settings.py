@@ -20,6 +20,7 @@ CLIENT_VARIABLES = frozenset(
         "KALMAGROVE_ADMIN_URL",
         "KALMAGROVE_API_KEY",
         "KALMAGROVE_ADMIN_KEY",
+        "KALMAGROVE_NAMESPACE",
     }
 )
 """Read by the command line when it speaks to a server; no settings of the server."""

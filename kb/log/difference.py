@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from kb.facts import Key
@@ -27,14 +27,16 @@ class Differences:
     next_after: Key | None
 
 
-def differences(log: FactLog, before: int, after: int, limit: int, start: Key | None) -> Differences:
-    """How version `after` differs from version `before`; either may be the older one.
+def differences(
+    log: FactLog, before: int, after: int, limit: int, start: Key | None, namespaces: Collection[str] | None = None
+) -> Differences:
+    """How version `after` differs from version `before`, in some namespaces or in all; either may be the older one.
 
     Looks at `limit` facts (at least 1) with keys greater than `start` that were touched in between. Those that say the
     same in the end are left out, so there may be fewer. Raises StoreCorrupt, StoreUnavailable.
     """
     older, newer = sorted((before, after))
-    touched = log.keys_between(older + 1, newer, limit + 1, start)
+    touched = log.keys_between(older + 1, newer, limit + 1, start, namespaces)
     keys = touched[:limit]
     earlier, later = (log.last_touches(keys, version) for version in (before, after))
     told = _told(log, [*earlier.items(), *later.items()])

@@ -82,6 +82,22 @@ class FactLog:
         with self._reading(), self.engine.connect() as connection:
             return list(connection.execute(found.order_by(e.version.desc()).limit(limit)).scalars())
 
+    def versions_touching(self, namespaces: Collection[str], limit: int, before: int | None) -> list[int]:
+        """The versions below `before` that touched a fact of these namespaces, newest first."""
+        e = entries.c
+        found = select(e.version).where(e.namespace.in_(namespaces)).distinct()
+        if before is not None:
+            found = found.where(e.version < before)
+        with self._reading(), self.engine.connect() as connection:
+            return list(connection.execute(found.order_by(e.version.desc()).limit(limit)).scalars())
+
+    def last_changes(self, upto: int) -> dict[str, int]:
+        """For each namespace the newest version up to `upto` that touched it."""
+        e = entries.c
+        newest = select(e.namespace, func.max(e.version)).where(e.version <= upto).group_by(e.namespace)
+        with self._reading(), self.engine.connect() as connection:
+            return {row[0]: row[1] for row in connection.execute(newest)}
+
     def last_touches(self, keys: Sequence[Key], upto: int) -> dict[Key, int]:
         """For each of some facts the newest version up to `upto` that touched it; those without one are left out."""
         e = entries.c
@@ -94,10 +110,15 @@ class FactLog:
                 found |= {(namespace, fact_id): version for namespace, fact_id, version in rows}
         return found
 
-    def keys_between(self, first: int, last: int, limit: int, start: Key | None) -> list[Key]:
-        """Facts that versions `first` to `last` touched, by namespace and id, those greater than `start`."""
+    def keys_between(
+        self, first: int, last: int, limit: int, start: Key | None, namespaces: Collection[str] | None = None
+    ) -> list[Key]:
+        """Facts (of these namespaces) that versions `first` to `last` touched, by namespace and id, those greater than
+        `start`."""
         e = entries.c
         found = select(e.namespace, e.id).where(e.version.between(first, last)).distinct()
+        if namespaces is not None:
+            found = found.where(e.namespace.in_(namespaces))
         if start is not None:
             found = found.where(tuple_(e.namespace, e.id) > tuple_(*map(literal, start)))
         with self._reading(), self.engine.connect() as connection:

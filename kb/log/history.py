@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 from kb.facts import JSON
 from kb.log.batch import Batch
@@ -55,6 +55,13 @@ class History:
         found = [_log_entry(batch) for batch in self._log.between(max(1, newest - limit + 1), newest)]
         return found[::-1]
 
+    def of_namespaces(self, namespaces: Collection[str], limit: int, before: int | None) -> list[LogEntry]:
+        """Versions below `before` that touched these namespaces, newest first; only what they did there is counted.
+        Raises StoreCorrupt, StoreUnavailable."""
+        versions = self._log.versions_touching(namespaces, limit, before)
+        batches = (batch for version in versions for batch in self._log.between(version, version))
+        return [_log_entry(_within(batch, namespaces)) for batch in batches]
+
 
 def _fact_version(batch: Batch) -> FactVersion:
     (entry,) = batch.entries
@@ -67,6 +74,10 @@ def _fact_version(batch: Batch) -> FactVersion:
         metadata=None if entry.metadata is None else decode_metadata(entry.metadata),
         expires_at=entry.expires_at,
     )
+
+
+def _within(batch: Batch, namespaces: Collection[str]) -> Batch:
+    return replace(batch, entries=tuple(entry for entry in batch.entries if entry.namespace in namespaces))
 
 
 def _log_entry(batch: Batch) -> LogEntry:

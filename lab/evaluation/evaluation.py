@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lab.evaluation import counterfact, edits, gating, locality, order, page_bits, reading, retrieval, served, turns
+from lab.evaluation import (
+    citing,
+    counterfact,
+    edits,
+    gating,
+    locality,
+    order,
+    page_bits,
+    reading,
+    retrieval,
+    served,
+    turns,
+)
 from lab.evaluation.cells import Cell
 from lab.evaluation.conditions import Tuned, conditions
 from lab.evaluation.grounded.cases import Case, CaseFile
@@ -174,7 +186,7 @@ class _Run:
     async def retrieval(self) -> None:
         """The sets of the table, and many near names."""
         advance = self.watcher.begin("retrieval", len(self._all_sets()))
-        for pool in self._pools():
+        for pool in self._pools(self._all_sets()):
             with self._base(f"retrieval-{pool.dataset}") as base:
                 self.report.findings.append(retrieval.measure(pool, base, self.subject.encoder))
             advance(1)
@@ -189,11 +201,19 @@ class _Run:
     async def served(self) -> None:
         """The sets of the table, and many near names."""
         plain = Setup(self.subject.model, None)
-        for pool in self._pools():
+        for pool in self._pools(self._all_sets()):
             advance = self.watcher.begin(f"served: {pool.dataset}", served.WAYS * len(pool.questions))
             with self._base(f"served-{pool.dataset}") as base:
                 found = await served.measure(pool, base, self.learned, plain, self.respondent, advance)
             self.report.findings.append(found)
+            self.watcher.changed(self.report)
+
+    async def citations(self) -> None:
+        """The sets of the table."""
+        for pool in self._pools(self.plan.sets):
+            advance = self.watcher.begin(f"citations: {pool.dataset}", len(citing.WAYS) * len(pool.questions))
+            with self._base(f"citations-{pool.dataset}") as base:
+                self.report.findings += await citing.measure(pool, base, self.learned, self.respondent, advance)
             self.watcher.changed(self.report)
 
     async def page_bits(self) -> None:
@@ -220,8 +240,8 @@ class _Run:
     def _all_sets(self) -> list[str]:
         return list(dict.fromkeys((*self.plan.sets, names.DATASET)))
 
-    def _pools(self) -> Iterator[Pool]:
-        for dataset in self._all_sets():
+    def _pools(self, sets: Sequence[str]) -> Iterator[Pool]:
+        for dataset in sets:
             yield load_pool(dataset, self.plan.data, "test", questions=self.plan.questions, seed=self.plan.seed)
 
     def _gold(self, dataset: str) -> list[Mounted]:

@@ -21,6 +21,7 @@ PARTS = (
     "retrieval",
     "turns",
     "served",
+    "citations",
     "reading",
     "page_bits",
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import typer
 
 from server.cli import bench, eval, kb, key, model, train
+from server.cli.mcp import mcp
 from server.cli.serve import serve
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,  # locals may hold keys
 )
 app.command()(serve)
+app.command()(mcp)
 app.add_typer(kb.app, name="kb")
 app.add_typer(model.app, name="model")
 app.add_typer(key.app, name="key")

@@ -36,7 +36,7 @@ IfVersion = Annotated[int | None, typer.Option("--if-version", min=1, help="Only
 def add(
     text: Annotated[str, typer.Argument(help="The fact, as a sentence.")],
     id: Annotated[str | None, typer.Option("--id", help="An existing id is replaced; default: a new ULID.")] = None,
-    namespace: Namespace = "default",
+    namespace: Namespace = None,
     metadata: Annotated[str, typer.Option(help="A JSON object.")] = "{}",
     expires_at: Annotated[str | None, typer.Option(help="ISO 8601 with an offset: 2031-01-01T00:00:00Z.")] = None,
     if_version: Annotated[
@@ -59,7 +59,7 @@ def add(
 @app.command()
 def get(
     id: Annotated[str, typer.Argument()],
-    namespace: Namespace = "default",
+    namespace: Namespace = None,
     as_json: Json = False,
     server: AdminServer = DEFAULT_SERVER,
     key: Key = None,
@@ -74,7 +74,7 @@ def get(
 @app.command()
 def delete(
     id: Annotated[str, typer.Argument()],
-    namespace: Namespace = "default",
+    namespace: Namespace = None,
     if_version: IfVersion = None,
     server: AdminServer = DEFAULT_SERVER,
     key: Key = None,
@@ -89,7 +89,7 @@ def delete(
 @app.command()
 def search(
     query: Annotated[str, typer.Argument()],
-    namespace: Namespace = "default",
+    namespace: Namespace = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Most facts to show; default: 8, or the server's.")] = None,
     min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Least relevance.")] = None,
     retrieval: Annotated[
@@ -151,7 +151,7 @@ app.command()(kb_documents.delete_document)
 @app.command()
 def history(
     id: Annotated[str | None, typer.Argument(help="A fact; default: the whole store.")] = None,
-    namespace: Namespace = "default",
+    namespace: Namespace = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
     before: Annotated[int | None, typer.Option(min=1, help="Only versions below this one.")] = None,
     as_json: Json = False,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def add_documents(
     directory: Annotated[Path, typer.Argument(help="Its .txt, .md, .html and .pdf files, at any depth; or one file.")],
-    namespace: Namespace = "default",
+    namespace: Namespace = None,
     metadata: Annotated[str, typer.Option(help="A JSON object, for every fact.")] = "{}",
     server: AdminServer = DEFAULT_SERVER,
     key: Key = None,
@@ -56,7 +56,7 @@ def add_documents(
 
 
 def documents(
-    namespace: Namespace = "default",
+    namespace: Namespace = None,
     as_json: Json = False,
     server: AdminServer = DEFAULT_SERVER,
     key: Key = None,
@@ -69,7 +69,7 @@ def documents(
 
 def delete_document(
     id: Annotated[str, typer.Argument()],
-    namespace: Namespace = "default",
+    namespace: Namespace = None,
     if_version: Annotated[
         int | None, typer.Option("--if-version", min=1, help="Only if this is the document's version.")
     ] = None,
@@ -82,7 +82,7 @@ def delete_document(
     messages().print(f"{written.deleted} facts of {id} are gone from version {written.version}", highlight=False)
 
 
-def _added(target: ServerTarget, file: DocumentFile, namespace: str, about: dict[str, Any]) -> DocumentWritten:
+def _added(target: ServerTarget, file: DocumentFile, namespace: str | None, about: dict[str, Any]) -> DocumentWritten:
     text = file.text()
     try:
         return target.put_document(file.id, namespace, text, file.format, about)

@@ -10,7 +10,10 @@ import typer
 Key = Annotated[
     str | None, typer.Option("--key", envvar="KALMAGROVE_ADMIN_KEY", help="Admin key, if the server has keys.")
 ]
-Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the fact.")]
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="Namespace of the fact; default: default, or where a bound key is at home."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from kb.encoder.minilm import MiniLMEncoder
 from kb.facts import (
+    DEFAULT_NAMESPACE,
     Delete,
     Fact,
     FactNotFound,
@@ -57,22 +58,22 @@ class StoreTarget:
 
     def put(self, fact: NewFact) -> Written:
         with _told():
-            change = Upsert(fact.id, fact.namespace, fact.text, fact.metadata, fact.expires_at, fact.if_version)
+            change = Upsert(fact.id, _named(fact.namespace), fact.text, fact.metadata, fact.expires_at, fact.if_version)
             return _written(self._store.apply([change]))
 
-    def get(self, namespace: str, fact_id: str) -> FactRow:
-        fact = self._store.snapshot.get(namespace, fact_id, time.time())
+    def get(self, namespace: str | None, fact_id: str) -> FactRow:
+        fact = self._store.snapshot.get(_named(namespace), fact_id, time.time())
         if fact is None:
-            raise CommandError(f"no fact {fact_id!r} in namespace {namespace!r}", NOT_FOUND)
+            raise CommandError(f"no fact {fact_id!r} in namespace {_named(namespace)!r}", NOT_FOUND)
         return _row(fact)
 
-    def delete(self, namespace: str, fact_id: str, if_version: int | None) -> Written:
+    def delete(self, namespace: str | None, fact_id: str, if_version: int | None) -> Written:
         with _told():
-            return _written(self._store.apply([Delete(fact_id, namespace, if_version)]))
+            return _written(self._store.apply([Delete(fact_id, _named(namespace), if_version)]))
 
     def search(
         self,
-        namespace: str,
+        namespace: str | None,
         query: str,
         top_k: int | None,
         min_score: float | None,
@@ -86,7 +87,7 @@ class StoreTarget:
         with _told():
             where = None if filter is None else parse_filter(filter)
         hits = self._store.snapshot.search(
-            namespace, vector, k, least, time.time(), text=query, method=method, where=where
+            _named(namespace), vector, k, least, time.time(), text=query, method=method, where=where
         )
         return [HitRow(hit.score, hit.lexical, _row(hit.fact)) for hit in hits]
 
@@ -109,7 +110,7 @@ class StoreTarget:
     def count(self, namespace: str | None) -> int:
         return self._store.snapshot.count(namespace)
 
-    def history(self, namespace: str, fact_id: str | None, limit: int, before: int | None) -> list[HistoryRow]:
+    def history(self, namespace: str | None, fact_id: str | None, limit: int, before: int | None) -> list[HistoryRow]:
         with _told():
             if fact_id is None:
                 return [
@@ -118,7 +119,7 @@ class StoreTarget:
                 ]
             return [
                 HistoryRow(v.version, v.created_at, f"{v.kind}: {v.op}", v.text)
-                for v in self._store.history(namespace, fact_id, limit, before)
+                for v in self._store.history(_named(namespace), fact_id, limit, before)
             ]
 
     def rollback(self, version: int) -> Written:
@@ -171,3 +172,7 @@ def _row(fact: Fact) -> FactRow:
         fact.version,
         fact.created_at,
     )
+
+
+def _named(namespace: str | None) -> str:
+    return DEFAULT_NAMESPACE if namespace is None else namespace

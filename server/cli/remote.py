@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
-from kb.facts import SearchMethod
+from kb.facts import DEFAULT_NAMESPACE, SearchMethod
 from server.cli.console import CONFLICT, FAILED, NOT_FOUND, UNREACHABLE, CommandError
 from server.cli.targets import DocumentRow, DocumentWritten, FactRow, HistoryRow, HitRow, NewFact, Written
 
@@ -55,16 +55,16 @@ class ServerTarget:
         }
         return _written(self._call("PUT", "/admin/kb/facts", body={"facts": [row]}))
 
-    def get(self, namespace: str, fact_id: str) -> FactRow:
-        return _row(self._call("GET", _fact_path(fact_id), params={"namespace": namespace}))
+    def get(self, namespace: str | None, fact_id: str) -> FactRow:
+        return _row(self._call("GET", _fact_path(fact_id), params=_within(namespace)))
 
-    def delete(self, namespace: str, fact_id: str, if_version: int | None) -> Written:
-        params = {"namespace": namespace} | ({} if if_version is None else {"if_version": str(if_version)})
+    def delete(self, namespace: str | None, fact_id: str, if_version: int | None) -> Written:
+        params = _within(namespace) | ({} if if_version is None else {"if_version": str(if_version)})
         return _written(self._call("DELETE", _fact_path(fact_id), params=params))
 
     def search(
         self,
-        namespace: str,
+        namespace: str | None,
         query: str,
         top_k: int | None,
         min_score: float | None,
@@ -98,12 +98,11 @@ class ServerTarget:
         return Written(last["version"], last["imported"])
 
     def export_lines(self, namespace: str | None) -> Iterator[bytes]:
-        params = {"namespace": namespace} if namespace else {}
-        with self._stream("GET", "/admin/kb/export", params=params) as reply:
+        with self._stream("GET", "/admin/kb/export", params=_within(namespace)) as reply:
             yield from reply.iter_bytes()
 
     def put_document(
-        self, document_id: str, namespace: str, text: str, format: str, metadata: Mapping[str, Any]
+        self, document_id: str, namespace: str | None, text: str, format: str, metadata: Mapping[str, Any]
     ) -> DocumentWritten:
         """Split on the server, in place of what the document was."""
         row = {"id": document_id, "namespace": namespace, "text": text, "format": format, "metadata": metadata}
@@ -113,9 +112,9 @@ class ServerTarget:
         (written,) = reply["documents"]
         return DocumentWritten(written["facts"], written["encoded"])
 
-    def documents(self, namespace: str) -> Iterator[DocumentRow]:
+    def documents(self, namespace: str | None) -> Iterator[DocumentRow]:
         """All of them, by id."""
-        params = {"namespace": namespace, "limit": "1000"}
+        params = {**_within(namespace), "limit": "1000"}
         while True:
             reply = self._call("GET", "/admin/kb/documents", params=params)
             for row in reply["documents"]:
@@ -124,16 +123,21 @@ class ServerTarget:
                 return
             params = {**params, "cursor": reply["next_cursor"]}
 
-    def delete_document(self, namespace: str, document_id: str, if_version: int | None) -> Written:
+    def delete_document(self, namespace: str | None, document_id: str, if_version: int | None) -> Written:
         """With all of its facts."""
-        params = {"namespace": namespace} | ({} if if_version is None else {"if_version": str(if_version)})
+        params = _within(namespace) | ({} if if_version is None else {"if_version": str(if_version)})
         return _written(self._call("DELETE", f"/admin/kb/documents/{quote(document_id, safe='')}", params=params))
+
+    def home(self) -> str:
+        """The namespace that is meant where none is named: the key may be bound to others than the usual one."""
+        reply = self._call("GET", "/admin/kb/version")
+        return str(reply.get("access", {}).get("home", DEFAULT_NAMESPACE))
 
     def count(self, namespace: str | None) -> int:
         reply = self._call("GET", "/admin/kb/version")
         return int(reply["facts"] if namespace is None else reply["namespaces"].get(namespace, 0))
 
-    def history(self, namespace: str, fact_id: str | None, limit: int, before: int | None) -> list[HistoryRow]:
+    def history(self, namespace: str | None, fact_id: str | None, limit: int, before: int | None) -> list[HistoryRow]:
         params = {"limit": str(limit)} | ({"before": str(before)} if before is not None else {})
         if fact_id is None:
             reply = self._call("GET", "/admin/kb/history", params=params)
@@ -141,8 +145,7 @@ class ServerTarget:
                 HistoryRow(v["version"], v["at"], f"{v['kind']}: +{v['upserted']} -{v['deleted']}")
                 for v in reply["versions"]
             ]
-        params["namespace"] = namespace
-        reply = self._call("GET", f"{_fact_path(fact_id)}/history", params=params)
+        reply = self._call("GET", f"{_fact_path(fact_id)}/history", params=params | _within(namespace))
         return [
             HistoryRow(v["version"], v["at"], f"{v['kind']}: {v['operation']}", v["text"]) for v in reply["versions"]
         ]
@@ -174,8 +177,8 @@ class ServerTarget:
                 yield response
         except httpx.ConnectError as error:
             raise CommandError(
-                f"no server at {self._client.base_url}: {error}. Start one with `kalmagrove serve`, name it with "
-                "--server, or use --store.",
+                f"no server at {self._client.base_url}: {error}. Start one with `kalmagrove serve`, or name it with "
+                "--server. `kalmagrove kb` takes --store as well.",
                 UNREACHABLE,
             ) from error
         except httpx.HTTPError as error:
@@ -199,6 +202,11 @@ def _refusal(status: int, body: bytes) -> CommandError:
 
 def _fact_path(fact_id: str) -> str:
     return f"/admin/kb/facts/{quote(fact_id, safe='')}"
+
+
+def _within(namespace: str | None) -> dict[str, str]:
+    """None: the server knows which one the key means."""
+    return {} if namespace is None else {"namespace": namespace}
 
 
 def _row(reply: Mapping[str, Any]) -> FactRow:

@@ -73,7 +73,7 @@ class NewFact:
     """A fact to write. `expires_at` is in unix seconds."""
 
     id: str
-    namespace: str
+    namespace: str | None
     text: str
     metadata: dict[str, Any]
     expires_at: float | None
@@ -83,17 +83,17 @@ class NewFact:
 
 class KnowledgeTarget(Protocol):
     """Every method raises CommandError, with NOT_FOUND for what does not exist, CONFLICT for what is not at the version
-    that was expected."""
+    that was expected. Namespace None: the usual one, unless something else is said."""
 
     def put(self, fact: NewFact) -> Written: ...
 
-    def get(self, namespace: str, fact_id: str) -> FactRow: ...
+    def get(self, namespace: str | None, fact_id: str) -> FactRow: ...
 
-    def delete(self, namespace: str, fact_id: str, if_version: int | None) -> Written: ...
+    def delete(self, namespace: str | None, fact_id: str, if_version: int | None) -> Written: ...
 
     def search(
         self,
-        namespace: str,
+        namespace: str | None,
         query: str,
         top_k: int | None,
         min_score: float | None,
@@ -115,7 +115,7 @@ class KnowledgeTarget(Protocol):
         """How many facts an export will hold, about: edits may come between."""
         ...
 
-    def history(self, namespace: str, fact_id: str | None, limit: int, before: int | None) -> list[HistoryRow]:
+    def history(self, namespace: str | None, fact_id: str | None, limit: int, before: int | None) -> list[HistoryRow]:
         """Newest first: of one fact, or of the whole store."""
         ...
 

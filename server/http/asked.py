@@ -10,7 +10,7 @@ from starlette.requests import Request
 from kan.tools import ChatMessage
 from server.engine.protocol import SamplingParams
 from server.http.schemas.knowledge import KnowledgeRequest
-from server.http.scope import account, request_id, started
+from server.http.scope import access, account, request_id, started
 from server.service.forms import Form
 from server.service.prompts import Conversation
 from server.service.run import Job
@@ -56,7 +56,7 @@ async def job_of(asked: Asked, request: Request, context: Context, caller: str) 
             ),
         ),
         choices=asked.choices,
-        knowledge=(asked.knowledge or KnowledgeRequest()).options,
+        knowledge=(asked.knowledge or KnowledgeRequest()).options(access(request.scope)),
         account=account(request.scope),
         sampling=lambda room: replace(asked.sampling(min(room, default)), grammar=grammar),
     )

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.http.doors import METRICS_PATH, is_admin
 from server.http.errors import ApiError, forbidden, unauthenticated
+from server.http.key_line import Owner
 from server.http.keys import Keys
 from server.http.scope import note_refusal
 from server.settings import is_loopback
@@ -34,30 +35,36 @@ class Authenticate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not _is_open(scope["path"]):
             try:
-                scope["kalmagrove.caller"] = self._caller(scope["path"], Headers(scope=scope))
+                owner = self._owner(scope["path"], Headers(scope=scope))
+                scope["kalmagrove.caller"], scope["kalmagrove.access"] = owner.name, owner.access
             except ApiError as error:
                 note_refusal(scope, error.code)
                 await error.response()(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
-    def _caller(self, path: str, headers: Headers) -> str:
+    def _owner(self, path: str, headers: Headers) -> Owner:
         if self._keys.open():
             _require_local(headers, frozenset() if is_admin(path) else self._origins)
-            return "local"
+            return Owner("local")
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise unauthenticated("Give a key: Authorization: Bearer …")
         client, admin = self._keys.find("client", key.strip()), self._keys.find("admin", key.strip())
         if client is None and admin is None:
             raise unauthenticated("The key is not known.")
-        if path in SHARED_PATHS:
-            return client or admin or ""
         wanted = admin if is_admin(path) else client
+        if path in SHARED_PATHS:
+            wanted = _freer(client, admin)
         if wanted is None:
             role = "an admin" if is_admin(path) else "a client"
             raise forbidden(f"This endpoint needs {role} key.")
         return wanted
+
+
+def _freer(one: Owner | None, other: Owner | None) -> Owner | None:
+    """A key that is known in both roles may do what either lets it."""
+    return other if one is None or (other is not None and other.access.whole) else one
 
 
 def _is_open(path: str) -> bool:

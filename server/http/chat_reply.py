@@ -11,6 +11,7 @@ from server.engine.protocol import TokenChunk, TokenLogprob
 from server.http.answer import Answer
 from server.http.logprobs import chat_logprobs
 from server.http.schemas.chat import (
+    Annotation,
     AssistantMessage,
     ChatChoice,
     ChatChunk,
@@ -25,7 +26,7 @@ from server.http.schemas.knowledge import knowledge_report
 from server.http.schemas.tools import CalledFunctionDelta, ToolCall
 from server.http.schemas.usage import usage
 from server.http.streaming import DONE, event
-from server.service.run import Job, Run
+from server.service.run import Cited, Job, Run
 from server.service.tool_calls import Argued, CallReader, Event, Said
 from server.services import Context
 
@@ -68,23 +69,30 @@ class ChatReply:
             async for index, chunk in run.chunks:
                 self._choices[index].take(chunk)
             report = run.report(0)
+            choices = [self._choice(run, index, choice) for index, choice in enumerate(self._choices)]
         completion: ChatCompletion = {
             "id": self._id,
             "object": "chat.completion",
             "created": self._created,
             "model": self._body.model,
             "system_fingerprint": self._fingerprint,
-            "choices": [self._choice(index, choice) for index, choice in enumerate(self._choices)],
+            "choices": choices,
             "usage": usage(run.prompt_tokens, run.completion_tokens),
         }
         if report is not None:
             completion["knowledge"] = knowledge_report(report)
         return completion
 
-    def _choice(self, index: int, choice: _Choice) -> ChatChoice:
+    def _choice(self, run: Run, index: int, choice: _Choice) -> ChatChoice:
         assert choice.chat_finish_reason is not None
         text = None if choice.calls and not choice.text else choice.text
-        message: AssistantMessage = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+        annotations = self._annotations(run, index, choice)
+        message: AssistantMessage = {
+            "role": "assistant",
+            "content": text,
+            "refusal": None,
+            "annotations": annotations,
+        }
         if choice.calls:
             message["tool_calls"] = choice.tool_calls
         written: ChatChoice = {
@@ -122,7 +130,15 @@ class ChatReply:
             yield self._chunk(index, delta, logprobs)
             logprobs = ()
         if chunk.finish_reason is not None:
+            if annotations := self._annotations(run, index, choice):
+                yield self._chunk(index, {"annotations": annotations})
             yield self._last(run, index, choice)
+
+    def _annotations(self, run: Run, index: int, choice: _Choice) -> list[Annotation]:
+        """Of a choice that has ended."""
+        if self._body.knowledge is not None and self._body.knowledge.citations is False:
+            return []
+        return [_annotation(one) for one in run.citations(index, choice.text)]
 
     def _last(self, run: Run, index: int, choice: _Choice) -> bytes:
         written: ChatChunkChoice = {
@@ -159,6 +175,12 @@ class ChatReply:
 
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> ChatLogprobs | None:
         return chat_logprobs(self._tokenizer, tokens) if self._body.logprobs else None
+
+
+def _annotation(one: Cited) -> Annotation:
+    url = f"kalmagrove:{one.namespace}/{one.fact_id}"
+    place = {"start_index": one.start, "end_index": one.end}
+    return {"type": "url_citation", "url_citation": {**place, "title": one.fact_id, "url": url}}  # type: ignore[typeddict-item]
 
 
 def _delta(one: Event, choice: _Choice) -> ChatDelta:

@@ -20,6 +20,7 @@ ServiceError
 ├─ InvalidRequest           400  with its own code
 │  └─ ContextTooLong        400  context_length_exceeded
 ├─ NoSuchResponse           404  not_found
+├─ NotAllowed               403  forbidden
 ├─ VersionUnavailable       409  knowledge_version_unavailable
 ├─ Overloaded               429  server_overloaded, Retry-After
 └─ DeadlinePassed           504  timeout
@@ -109,9 +110,9 @@ def unauthenticated(message: str) -> ApiError:
     )
 
 
-def forbidden(message: str) -> ApiError:
+def forbidden(message: str, param: str | None = None) -> ApiError:
     """A known client that may not do this."""
-    return ApiError(403, message, type="permission_error", code="forbidden")
+    return ApiError(403, message, type="permission_error", code="forbidden", param=param)
 
 
 def not_found(message: str, param: str | None = None, code: str = "not_found") -> ApiError:

@@ -8,16 +8,17 @@ import hmac
 import logging
 import os
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from server.http.key_line import KEY_NAME, Owner, owner_of
+
 Role = Literal["client", "admin"]
-KEY_NAME = "[A-Za-z0-9._-]{1,64}"
-"""Pattern of the name of a key's owner."""
 POLL_SECONDS = 0.5
 """How soon a change of a file is seen."""
-_LINE = re.compile(f"(?P<name>{KEY_NAME}):(?P<digest>[0-9a-fA-F]{{64}})")
+_LINE = re.compile(f"(?P<name>{KEY_NAME}):(?P<digest>[0-9a-fA-F]{{64}})(?P<options>.*)")
 _Stamp = tuple[int, int, int]
 """A file's inode, size and time of change."""
 logger = logging.getLogger("kalmagrove.keys")
@@ -29,36 +30,45 @@ class KeyFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class KeyRing:
-    """Names and SHA-256 digests of the keys of one role. Keys are random strings, so a plain hash will do."""
+    """Owners and SHA-256 digests of the keys of one role. Keys are random strings, so a plain hash will do."""
 
-    digests: tuple[tuple[str, bytes], ...]
+    keys: tuple[tuple[Owner, bytes], ...]
+    weights: Mapping[str, float]
+    """By owner; of those of whom the file says it."""
 
     @classmethod
     def read(cls, path: Path) -> KeyRing:
-        """One `name:sha256-hex` per line; blank lines and lines starting with # are skipped."""
+        """Blank lines and lines starting with # are skipped. Raises KeyFileError."""
         try:
             lines = path.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise KeyFileError(f"{path}: cannot be read ({type(error).__name__})") from error
-        digests = []
+        keys: list[tuple[Owner, bytes]] = []
+        weights: dict[str, float | None] = {}
         for number, line in enumerate(lines, 1):
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
             match = _LINE.fullmatch(line.strip())
             if not match:
                 raise KeyFileError(f"{path}, line {number}: expected name:sha256-hex")
-            digests.append((match["name"], bytes.fromhex(match["digest"])))
-        if not digests:
+            try:
+                owner = owner_of(match["name"], match["options"])
+            except ValueError as error:
+                raise KeyFileError(f"{path}, line {number}: {error}") from error
+            if weights.setdefault(owner.name, owner.weight) != owner.weight:
+                raise KeyFileError(f"{path}, line {number}: another weight of {owner.name} than before")
+            keys.append((owner, bytes.fromhex(match["digest"])))
+        if not keys:
             raise KeyFileError(f"{path}: holds no key")
-        return cls(tuple(digests))
+        return cls(tuple(keys), {name: weight for name, weight in weights.items() if weight is not None})
 
-    def find(self, key: str) -> str | None:
-        """Name of the key's owner. Takes the same time wherever the key stands, and if it is unknown."""
+    def find(self, key: str) -> Owner | None:
+        """The key's owner. Takes the same time wherever the key stands, and if it is unknown."""
         digest = hash_key(key)
         found = None
-        for name, known in self.digests:
+        for owner, known in self.keys:
             if hmac.compare_digest(digest, known):
-                found = name
+                found = owner
         return found
 
 
@@ -87,7 +97,7 @@ class KeyFile:
         except KeyFileError as error:
             logger.error("%s; the keys known before stay valid", error)
         else:
-            logger.info("%s: %d keys", self._path, len(self.ring.digests))
+            logger.info("%s: %d keys", self._path, len(self.ring.keys))
 
 
 class Keys:
@@ -106,10 +116,19 @@ class Keys:
         """True if no keys are configured."""
         return not self._files
 
-    def find(self, role: Role, key: str) -> str | None:
-        """Name of the key's owner, if the key has the role."""
+    def bound(self) -> bool:
+        """True if there is a key that is bound to namespaces."""
+        return any(not owner.access.whole for file in self._files.values() for owner, _ in file.ring.keys)
+
+    def find(self, role: Role, key: str) -> Owner | None:
+        """The key's owner, if the key has the role."""
         file = self._files.get(role)
         return None if file is None else file.ring.find(key)
+
+    def weight(self, name: str) -> float | None:
+        """An owner's, as the files say now: the clients' first. None: neither says."""
+        found = (file.ring.weights.get(name) for file in self._files.values())
+        return next((weight for weight in found if weight is not None), None)
 
     def refresh(self, *, even_unchanged: bool = False) -> None:
         """Follow the files."""
@@ -121,6 +140,24 @@ class Keys:
         while self._files:
             await asyncio.sleep(POLL_SECONDS)
             self.refresh()
+
+
+class KeyWeights(Mapping[str, float]):
+    """Shares of callers by name: what the key files say now, else what the settings say."""
+
+    def __init__(self, keys: Keys, settings: Mapping[str, float]) -> None:
+        self._keys = keys
+        self._settings = settings
+
+    def __getitem__(self, name: str) -> float:
+        weight = self._keys.weight(name)
+        return self._settings[name] if weight is None else weight
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._settings)
+
+    def __len__(self) -> int:
+        return len(self._settings)
 
 
 def _stamp(path: Path) -> _Stamp | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.types import Scope
 
+from server.service.access import Access
 from server.service.account import Account
 
 
@@ -15,6 +16,12 @@ def request_id(scope: Scope) -> str:
 def started(scope: Scope) -> float:
     """When the request came, on time.monotonic()'s clock."""
     return float(scope["kalmagrove.started"])
+
+
+def access(scope: Scope) -> Access:
+    """What the caller may read and edit."""
+    found: Access = scope["kalmagrove.access"]
+    return found
 
 
 def account(scope: Scope) -> Account:

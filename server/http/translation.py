@@ -37,6 +37,7 @@ from server.http.errors import (
     MAX_MESSAGE,
     ApiError,
     context_too_long,
+    forbidden,
     internal,
     invalid,
     not_found,
@@ -49,6 +50,7 @@ from server.service.errors import (
     DeadlinePassed,
     InvalidRequest,
     NoSuchResponse,
+    NotAllowed,
     Overloaded,
     ServiceError,
     VersionUnavailable,
@@ -110,6 +112,8 @@ def _from_service(error: ServiceError) -> ApiError:
         return invalid(str(error), error.param, error.code)
     if isinstance(error, NoSuchResponse):
         return not_found(str(error), "id")
+    if isinstance(error, NotAllowed):
+        return forbidden(str(error), error.param)
     if isinstance(error, VersionUnavailable):
         return invalid(str(error), "knowledge.min_version", "knowledge_version_unavailable", status=409)
     if isinstance(error, Overloaded):

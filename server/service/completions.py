@@ -98,7 +98,7 @@ class Completions:
         """Before admission: whoever waits for an edit holds no slot."""
         version = job.knowledge.min_version
         if version is not None and job.knowledge.enabled:
-            await self._versions.wait_for(version, self._settings.min_version_wait_s)
+            await self._versions.wait_for(version, self._settings.min_version_wait_s, job.knowledge.access)
 
     async def _choices(self, run: Run, job: Job, places: Sequence[Place]) -> Choices:
         async with in_time(self._deadline(job)):

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -115,6 +115,7 @@ class Edits:
         lanes: Lanes,
         metrics: Metrics,
         settings: Settings,
+        weights: Mapping[str, float],
         *,
         shared: bool,
     ) -> None:
@@ -125,7 +126,7 @@ class Edits:
         self._lanes = lanes
         self._metrics = metrics
         self._settings = settings
-        most, weights = settings.max_pending_edits, settings.key_weights
+        most = settings.max_pending_edits
         of_one = math.ceil(most * settings.key_share) if shared else most
         self._pending = Admission("edits", Bounds(slots=most, waiting=0, per_caller=of_one, shared=shared), weights)
         self._small = Admission("edits", Bounds(slots=SMALL_AT_ONCE, waiting=most, per_caller=most), weights)
@@ -170,12 +171,16 @@ class Edits:
                         raise
         raise AssertionError("the last attempt returns or raises")
 
-    async def rollback(self, caller: str, version: int, account: Account | None = None) -> Edited:
-        """Facts as they were at `version`, as a new version. Their pages are made when they are first mounted."""
+    async def rollback(
+        self, caller: str, version: int, account: Account | None = None, namespaces: Collection[str] | None = None
+    ) -> Edited:
+        """Facts (of these namespaces) as they were at `version`, as a new version. Their pages are made when they are
+        first mounted."""
         errand = Errand(Key(caller), account or Account())
         with self._pending.join(errand.key):
             async with self._slices.enter(errand.key):
-                return await self._commit(errand, self._lanes.bulk_edits, partial(self._store.rollback, version))
+                commit = partial(self._store.rollback, version, namespaces)
+                return await self._commit(errand, self._lanes.bulk_edits, commit)
 
     async def sweep(self) -> None:
         """Remove expired facts for good; a failure is logged and tried again next time."""

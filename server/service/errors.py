@@ -4,6 +4,7 @@ ServiceError
 ├─ InvalidRequest       the request is wrong; sending it again will not help
 │  └─ ContextTooLong    it has more text than the model or the encoder can read
 ├─ NoSuchResponse       there is no such response, or it is another key's
+├─ NotAllowed           the caller may not do this
 ├─ VersionUnavailable   the knowledge is not yet at the version asked for
 ├─ Overloaded           too much waits already; later it may fit
 └─ DeadlinePassed       it took longer than a request may take
@@ -38,6 +39,14 @@ class NoSuchResponse(ServiceError):
     def __init__(self, response_id: str) -> None:
         super().__init__(f"There is no response {response_id[:80]!r}.")
         self.response_id = response_id
+
+
+class NotAllowed(ServiceError):
+    """The caller's key is bound to namespaces. `param`: the field that says more than it may; None: no field."""
+
+    def __init__(self, message: str, param: str | None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class VersionUnavailable(ServiceError):

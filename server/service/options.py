@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kb.facts import DEFAULT_NAMESPACE, SearchMethod
+from kb.facts import SearchMethod
 from kb.filters import Filter
+from server.service.access import EVERYTHING, Access
 
 
 @dataclass(frozen=True, slots=True)
 class KnowledgeOptions:
-    """None: the server's default."""
+    """None: the server's default, unless something else is said."""
 
     enabled: bool = True
-    namespace: str = DEFAULT_NAMESPACE
+    namespace: str | None = None
+    """None: the caller's home."""
+    access: Access = EVERYTHING
+    """What the caller may read."""
     top_k: int | None = None
     """At most so many facts."""
     min_score: float | None = None

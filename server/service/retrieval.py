@@ -19,6 +19,7 @@ from kb.snapshot import Hit, Snapshot, leading
 from kb.store import Store
 from server.engine.protocol import MountedFact
 from server.metrics import Metrics
+from server.service.access import EVERYTHING, Access
 from server.service.embedding import Embedding, Windows
 from server.service.errors import InvalidRequest
 from server.service.lanes import Lanes
@@ -42,6 +43,8 @@ class Criteria:
     method: SearchMethod = "hybrid"
     where: Filter | None = None
     """What a fact's metadata must satisfy."""
+    access: Access = EVERYTHING
+    """In a namespace that this does not read there is nothing to find."""
 
     @classmethod
     def of(cls, wanted: KnowledgeOptions, settings: Settings, param: str = "knowledge.top_k") -> Criteria:
@@ -54,8 +57,8 @@ class Criteria:
         if wanted.min_score is not None:
             least = wanted.min_score, wanted.min_score
         max_gap = settings.max_gap if wanted.max_gap is None else wanted.max_gap
-        method = wanted.retrieval or settings.retrieval
-        return cls(wanted.namespace, top_k, *least, max_gap, method, wanted.where)
+        namespace, method = wanted.namespace or wanted.access.home, wanted.retrieval or settings.retrieval
+        return cls(namespace, top_k, *least, max_gap, method, wanted.where, wanted.access)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,9 @@ class Retrieved:
 
     question: str
     version: int
+    """Of the snapshot."""
+    told_version: int
+    """The newest that changed anything that the caller may know of."""
     hits: tuple[Hit, ...]
     fits: tuple[Fit, ...]
     """One per hit."""
@@ -137,7 +143,8 @@ class Retrieval:
         seconds = questions.seconds + time.perf_counter() - began
         self._metrics.retrieval_seconds.observe(seconds)
         others = tuple(hit.score for hit in hits)
-        return Retrieved(questions.texts[place], snapshot.version, mounted, found, others, seconds, left_out)
+        versions = snapshot.version, questions.criteria.access.version(snapshot)
+        return Retrieved(questions.texts[place], *versions, mounted, found, others, seconds, left_out)
 
     async def search(self, caller: str, criteria: Criteria, text: str) -> Retrieved:
         """Both, for one question."""
@@ -170,7 +177,8 @@ class Retrieval:
 
 
 def _findable(criteria: Criteria, snapshot: Snapshot) -> bool:
-    return criteria.top_k > 0 and snapshot.count(criteria.namespace) > 0
+    readable = criteria.access.reads(criteria.namespace)
+    return criteria.top_k > 0 and readable and snapshot.count(criteria.namespace) > 0
 
 
 def fits_of(question: Vectors, mounted: Sequence[Hit]) -> tuple[Fit, ...]:

@@ -9,6 +9,7 @@ from typing import Literal
 from kan.knowledge.grounding import Judgement
 from server.engine.protocol import SamplingParams, TokenChunk
 from server.service.account import Account
+from server.service.citations import CitedFacts
 from server.service.judging import Judging
 from server.service.options import KnowledgeOptions
 from server.service.prompts import Prompt, Source
@@ -54,6 +55,16 @@ class FactReport:
     """Share of attention, mean over choices; None where the engine does not tell it."""
     page: str
     """Key of its K/V pages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cited:
+    """A stretch of an answer that says what a mounted fact says; in characters."""
+
+    start: int
+    end: int
+    namespace: str
+    fact_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +118,18 @@ class Run:
             if chunk.attention is not None:
                 self.attention[choice] = chunk.attention
 
+    def citations(self, number: int, text: str) -> list[Cited]:
+        """What a choice that has ended took from the facts; `text` is what it said."""
+        prompt = self.prompts[number // self.choices]
+        if prompt.retrieved is None or not prompt.retrieved.hits:
+            return []
+        facts = [hit.fact for hit in prompt.retrieved.hits]
+        cited = CitedFacts(prompt.retrieved.question, [fact.text for fact in facts])
+        return [
+            Cited(one.start, one.end, facts[one.fact].namespace, facts[one.fact].id)
+            for one in cited.citations(text, self.attention.get(number))
+        ]
+
     def report(self, place: int) -> KnowledgeReport | None:
         """Knowledge of one prompt; None if it was not wanted."""
         prompt = self.prompts[place]
@@ -118,7 +141,7 @@ class Run:
         judgement = self.judging.of_prompt(place) if self.judging else None
         left_out = tuple((hit.fact.id, hit.fact.version) for hit in retrieved.left_out)
         facts = _facts(prompt, _mean(shares))
-        return KnowledgeReport(retrieved.version, retrieved.seconds, judgement, facts, left_out)
+        return KnowledgeReport(retrieved.told_version, retrieved.seconds, judgement, facts, left_out)
 
 
 def _facts(prompt: Prompt, attention: Sequence[float]) -> tuple[FactReport, ...]:

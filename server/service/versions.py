@@ -7,6 +7,7 @@ import contextlib
 
 from kb.publishing import Published
 from kb.store import Store
+from server.service.access import EVERYTHING, Access
 from server.service.errors import Overloaded, VersionUnavailable
 
 
@@ -16,29 +17,29 @@ class Versions:
     def __init__(self, store: Store, max_waiting: int) -> None:
         self._store = store
         self._max_waiting = max_waiting
-        self._waiting: dict[asyncio.Future[None], int] = {}
+        self._waiting: dict[asyncio.Future[None], tuple[int, Access]] = {}
         """Done once the version is published."""
         self._loop: asyncio.AbstractEventLoop | None = None
         store.subscribe(self._follow)
 
-    async def wait_for(self, version: int, seconds: float) -> None:
-        """Return as soon as the published version is at least `version`.
+    async def wait_for(self, version: int, seconds: float, access: Access = EVERYTHING) -> None:
+        """Return as soon as the published version, as far as the caller may know of it, is at least `version`.
 
         Raises VersionUnavailable if it is not in time, Overloaded if too many wait already.
         """
-        if self._store.snapshot.version >= version:
+        if access.version(self._store.snapshot) >= version:
             return
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded("Too many requests wait for a version of the knowledge. Try again shortly.")
         self._loop = asyncio.get_running_loop()
         reached: asyncio.Future[None] = self._loop.create_future()
-        self._waiting[reached] = version
+        self._waiting[reached] = version, access
         try:
             self._wake()  # it may have come before anybody knew who waits
             async with asyncio.timeout(seconds):
                 await reached
         except TimeoutError:
-            newest = self._store.snapshot.version
+            newest = access.version(self._store.snapshot)
             raise VersionUnavailable(f"The knowledge is at version {newest}, not yet at {version}.") from None
         finally:
             del self._waiting[reached]
@@ -50,7 +51,7 @@ class Versions:
                 self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
-        newest = self._store.snapshot.version
-        for reached, version in self._waiting.items():
-            if version <= newest and not reached.done():
+        snapshot = self._store.snapshot
+        for reached, (version, access) in self._waiting.items():
+            if version <= access.version(snapshot) and not reached.done():
                 reached.set_result(None)

@@ -14,6 +14,7 @@ import pytest
 
 from kan.checkpoint.directory import Checkpoint
 from kb.encoder.minilm import MiniLMEncoder
+from kb.facts import Upsert
 from loadtests.serving import free_port
 from server.http.keys import Keys, hash_key
 from tests.console.conftest import FACTS, NARROW, put
@@ -108,6 +109,29 @@ def test_keys_are_asked_for_checked_and_kept_in_memory_only(locked_server: Live,
     page.reload()
     page.get_by_role("button", name="Use keys").wait_for()
     assert client.input_value() == ""
+
+
+def test_a_bound_key_is_shown_its_own_namespace(
+    tmp_path: Path, tiny: Checkpoint, encoder: MiniLMEncoder, open_page: Open
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"ann:{hash_key('kg-acme').hex()} read=acme edit=acme\n")
+    services = build_services(tmp_path, tiny, encoder, Keys.read(path, path))
+    services.store.apply([Upsert("ours", "acme", "The chief executive of Quillhaven Transit is Mara Ellison.")])
+    services.store.apply([Upsert("theirs", "default", "The chief executive of Quillhaven Transit is somebody else.")])
+    with listening(services) as live:
+        page = open_page(live.url)
+        page.get_by_label("API key").fill("kg-acme")
+        page.get_by_label("Admin key").fill("kg-acme")
+        page.get_by_role("button", name="Use keys").click()
+        page.locator('#listed [data-fact="ours"]').wait_for()
+        assert page.get_by_label("Namespace").input_value() == "acme"
+        assert listed(page) == ["ours"]
+        page.locator("#version").get_by_text("knowledge v1").wait_for()
+        ask(page)
+        page.locator('[data-fact="ours"]').nth(1).wait_for()
+        assert page.locator('[data-fact="theirs"]').count() == 0
+        assert page.locator(".versions li").count() == 1
 
 
 def test_a_server_that_is_gone_is_told_and_found_again(

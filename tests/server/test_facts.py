@@ -141,7 +141,14 @@ async def test_namespaces_are_apart(service: Service) -> None:
         found = await service.http.get("/admin/kb/facts/x", params={"namespace": namespace})
         assert found.json()["text"] == text
     version = (await service.http.get("/admin/kb/version")).json()
-    assert version == {"version": 1, "facts": 2, "namespaces": {"one": 1, "two": 1}, "tombstones": 0, "pages_made": 1.0}
+    assert version == {
+        "version": 1,
+        "facts": 2,
+        "namespaces": {"one": 1, "two": 1},
+        "tombstones": 0,
+        "pages_made": 1.0,
+        "access": {"read": None, "edit": None, "home": "default"},
+    }
 
 
 async def test_search(informed: Service) -> None:

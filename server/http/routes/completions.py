@@ -21,7 +21,7 @@ from server.http.schemas.completions import (
 )
 from server.http.schemas.knowledge import KnowledgeRequest, knowledge_report
 from server.http.schemas.usage import usage
-from server.http.scope import account, request_id, started
+from server.http.scope import access, account, request_id, started
 from server.http.streaming import DONE, EventStream, event
 from server.service.prompts import Echo, Text
 from server.service.run import Job, Run
@@ -45,7 +45,7 @@ async def completions(body: CompletionRequest, request: Request, context: Contex
         started=started(request.scope),
         sources=sources,
         choices=body.choices,
-        knowledge=(body.knowledge or KnowledgeRequest()).options,
+        knowledge=(body.knowledge or KnowledgeRequest()).options(access(request.scope)),
         account=account(request.scope),
         sampling=lambda room: _sampling(body, grammar),
     )

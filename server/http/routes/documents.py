@@ -10,47 +10,55 @@ from fastapi import Path, Query
 from starlette.responses import Response
 
 from kb.documents import ID_CHARS, DocumentConflict, documents
-from kb.facts import DEFAULT_NAMESPACE, NAME_PATTERN
+from kb.facts import NAME_PATTERN, Delete
+from kb.snapshot import Snapshot
 from server.http.errors import invalid
 from server.http.routes.base import json_response, strict_router
 from server.http.schemas.admin import Deleted, DocumentInput, DocumentList, PutDocuments, SplitUpserted
 from server.http.schemas.knowledge import Namespace, Version
+from server.service.access import Access
 from server.service.account import Account
 from server.service.admission import Key
 from server.service.documents import Text
-from server.services import AccountDep, CallerDep, Context, ContextDep
+from server.services import AccessDep, AccountDep, CallerDep, Context, ContextDep
 
 router = strict_router()
 
 DocumentId = Annotated[str, Path(min_length=1, max_length=ID_CHARS, pattern=f"^{NAME_PATTERN}$")]
-NamespaceQuery = Annotated[Namespace, Query()]
+NamespaceQuery = Annotated[Namespace | None, Query()]
 
 
 @router.put("/admin/kb/documents", responses={200: {"model": SplitUpserted}})
-async def put_documents(body: PutDocuments, context: ContextDep, caller: CallerDep, account: AccountDep) -> Response:
+async def put_documents(
+    body: PutDocuments, context: ContextDep, caller: CallerDep, account: AccountDep, access: AccessDep
+) -> Response:
     """Split documents into facts, in place of those that they had, all or none. Only facts whose text changed are
     encoded. 409 if one of the documents is not at the version that its `if_version` expects."""
-    return await put_texts(context, caller, account, [_text(one) for one in body.documents], "documents")
+    texts = [_text(one, access) for one in body.documents]
+    return await put_texts(context, caller, account, access, texts, "documents")
 
 
 @router.get("/admin/kb/documents", responses={200: {"model": DocumentList}})
 async def list_documents(
     context: ContextDep,
     caller: CallerDep,
-    namespace: NamespaceQuery = DEFAULT_NAMESPACE,
+    access: AccessDep,
+    namespace: NamespaceQuery = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(max_length=4096)] = None,
 ) -> Response:
     """Documents of a namespace by id."""
     snapshot = context.services.store.snapshot
+    name = namespace or access.home
+    shown = snapshot if access.reads(name) else Snapshot()
     async with context.reads.enter(Key(caller)):
-        page = await context.lanes.reads.run(lambda: documents(snapshot, namespace, limit, cursor, time.time()))
+        page = await context.lanes.reads.run(lambda: documents(shown, name, limit, cursor, time.time()))
     reply = DocumentList(
-        version=snapshot.version,
+        version=access.version(snapshot),
         documents=[
             {
                 "id": one.id,
-                "namespace": namespace,
+                "namespace": name,
                 "facts": one.facts,
                 "version": one.version,
                 "created_at": one.created_at,
@@ -68,16 +76,22 @@ async def delete_document(
     context: ContextDep,
     caller: CallerDep,
     account: AccountDep,
-    namespace: NamespaceQuery = DEFAULT_NAMESPACE,
+    access: AccessDep,
+    namespace: NamespaceQuery = None,
     if_version: Annotated[Version | None, Query(ge=1)] = None,
 ) -> Response:
     """Delete all facts of a document. 409 if it is not at version `if_version`."""
-    edited = await context.documents.delete(caller, namespace, id, if_version, account)
+    name = namespace or access.home
+    access.require_edits([Delete(id, name)], lambda _: "namespace")
+    edited = await context.documents.delete(caller, name, id, if_version, account)
     return json_response(Deleted(version=edited.version, deleted=edited.deleted, visible_ms=edited.visible_ms))
 
 
-async def put_texts(context: Context, caller: str, account: Account, texts: Sequence[Text], param: str) -> Response:
-    """The edit, and its reply. Raises ApiError (409), naming `param`[index]."""
+async def put_texts(
+    context: Context, caller: str, account: Account, access: Access, texts: Sequence[Text], param: str
+) -> Response:
+    """The edit, and its reply. Raises ApiError (409) and NotAllowed, naming `param`[index]."""
+    access.require_editable([text.namespace for text in texts], lambda index: f"{param}[{index}].namespace")
     try:
         done = await context.documents.put(caller, texts, param, account)
     except DocumentConflict as error:
@@ -95,10 +109,10 @@ async def put_texts(context: Context, caller: str, account: Account, texts: Sequ
     return json_response(reply)
 
 
-def _text(document: DocumentInput) -> Text:
+def _text(document: DocumentInput, access: Access) -> Text:
     return Text(
         document.id,
-        DEFAULT_NAMESPACE if document.namespace is None else document.namespace,
+        access.home if document.namespace is None else document.namespace,
         document.text,
         document.format,
         document.metadata,

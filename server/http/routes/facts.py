@@ -9,16 +9,18 @@ from typing import Annotated, TypeVar
 from fastapi import Path, Query
 from starlette.responses import Response
 
-from kb.facts import DEFAULT_NAMESPACE, Delete, Fact, Upsert, VersionConflict
+from kb.facts import Delete, Fact, Upsert, VersionConflict
 from kb.filters import parse_filter
 from kb.log.batch import Entry
 from kb.log.history import FactVersion
 from kb.metadata import decode_metadata
+from kb.snapshot import Snapshot
 from server.http.errors import invalid, not_found
 from server.http.routes.base import json_response, strict_router
 from server.http.routes.documents import put_texts
 from server.http.schemas.admin import (
     MAX_FILTER_CHARACTERS,
+    AccessView,
     Deleted,
     FactContent,
     FactDetail,
@@ -40,16 +42,18 @@ from server.http.schemas.admin import (
     VersionResponse,
 )
 from server.http.schemas.knowledge import FactId, Namespace, Version
+from server.service.access import Access
 from server.service.admission import Key
 from server.service.documents import Text
+from server.service.errors import NotAllowed
 from server.service.retrieval import Criteria
-from server.services import AccountDep, CallerDep, Context, ContextDep
+from server.services import AccessDep, AccountDep, CallerDep, Context, ContextDep
 
 T = TypeVar("T")
 router = strict_router()
 
 IdPath = Annotated[FactId, Path()]
-NamespaceQuery = Annotated[Namespace, Query()]
+NamespaceQuery = Annotated[Namespace | None, Query()]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Cursor = Annotated[FactId | None, Query()]
 Before = Annotated[Version | None, Query()]
@@ -63,6 +67,7 @@ async def put_facts(
     context: ContextDep,
     caller: CallerDep,
     account: AccountDep,
+    access: AccessDep,
     split: Annotated[bool, Query()] = False,
 ) -> Response:
     """Add or replace facts, all or none. The reply means: durable, and seen by every request from now on.
@@ -74,11 +79,11 @@ async def put_facts(
     if len(body.facts) > limit:
         raise invalid(f"facts: at most {limit} in one edit", "facts", "invalid_value")
     if split:
-        return await put_texts(context, caller, account, [_text(fact) for fact in body.facts], "facts")
+        return await put_texts(context, caller, account, access, [_text(fact, access) for fact in body.facts], "facts")
     changes = [
         Upsert(
             fact.id,
-            DEFAULT_NAMESPACE if fact.namespace is None else fact.namespace,
+            access.home if fact.namespace is None else fact.namespace,
             fact.text,
             fact.metadata or {},
             fact.expires_at,
@@ -86,6 +91,7 @@ async def put_facts(
         )
         for fact in body.facts
     ]
+    access.require_edits(changes, lambda index: f"facts[{index}].namespace")
     edited = await context.edits.apply(caller, changes, account)
     reply = Upserted(version=edited.version, upserted=edited.upserted, visible_ms=edited.visible_ms)
     return json_response(reply)
@@ -95,7 +101,8 @@ async def put_facts(
 async def list_facts(
     context: ContextDep,
     caller: CallerDep,
-    namespace: NamespaceQuery = DEFAULT_NAMESPACE,
+    access: AccessDep,
+    namespace: NamespaceQuery = None,
     limit: Limit = 100,
     cursor: Cursor = None,
     filter: FilterQuery = None,
@@ -103,9 +110,11 @@ async def list_facts(
     """Facts of a namespace by id, those that pass the filter."""
     where = None if filter is None else parse_filter(filter)
     snapshot = context.services.store.snapshot
-    page = await _read(context, caller, lambda: snapshot.list(namespace, limit, cursor, time.time(), where))
+    name = namespace or access.home
+    shown = snapshot if access.reads(name) else Snapshot()
+    page = await _read(context, caller, lambda: shown.list(name, limit, cursor, time.time(), where))
     reply = FactPage(
-        version=snapshot.version,
+        version=access.version(snapshot),
         facts=[_view(fact) for fact in page.facts],
         next_cursor=page.next_cursor,
     )
@@ -113,11 +122,12 @@ async def list_facts(
 
 
 @router.get("/admin/kb/facts/{id}", responses={200: {"model": FactDetail}})
-async def get_fact(id: IdPath, context: ContextDep, namespace: NamespaceQuery = DEFAULT_NAMESPACE) -> Response:
+async def get_fact(id: IdPath, context: ContextDep, access: AccessDep, namespace: NamespaceQuery = None) -> Response:
     """One fact."""
-    fact = context.services.store.snapshot.get(namespace, id, time.time())
+    name = namespace or access.home
+    fact = context.services.store.snapshot.get(name, id, time.time()) if access.reads(name) else None
     if fact is None:
-        raise not_found(f"There is no fact {id!r} in namespace {namespace!r}.", "id")
+        raise not_found(f"There is no fact {id!r} in namespace {name!r}.", "id")
     return json_response({**_view(fact), "page": context.pages.key(fact.text)})
 
 
@@ -127,12 +137,15 @@ async def delete_fact(
     context: ContextDep,
     caller: CallerDep,
     account: AccountDep,
-    namespace: NamespaceQuery = DEFAULT_NAMESPACE,
+    access: AccessDep,
+    namespace: NamespaceQuery = None,
     if_version: IfVersion = None,
 ) -> Response:
     """Delete one fact. No request admitted after the reply can see it. 409 if it is not at version `if_version`."""
+    changes = [Delete(id, namespace or access.home, if_version)]
+    access.require_edits(changes, lambda _: "namespace")
     try:
-        edited = await context.edits.apply(caller, [Delete(id, namespace, if_version)], account)
+        edited = await context.edits.apply(caller, changes, account)
     except VersionConflict as error:
         raise invalid(str(error), "if_version", "version_conflict", status=409) from error
     return json_response(Deleted(version=edited.version, deleted=edited.deleted, visible_ms=edited.visible_ms))
@@ -143,18 +156,20 @@ async def fact_history(
     id: IdPath,
     context: ContextDep,
     caller: CallerDep,
-    namespace: NamespaceQuery = DEFAULT_NAMESPACE,
+    access: AccessDep,
+    namespace: NamespaceQuery = None,
     limit: Limit = 100,
     before: Before = None,
 ) -> Response:
     """What was ever said under this id, newest first."""
-    store = context.services.store
-    found = await _read(context, caller, lambda: store.history(namespace, id, limit, before))
+    store, name = context.services.store, namespace or access.home
+    readable = access.reads(name)
+    found = await _read(context, caller, lambda: store.history(name, id, limit, before) if readable else [])
     if not found and before is None:
-        raise not_found(f"There never was a fact {id!r} in namespace {namespace!r}.", "id")
+        raise not_found(f"There never was a fact {id!r} in namespace {name!r}.", "id")
     reply = FactHistory(
         id=id,
-        namespace=namespace,
+        namespace=name,
         versions=[_past(entry) for entry in found],
         next_before=found[-1].version if len(found) == limit else None,
     )
@@ -162,17 +177,19 @@ async def fact_history(
 
 
 @router.post("/admin/kb/search", responses={200: {"model": SearchResponse}})
-async def search(body: SearchRequest, context: ContextDep, caller: CallerDep, account: AccountDep) -> Response:
+async def search(
+    body: SearchRequest, context: ContextDep, caller: CallerDep, account: AccountDep, access: AccessDep
+) -> Response:
     """What retrieval finds for a query."""
     if body.min_version is not None:
-        await context.versions.wait_for(body.min_version, context.settings.min_version_wait_s)
-    criteria = Criteria.of(body.options, context.settings, param="top_k")
+        await context.versions.wait_for(body.min_version, context.settings.min_version_wait_s, access)
+    criteria = Criteria.of(body.options(access), context.settings, param="top_k")
     async with context.reads.enter(Key(caller)):
         with account.during("retrieval"):
             found = await context.retrieval.search(caller, criteria, body.query)
     account.knowledge_version = found.version
     reply = SearchResponse(
-        version=found.version,
+        version=found.told_version,
         retrieval_ms=round(found.seconds * 1000, 3),
         hits=[
             {"fact": _view(hit.fact), "score": round(hit.score, 6), "lexical": round(hit.lexical, 6)}
@@ -183,24 +200,28 @@ async def search(body: SearchRequest, context: ContextDep, caller: CallerDep, ac
 
 
 @router.get("/admin/kb/version", responses={200: {"model": VersionResponse}})
-async def version(context: ContextDep) -> Response:
-    """The published state."""
+async def version(context: ContextDep, access: AccessDep) -> Response:
+    """The published state, as far as the key may know of it; and what it may read and edit."""
     snapshot = context.services.store.snapshot
+    counts = {name: snapshot.count(name) for name in access.readable(None, snapshot)}
     reply = VersionResponse(
-        version=snapshot.version,
-        facts=snapshot.count(),
-        namespaces={name: snapshot.count(name) for name in snapshot.namespaces()},
-        tombstones=snapshot.tombstones,
-        pages_made=round(context.page_making.share, 6),
+        version=access.version(snapshot),
+        facts=sum(counts.values()),
+        namespaces=counts,
+        tombstones=sum(snapshot.indexes[name].tombstones for name in counts),
+        pages_made=round(context.page_making.share, 6) if access.whole else None,
+        access=_access_view(access),
     )
     return json_response(reply)
 
 
 @router.get("/admin/kb/history", responses={200: {"model": LogPage}})
-async def history(context: ContextDep, caller: CallerDep, limit: Limit = 100, before: Before = None) -> Response:
-    """The store's versions, newest first."""
+async def history(
+    context: ContextDep, caller: CallerDep, access: AccessDep, limit: Limit = 100, before: Before = None
+) -> Response:
+    """The store's versions, newest first; for a key that is bound to namespaces what they did there."""
     store = context.services.store
-    found = await _read(context, caller, lambda: store.log_entries(limit, before))
+    found = await _read(context, caller, lambda: store.log_entries(limit, before, access.seen))
     reply = LogPage(
         versions=[
             {
@@ -223,16 +244,20 @@ async def diff(
     after: Annotated[Version, Query()],
     context: ContextDep,
     caller: CallerDep,
+    access: AccessDep,
     limit: Limit = 100,
     cursor: Annotated[FactKey | None, Query()] = None,
 ) -> Response:
     """How the facts of version `after` differ from those of version `before`, which may be the newer one.
 
-    `limit` bounds the facts that are looked at: those that were changed and changed back are not told.
+    `limit` bounds the facts that are looked at: those that were changed and changed back are not told. Nor is what the
+    key may not read.
     """
     store = context.services.store
     start = None if cursor is None else (cursor.partition("/")[0], cursor.partition("/")[2])
-    found = await _read(context, caller, lambda: store.differences(before, after, limit, start))
+    for one in (before, after):
+        access.require_version(one, store.snapshot)
+    found = await _read(context, caller, lambda: store.differences(before, after, limit, start, access.read))
     reply = VersionDiff(
         before=before,
         after=after,
@@ -251,11 +276,19 @@ async def diff(
 
 
 @router.post("/admin/kb/rollback", responses={200: {"model": RollbackResponse}})
-async def rollback(body: RollbackRequest, context: ContextDep, caller: CallerDep, account: AccountDep) -> Response:
-    """Make the facts what they were at an older version, as a new version."""
-    edited = await context.edits.rollback(caller, body.version, account)
+async def rollback(
+    body: RollbackRequest, context: ContextDep, caller: CallerDep, account: AccountDep, access: AccessDep
+) -> Response:
+    """Make the facts what they were at an older version, as a new version; all that the key may edit."""
+    store = context.services.store
+    access.require_version(body.version, store.snapshot)
+    if access.edit == frozenset():
+        raise NotAllowed("This key may not edit.", None)
+    edited = await context.edits.rollback(caller, body.version, account, access.edit)
+    changed = edited.upserted + edited.deleted > 0
     reply = RollbackResponse(
-        version=edited.version,
+        # One that changed nothing here is none that the key may know of.
+        version=edited.version if changed else access.version(store.snapshot),
         upserted=edited.upserted,
         deleted=edited.deleted,
         visible_ms=edited.visible_ms,
@@ -263,8 +296,8 @@ async def rollback(body: RollbackRequest, context: ContextDep, caller: CallerDep
     return json_response(reply)
 
 
-def _text(fact: FactInput) -> Text:
-    namespace = DEFAULT_NAMESPACE if fact.namespace is None else fact.namespace
+def _text(fact: FactInput, access: Access) -> Text:
+    namespace = access.home if fact.namespace is None else fact.namespace
     about = fact.metadata, fact.expires_at, fact.if_version
     return Text(fact.id, namespace, fact.text, "text", *about, single=True)
 
@@ -272,6 +305,11 @@ def _text(fact: FactInput) -> Text:
 async def _read(context: Context, caller: str, function: Callable[[], T]) -> T:
     async with context.reads.enter(Key(caller)):
         return await context.lanes.reads.run(function)
+
+
+def _access_view(access: Access) -> AccessView:
+    read, edit = (None if names is None else sorted(names) for names in (access.read, access.edit))
+    return {"read": read, "edit": edit, "home": access.home}
 
 
 def _view(fact: Fact) -> FactView:

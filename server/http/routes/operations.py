@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NotRequired
+
 from fastapi import APIRouter
 from starlette.responses import Response
 from typing_extensions import TypedDict
@@ -11,7 +13,7 @@ from server.http.errors import unavailable
 from server.http.routes.base import json_response
 from server.http.schemas.errors import ErrorResponse
 from server.metrics import CONTENT_TYPE
-from server.services import ContextDep
+from server.services import AccessDep, ContextDep
 
 router = APIRouter()
 measurements = APIRouter()
@@ -28,7 +30,8 @@ class Ready(TypedDict):
 
     status: str
     model: str
-    knowledge_version: int
+    knowledge_version: NotRequired[int]
+    """Left out where keys are bound to namespaces: it tells of edits everywhere."""
 
 
 @router.get("/health", responses={200: {"model": Health}})
@@ -47,11 +50,14 @@ async def ready(context: ContextDep) -> Response:
         raise unavailable("The server is shutting down.", "server_draining", 5.0)
     if not context.services.engine.healthy():
         raise unavailable("The engine makes no progress.", "engine_unhealthy", 5.0)
-    version = context.services.store.snapshot.version
-    return json_response(Ready(status="ready", model=context.services.model_name, knowledge_version=version))
+    told = Ready(status="ready", model=context.services.model_name)
+    if not context.services.keys.bound():
+        told["knowledge_version"] = context.services.store.snapshot.version
+    return json_response(told)
 
 
 @measurements.get(METRICS_PATH, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(context: ContextDep) -> Response:
-    """For Prometheus."""
+async def metrics(context: ContextDep, access: AccessDep) -> Response:
+    """For Prometheus. They are about everything: 403 for a key that is bound to namespaces."""
+    access.require_whole()
     return Response(context.metrics.render(), headers={"Content-Type": CONTENT_TYPE})

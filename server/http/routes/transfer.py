@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kb.errors import InvalidChange, InvalidLine, KnowledgeError
-from kb.facts import DEFAULT_NAMESPACE
 from kb.ndjson import NumberedBatch, export_lines, read_batches
 from server.engine.protocol import EngineError
 from server.http.errors import ApiError
@@ -23,10 +22,11 @@ from server.http.schemas.admin import ImportProgress
 from server.http.schemas.knowledge import Namespace
 from server.http.streaming import LineStream, line
 from server.http.translation import from_exception
+from server.service.access import Access
 from server.service.account import Account
 from server.service.admission import Key
 from server.service.errors import ServiceError
-from server.services import AccountDep, CallerDep, Context, ContextDep
+from server.services import AccessDep, AccountDep, CallerDep, Context, ContextDep
 
 BATCH_LINES = 64
 """Facts per commit of an import: small, so that single edits and questions get their turn in between."""
@@ -55,7 +55,8 @@ async def import_facts(
     context: ContextDep,
     caller: CallerDep,
     account: AccountDep,
-    namespace: Annotated[Namespace, Query()] = DEFAULT_NAMESPACE,
+    access: AccessDep,
+    namespace: Annotated[Namespace | None, Query()] = None,
 ) -> Response:
     """Upsert (or delete) a fact per line, in atomic batches. The last line of the answer has `done` or `error`.
 
@@ -66,7 +67,8 @@ async def import_facts(
     if kind not in NDJSON_TYPES:
         message = "The body must be application/x-ndjson."
         raise ApiError(415, message, type="invalid_request_error", code="unsupported_media_type")
-    parts = _progress(request.stream(), context, caller, account, namespace)
+    batches = _batches(request.stream(), context, namespace or access.home)
+    parts = _progress(batches, context, caller, access, account)
     return await LineStream.start(parts)
 
 
@@ -75,11 +77,16 @@ async def import_facts(
     responses={200: {"content": {"application/x-ndjson": {}}, "description": "One fact a line."}},
 )
 async def export_facts(
-    context: ContextDep, caller: CallerDep, namespace: Annotated[Namespace | None, Query()] = None
+    context: ContextDep,
+    caller: CallerDep,
+    access: AccessDep,
+    namespace: Annotated[Namespace | None, Query()] = None,
 ) -> Response:
-    """Every fact of one version, which X-Knowledge-Version names. What `import` takes."""
+    """Every fact (that the key may read) of one version, which X-Knowledge-Version names. What `import` takes."""
     snapshot = context.services.store.snapshot
-    lines = export_lines(snapshot.facts(namespace, time.time()))
+    names = access.readable(namespace, snapshot)
+    facts = chain.from_iterable(snapshot.facts(name, time.time()) for name in names)
+    lines = export_lines(facts)
 
     async def parts() -> AsyncGenerator[bytes, None]:
         async with context.reads.enter(Key(caller)):
@@ -87,20 +94,21 @@ async def export_facts(
                 yield part
 
     response = await LineStream.start(parts())
-    response.headers["X-Knowledge-Version"] = str(snapshot.version)
+    response.headers["X-Knowledge-Version"] = str(access.version(snapshot))
     return response
 
 
 async def _progress(
-    body: AsyncIterator[bytes], context: Context, caller: str, account: Account, namespace: str
+    batches: AsyncIterator[NumberedBatch], context: Context, caller: str, access: Access, account: Account
 ) -> AsyncGenerator[bytes, None]:
     """Apply the body batch by batch, and tell now and then how far it got."""
     imported = 0
-    version = context.services.store.snapshot.version
+    version = access.version(context.services.store.snapshot)
     told = time.monotonic()
     async with context.imports.enter(Key(caller)):
         try:
-            async for batch in _batches(body, context, namespace):
+            async for batch in batches:
+                access.require_edits(batch.changes, lambda _: "namespace")
                 try:
                     edited = await context.edits.apply(caller, batch.changes, account)
                 except InvalidChange as error:  # what only the model's tokenizer or the clock can tell

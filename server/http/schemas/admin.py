@@ -9,10 +9,11 @@ from pydantic.types import JsonValue
 from typing_extensions import TypedDict
 
 from kb.documents import ID_CHARS
-from kb.facts import DEFAULT_NAMESPACE, LAST_SECOND, LAST_VERSION, NAME_PATTERN, SearchMethod
+from kb.facts import LAST_SECOND, LAST_VERSION, NAME_PATTERN, SearchMethod
 from server.http.schemas.base import Request
 from server.http.schemas.filters import filter_at
 from server.http.schemas.knowledge import LIMITS, Gap, Namespace, Score, TopK, Version
+from server.service.access import Access
 from server.service.options import KnowledgeOptions
 from server.service.sections import Format
 
@@ -168,11 +169,11 @@ class SearchRequest(Request):
     """Only facts whose metadata satisfies it."""
     min_version: Version | None = None
 
-    @property
-    def options(self) -> KnowledgeOptions:
-        """The same for the service."""
+    def options(self, access: Access) -> KnowledgeOptions:
+        """The same for the service, of a caller who may read so much."""
         return KnowledgeOptions(
-            namespace=self.namespace or DEFAULT_NAMESPACE,
+            namespace=self.namespace,
+            access=access,
             top_k=self.top_k,
             min_score=self.min_score,
             max_gap=self.max_gap,
@@ -205,15 +206,27 @@ class ImportProgress(TypedDict):
     done: bool
 
 
+class AccessView(TypedDict):
+    """What the key that asks may read and edit; null: everything."""
+
+    read: list[str] | None
+    edit: list[str] | None
+    home: str
+    """The namespace that is meant where none is named."""
+
+
 class VersionResponse(TypedDict):
-    """The published state."""
+    """The published state, as far as the key may know of it."""
 
     version: int
     facts: int
     namespaces: dict[str, int]
     tombstones: int
-    pages_made: float
-    """Share of the facts' texts whose pages are made; the others' follow, or are made at their first use."""
+    """Rows of deleted facts that the index still holds."""
+    pages_made: float | None
+    """Share of the facts' texts whose pages are made; the others' follow, or are made at their first use. null for a
+    key that is bound to namespaces."""
+    access: AccessView
 
 
 class RollbackRequest(Request):

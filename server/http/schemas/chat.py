@@ -84,6 +84,25 @@ class ChatLogprobs(TypedDict):
     refusal: None
 
 
+class UrlCitation(TypedDict):
+    """`content[start_index:end_index]` says what a mounted fact says."""
+
+    start_index: int
+    end_index: int
+    """Behind the last character."""
+    title: str
+    """The fact's id."""
+    url: str
+    """kalmagrove:namespace/id"""
+
+
+class Annotation(TypedDict):
+    """OpenAI's shape."""
+
+    type: Literal["url_citation"]
+    url_citation: UrlCitation
+
+
 class AssistantMessage(TypedDict):
     """The answer."""
 
@@ -91,7 +110,7 @@ class AssistantMessage(TypedDict):
     content: str | None
     """None: it calls functions, and says nothing."""
     refusal: None
-    annotations: list[None]
+    annotations: list[Annotation]
     tool_calls: NotRequired[list[ToolCall]]
 
 
@@ -125,6 +144,8 @@ class ChatDelta(TypedDict, total=False):
     role: Literal["assistant"]
     content: str | None
     tool_calls: list[ToolCallDelta]
+    annotations: list[Annotation]
+    """All of the answer's, at once, behind its last text."""
 
 
 class ChatChunkChoice(TypedDict):

@@ -41,6 +41,9 @@ class CompletionRequest(SamplingRequest, StructuredRequest):
     def _check_together(self) -> CompletionRequest:
         if self.max_tokens == 0 and not self.echo:
             raise PydanticCustomError("inconsistent", "must be at least 1 without echo", {"param": "max_tokens"})
+        if self.knowledge is not None and self.knowledge.citations:
+            message = "is only there for chat completions, whose messages have annotations"
+            raise PydanticCustomError("unsupported", message, {"param": "knowledge.citations"})
         return self
 
     @property

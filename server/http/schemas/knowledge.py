@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from kb.facts import DEFAULT_NAMESPACE, LAST_VERSION, NAME_PATTERN, Limits, SearchMethod
+from kb.facts import LAST_VERSION, NAME_PATTERN, Limits, SearchMethod
 from server.http.schemas.base import Integer, Request
 from server.http.schemas.filters import filter_at
+from server.service.access import Access
 from server.service.options import KnowledgeOptions
 
 if TYPE_CHECKING:
@@ -45,13 +46,15 @@ class KnowledgeRequest(Request):
     """Answer from this version of the knowledge or a newer one."""
     require_grounded: bool | None = None
     """Refuse rather than answer without a fact that fits. The answer is then held back until it is complete."""
+    citations: bool | None = None
+    """Whether a message's annotations say which of its words were taken from which fact. Default: true."""
 
-    @property
-    def options(self) -> KnowledgeOptions:
-        """The same for the service."""
+    def options(self, access: Access) -> KnowledgeOptions:
+        """The same for the service, of a caller who may read so much."""
         return KnowledgeOptions(
             enabled=self.enabled is not False,
-            namespace=self.namespace or DEFAULT_NAMESPACE,
+            namespace=self.namespace,
+            access=access,
             top_k=self.top_k,
             min_score=self.min_score,
             max_gap=self.max_gap,

@@ -34,6 +34,9 @@ export function useNewServer() {
     return () => clearInterval(timer);
   }, [probe]);
 
+  useEffect(() => {
+    if (keys > 0) stateFor(api).then((told) => told?.access.read && setNamespace((now) => within(now, told.access)));
+  }, [api, keys]);
   const use = useCallback((given) => {
     api.use(given);
     setKeys((times) => times + 1);
@@ -47,10 +50,21 @@ export function useNewServer() {
 async function probed(api) {
   try {
     const ready = await api.json("GET", "ready", undefined, { signal: patience() });
-    return { state: "ready", reason: "", model: ready.model, version: ready.knowledge_version };
+    const version = ready.knowledge_version ?? (await stateFor(api))?.version ?? null;
+    return { state: "ready", reason: "", model: ready.model, version };
   } catch (problem) {
     return problem.status ? { state: "busy", reason: problem.message } : { state: "gone", reason: unreachable().message };
   }
+}
+
+/** The knowledge as far as the key may know of it; null: there is no such key. */
+async function stateFor(api) {
+  return api.json("GET", "admin/kb/version", undefined, { signal: patience() }).catch(() => null);
+}
+
+/** This namespace, if a key that is bound to some may read it; else the one where it is at home. */
+function within(namespace, { read, home }) {
+  return read.includes(namespace) ? namespace : home;
 }
 
 function same(one, other) {

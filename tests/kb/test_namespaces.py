@@ -1,0 +1,54 @@
+"""Versions as one namespace sees them: what touched it last, what it tells of the past, and the way back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kb.facts import Delete, Upsert
+from kb.store import Store
+from tests.kb.hashing import HashEncoder
+
+
+def _edited(path: Path) -> None:
+    with Store.open(path, HashEncoder()) as store:
+        store.apply([Upsert("x", "a", "One."), Upsert("y", "b", "Two.")])
+        store.apply([Upsert("x", "a", "Three."), Upsert("z", "a", "Four.")])
+        store.apply([Upsert("y", "b", "Five.")])
+        store.apply([Delete("x", "a"), Delete("z", "a")])
+        store.apply([Upsert("y", "b", "Six."), Upsert("w", "c", "Seven.")])
+
+
+def _versions(store: Store) -> list[int]:
+    return [store.snapshot.version_of(names) for names in ({"a"}, {"b"}, {"a", "c"}, {"none"}, (), None)]
+
+
+def test_the_last_change_of_a_namespace_outlives_a_start(tmp_path: Path) -> None:
+    _edited(tmp_path)
+    with Store.open(tmp_path, HashEncoder()) as store:
+        assert _versions(store) == [4, 5, 5, 0, 0, 5]
+        store.apply([Upsert("n", "a", "Eight.")])
+        assert _versions(store) == [6, 5, 6, 0, 0, 6]
+
+
+def test_the_past_of_a_namespace_is_its_own(tmp_path: Path) -> None:
+    _edited(tmp_path)
+    with Store.open(tmp_path, HashEncoder()) as store:
+        told = [(one.version, one.upserted, one.deleted) for one in store.log_entries(namespaces={"a"})]
+        assert told == [(4, 0, 2), (2, 2, 0), (1, 1, 0)]
+        assert [one.version for one in store.log_entries(1, 4, {"a"})] == [2]
+        assert store.log_entries(namespaces=()) == []
+        found = store.differences(1, 5, namespaces={"b"}).differences
+        assert [(one.key, one.after and one.after.text) for one in found] == [(("b", "y"), "Six.")]
+
+
+def test_the_way_back_of_a_namespace_leaves_the_others(tmp_path: Path) -> None:
+    _edited(tmp_path)
+    with Store.open(tmp_path, HashEncoder()) as store:
+        done = store.rollback(2, {"a"})
+        assert (done.upserted, done.deleted) == (2, 0)
+        assert {fact.key: fact.text for fact in store.snapshot.facts(None, 0)} == {
+            ("a", "x"): "Three.",
+            ("a", "z"): "Four.",
+            ("b", "y"): "Six.",
+            ("c", "w"): "Seven.",
+        }
