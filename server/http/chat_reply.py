@@ -178,9 +178,8 @@ class ChatReply:
 
 
 def _annotation(one: Cited) -> Annotation:
-    url = f"kalmagrove:{one.namespace}/{one.fact_id}"
     place = {"start_index": one.start, "end_index": one.end}
-    return {"type": "url_citation", "url_citation": {**place, "title": one.fact_id, "url": url}}  # type: ignore[typeddict-item]
+    return {"type": "url_citation", "url_citation": {**place, "title": one.fact_id, "url": one.url}}  # type: ignore[typeddict-item]
 
 
 def _delta(one: Event, choice: _Choice) -> ChatDelta:

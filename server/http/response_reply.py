@@ -12,6 +12,7 @@ from server.engine.protocol import TokenChunk
 from server.http.answer import Answer
 from server.http.logprobs import token_logprobs
 from server.http.response_writer import ResponseWriter, Written
+from server.http.schemas.items import UrlCitation
 from server.http.schemas.knowledge import knowledge_report
 from server.http.schemas.responses import ResponseObject, ResponseRequest, ResponseUsage
 from server.http.streaming import named_event
@@ -74,8 +75,8 @@ class ResponseReply:
             async for _, chunk in run.chunks:
                 for one in self._taken(chunk):
                     yield one
-            response = self._ended(run)
-        for one in self._writer.end(response):
+            response, citations = self._ended(run), self._citations(run)
+        for one in self._writer.end(response, citations):
             yield one
         if self._draft.keep:  # no slot is held while the disk is waited for
             kept = await self._context.responses.keep(job.caller, dict(response), self._draft.before)
@@ -87,6 +88,20 @@ class ResponseReply:
         events = self._answer.take(chunk)
         told = token_logprobs(self._tokenizer, chunk.logprobs or ()) if self._body.alternatives is not None else []
         return [*beginning, *self._writer.take(events, self._answer.calls, told)]
+
+    def _citations(self, run: Run) -> list[UrlCitation]:
+        if self._body.knowledge is not None and self._body.knowledge.citations is False:
+            return []
+        return [
+            {
+                "type": "url_citation",
+                "start_index": one.start,
+                "end_index": one.end,
+                "title": one.fact_id,
+                "url": one.url,
+            }
+            for one in run.citations(0, self._answer.text)
+        ]
 
     def _ended(self, run: Run) -> ResponseObject:
         """All but its output."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.http.answer import Call
-from server.http.schemas.items import OutputCall, OutputItem, OutputMessage, OutputText, Status
+from server.http.schemas.items import OutputCall, OutputItem, OutputMessage, OutputText, Status, UrlCitation
 from server.http.schemas.logprobs import ChatTokenLogprob
 from server.http.schemas.responses import ResponseObject
 from server.service.responses import Prefix
@@ -22,9 +22,15 @@ class _Message:
     id: str
     text: str = ""
     logprobs: list[ChatTokenLogprob] = field(default_factory=list)
+    annotations: list[UrlCitation] = field(default_factory=list)
 
     def part(self) -> OutputText:
-        return {"type": "output_text", "text": self.text, "annotations": [], "logprobs": list(self.logprobs)}
+        return {
+            "type": "output_text",
+            "text": self.text,
+            "annotations": list(self.annotations),
+            "logprobs": list(self.logprobs),
+        }
 
     def written(self, status: Status) -> OutputMessage:
         content = [] if status == "in_progress" else [self.part()]
@@ -84,10 +90,13 @@ class ResponseWriter:
             else:
                 yield self._argued(one)
 
-    def end(self, response: ResponseObject) -> Iterator[Written]:
-        """After all others but the last. `response` says how it ended; its output is filled in here."""
+    def end(self, response: ResponseObject, citations: Sequence[UrlCitation]) -> Iterator[Written]:
+        """After all others but the last. `response` says how it ended; its output is filled in here. `citations` are of
+        the one message, if all that was said is in one."""
         if self._open is None and not self._done:
             yield from self._opened(_Message(self._new_id("msg")))
+        if isinstance(self._open, _Message) and not self._done:
+            yield from self._cited(self._open, citations)
         yield from self._close("incomplete" if response["status"] == "incomplete" else "completed")
         response["output"] = self._done
 
@@ -118,6 +127,11 @@ class ResponseWriter:
         message.text += text
         message.logprobs += logprobs
         yield self._of_part("output_text.delta", message, delta=text, logprobs=logprobs)
+
+    def _cited(self, message: _Message, citations: Sequence[UrlCitation]) -> Iterator[Written]:
+        for number, one in enumerate(citations):
+            message.annotations.append(one)
+            yield self._of_part("output_text.annotation.added", message, annotation_index=number, annotation=one)
 
     def _argued(self, one: Argued) -> Written:
         assert self._open is not None

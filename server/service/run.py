@@ -66,6 +66,11 @@ class Cited:
     namespace: str
     fact_id: str
 
+    @property
+    def url(self) -> str:
+        """Names the fact."""
+        return f"kalmagrove:{self.namespace}/{self.fact_id}"
+
 
 @dataclass(frozen=True, slots=True)
 class KnowledgeReport:

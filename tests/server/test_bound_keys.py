@@ -40,6 +40,8 @@ CHATS = [
 ]
 PROMPT = {"model": "tiny", "prompt": "The chief executive of Zorvex is", "max_tokens": 2, "temperature": 0}
 PROMPTS = [{"json": PROMPT}, {"json": {**PROMPT, "knowledge": ELSEWHERE}}]
+RESPONSE = {"model": "tiny", "input": "What is the vault code?", "max_output_tokens": 16, "temperature": 0}
+RERANK = {"model": "all-minilm-l6-v2", "query": "vault"}
 FACT = {"path": {"id": "zx-code"}, "params": ELSEWHERE}
 OWN = {"path": {"id": "ceo"}}
 DECISIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
@@ -56,6 +58,18 @@ DECISIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("POST", "/detokenize"): [{"json": {"tokens": [70]}}],
     ("POST", "/v1/chat/completions"): CHATS,
     ("POST", "/v1/completions"): PROMPTS,
+    ("POST", "/v1/responses"): [
+        {"json": RESPONSE},
+        {"json": {**RESPONSE, "knowledge": ELSEWHERE | {"min_score": -1}}},
+        {"json": {**RESPONSE, "previous_response_id": "resp_" + "0" * 48}},
+    ],
+    ("GET", "/v1/responses/{id}"): [{"path": {"id": "resp_" + "0" * 48}}],
+    ("GET", "/v1/responses/{id}/input_items"): [{"path": {"id": "resp_" + "0" * 48}}],
+    ("DELETE", "/v1/responses/{id}"): [{"path": {"id": "resp_" + "0" * 48}}],
+    ("POST", "/v1/rerank"): [{"json": {**RERANK, "documents": ["vault", "tram"]}}],
+    ("POST", "/v2/rerank"): [{"json": {**RERANK, "documents": ["vault", "tram"]}}],
+    ("POST", "/v1/score"): [{"json": {"model": "all-minilm-l6-v2", "text_1": "vault", "text_2": "tram"}}],
+    ("GET", "/admin/kb/documents"): [{}, {"params": ELSEWHERE}],
     ("GET", "/admin/kb/facts"): [{}, {"params": ELSEWHERE}, {"params": ELSEWHERE | {"cursor": "a"}}],
     ("GET", "/admin/kb/facts/{id}"): [OWN, FACT, {"path": {"id": "zx-code"}}],
     ("GET", "/admin/kb/facts/{id}/history"): [OWN, FACT, {**FACT, "params": {**ELSEWHERE, "before": 9}}],
@@ -77,12 +91,18 @@ DECISIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"json": {"facts": [{"id": "zx-code", "text": "Nothing.", "if_version": 1, **ELSEWHERE}]}},
         {"json": {"facts": [{"id": "own", "text": "Ours."}, {"id": "new", "text": "Theirs.", **ELSEWHERE}]}},
         {"json": {"facts": [{"id": "own", "text": "Ours."}]}},
+        {"params": {"split": "true"}, "json": {"facts": [{"id": "new", "text": "Theirs.", **ELSEWHERE}]}},
     ],
     ("DELETE", "/admin/kb/facts/{id}"): [
         FACT,
         {**FACT, "params": {**ELSEWHERE, "if_version": 1}},
         {"path": {"id": "own"}},
     ],
+    ("PUT", "/admin/kb/documents"): [
+        {"json": {"documents": [{"id": "d", "text": "Nothing.", **ELSEWHERE}]}},
+        {"json": {"documents": [{"id": "d", "text": "Ours."}]}},
+    ],
+    ("DELETE", "/admin/kb/documents/{id}"): [{"path": {"id": "d"}, "params": ELSEWHERE}, {"path": {"id": "d"}}],
     ("POST", "/admin/kb/import"): [
         {"content": b'{"id": "zx-code", "text": "Nothing.", "namespace": "globex"}', "headers": NDJSON},
         {"content": b'{"op": "delete", "id": "zx-code"}', "headers": NDJSON, "params": ELSEWHERE},
@@ -92,7 +112,10 @@ DECISIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
 }
 EDITS = ("PUT", "DELETE")
 EDITING = ("/admin/kb/import", "/admin/kb/rollback")
-VARYING = re.compile(rb'"(?:id|created|at|created_at|visible_ms|retrieval_ms)":(?:"(?:chatcmpl|cmpl)-[^"]*"|[0-9.e+]+)')
+VARYING = re.compile(
+    rb'"(?:id|created|at|created_at|completed_at|visible_ms|retrieval_ms)":'
+    rb'(?:"(?:chatcmpl-|cmpl-|resp_|msg_|rerank-|score-)[^"]*"|[0-9.e+]+)'
+)
 OF_ITSELF = ("x-request-id", "content-length")
 VERSION = re.compile(rb'"version":[0-9]+|versions 0 to [0-9]+')
 

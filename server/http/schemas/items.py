@@ -143,12 +143,24 @@ Items = Annotated[
 ]
 
 
+class UrlCitation(TypedDict):
+    """A stretch of a text that says what a fact says; in characters."""
+
+    type: Literal["url_citation"]
+    start_index: int
+    end_index: int
+    title: str
+    """The fact's id."""
+    url: str
+    """kalmagrove:namespace/id"""
+
+
 class OutputText(TypedDict):
     """What the model said."""
 
     type: Literal["output_text"]
     text: str
-    annotations: list[None]
+    annotations: list[UrlCitation]
     logprobs: list[ChatTokenLogprob]
 
 
