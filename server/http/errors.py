@@ -27,13 +27,15 @@ EngineError                 500  internal_error
 ├─ GrammarTooComplex        400  grammar_too_complex
 ├─ EngineUnavailable        503  server_unavailable, Retry-After
 └─ DeadlineExceeded         504  timeout
-KnowledgeError              500  internal_error (StoreUnavailable, StoreLocked, StoreCorrupt too)
+KnowledgeError              500  internal_error (StoreCorrupt too)
 ├─ InvalidChange            400  invalid_fact
 ├─ InvalidLine              400  invalid_line
 ├─ UnknownVersion           400  unknown_version
 ├─ FactNotFound             404  not_found
 ├─ VersionConflict          409  version_conflict
 ├─ WriteFailed              503  knowledge_write_failed, Retry-After
+│  └─ WriteUnknown          503  knowledge_write_unknown, Retry-After
+├─ StoreUnavailable         503  knowledge_unavailable, Retry-After
 └─ StoreClosed              503  server_unavailable, Retry-After
 any other exception         500  internal_error
 """

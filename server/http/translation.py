@@ -20,9 +20,11 @@ from kb.errors import (
     KnowledgeError,
     Problem,
     StoreClosed,
+    StoreUnavailable,
     UnknownVersion,
     VersionConflict,
     WriteFailed,
+    WriteUnknown,
 )
 from server.engine.protocol import (
     DeadlineExceeded,
@@ -127,6 +129,12 @@ def _from_knowledge(error: KnowledgeError) -> ApiError:
         return _listed(409, "version_conflict", told)
     if isinstance(error, UnknownVersion):
         return invalid(str(error), "version", "unknown_version")
+    if isinstance(error, StoreUnavailable):
+        message = "The knowledge's log cannot be reached: no edits and no history now. Questions are answered."
+        return unavailable(message, "knowledge_unavailable", 2.0)
+    if isinstance(error, WriteUnknown):
+        message = "Whether the edit was written is not known: the log was lost meanwhile. Look before it is sent again."
+        return unavailable(message, "knowledge_write_unknown", 5.0)
     if isinstance(error, WriteFailed):
         return unavailable("The edit could not be written; it is not visible.", "knowledge_write_failed", 5.0)
     if isinstance(error, StoreClosed):

@@ -171,6 +171,7 @@ class Edits:
 
     def _check(self, changes: Sequence[Change]) -> Checked:
         """Before any work: a refused edit must cost nothing. Blocks."""
+        self._store.require_log()
         checked = validate_batch(changes, self._store.limits)
         found = conflicts(checked, self._store.snapshot, time.time())
         if passed := [one for one in found if one.final]:  # the others may yet be what is expected

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from kb.following import Contact
 from server.http.doors import METRICS_PATH
 from server.http.errors import unavailable
 from server.http.routes.base import json_response
@@ -29,6 +30,12 @@ class Ready(TypedDict):
     status: str
     model: str
     knowledge_version: int
+    knowledge_log: Contact
+    """Lost, or diverged: answers come from this version as long as that lasts, and edits are refused."""
+    lag_versions: int
+    """How far behind the log this version is, as far as is known; of servers that share one."""
+    lag_seconds: float
+    """Since all of the log was last known to be published here; 0 if it is."""
 
 
 @router.get("/health", responses={200: {"model": Health}})
@@ -41,14 +48,23 @@ async def health() -> Response:
 async def ready(context: ContextDep) -> Response:
     """Whether requests are served: the engine makes forward progress and the server is not draining.
 
-    A store that cannot be written does not count: questions are still answered.
+    A store that cannot be written, or whose log is lost, does not count: questions are still answered.
     """
     if context.lifecycle.draining:
         raise unavailable("The server is shutting down.", "server_draining", 5.0)
     if not context.services.engine.healthy():
         raise unavailable("The engine makes no progress.", "engine_unhealthy", 5.0)
-    version = context.services.store.snapshot.version
-    return json_response(Ready(status="ready", model=context.services.model_name, knowledge_version=version))
+    store = context.services.store
+    log = store.log_state
+    reply = Ready(
+        status="ready",
+        model=context.services.model_name,
+        knowledge_version=store.snapshot.version,
+        knowledge_log=log.contact,
+        lag_versions=log.versions_behind,
+        lag_seconds=round(log.seconds_behind, 3),
+    )
+    return json_response(reply)
 
 
 @measurements.get(METRICS_PATH, responses={200: {"content": {"text/plain": {}}}})
