@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from loadtests.serving import ServerStartError, free_port
 START_TIMEOUT_S = 60.0
 DEBIANS = Path("/usr/lib/postgresql")
 """Where Debian's packages put each version's programs."""
+ROLE = "kalmagrove"
 USER = "postgres"
 """Who runs it if we are root, whom PostgreSQL refuses."""
 
@@ -53,7 +55,7 @@ class Database:
             "--pgdata",
             str(self._data),
             "--auth=trust",
-            "--username=kalmagrove",
+            f"--username={ROLE}",
             "--no-sync",
         ]
         made = subprocess.run([*command, "--encoding=UTF8", "--locale=C"], capture_output=True, text=True, user=_user())
@@ -62,8 +64,18 @@ class Database:
 
     @property
     def url(self) -> str:
-        """Of its database."""
-        return f"postgresql://kalmagrove@127.0.0.1:{self.port}/postgres"
+        """Of the database that it has from the start."""
+        return self._url("postgres")
+
+    def create(self) -> str:
+        """Another one, empty: its URL."""
+        name = f"kalmagrove_{secrets.token_hex(4)}"
+        command = [str(self._programs / "createdb"), "-h", "127.0.0.1", "-p", str(self.port), "-U", ROLE, name]
+        subprocess.run(command, check=True)
+        return self._url(name)
+
+    def _url(self, name: str) -> str:
+        return f"postgresql://{ROLE}@127.0.0.1:{self.port}/{name}"
 
     def start(self) -> None:
         """Returns once it takes connections. Raises ServerStartError."""

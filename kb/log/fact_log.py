@@ -7,7 +7,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -58,7 +58,7 @@ class FactLog:
             with self._reading():
                 self._prepare_database(check_seconds)
         except BaseException:
-            self.engine.dispose()
+            self._dispose()
             raise
 
     def entry_count(self, after: int = 0) -> int:
@@ -133,7 +133,8 @@ class FactLog:
                 .where(entries.c.version.between(after.version + 1, last))
                 .order_by(entries.c.version, entries.c.seq)
             )
-            yield from self._verified(after, heads, rows)
+            with closing(heads), closing(rows):
+                yield from self._verified(after, heads, rows)
 
     def between(self, first: int, last: int) -> Iterator[Batch]:
         """The batches from version `first` to `last`, checked from the chain recorded before. Raises like `scan`."""
@@ -160,11 +161,12 @@ class FactLog:
             rows = connection.execution_options(yield_per=HASHED_AT_ONCE).execute(
                 select(*columns).where(entries.c.version == version).order_by(entries.c.seq)
             )
-            for some in rows.partitions():
-                told = [Entry(*row) for row in some]
-                chain.add([entry.values for entry in told])
-                found += [entry for entry in told if entry.key in keys]
-                time.sleep(YIELD_S)
+            with closing(rows):
+                for some in rows.partitions():
+                    told = [Entry(*row) for row in some]
+                    chain.add([entry.values for entry in told])
+                    found += [entry for entry in told if entry.key in keys]
+                    time.sleep(YIELD_S)
             if chain.digest() != head.chain or len(found) != len(keys):
                 raise StoreCorrupt(self._name, f"the log is damaged at version {version}")
         return Batch(version, head.created_at, head.kind, tuple(found), head.chain)
@@ -248,6 +250,9 @@ class FactLog:
     def close(self) -> None:
         """Closes every connection."""
         self._writer.close()
+        self._dispose()
+
+    def _dispose(self) -> None:
         self.engine.dispose()
 
     @contextmanager

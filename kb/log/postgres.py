@@ -105,6 +105,9 @@ class PostgresLog(FactLog):
 
     def close(self) -> None:
         """Closes every connection."""
+        self._dispose()
+
+    def _dispose(self) -> None:
         self._writes.dispose()
         self.engine.dispose()
 
