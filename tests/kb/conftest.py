@@ -13,7 +13,6 @@ from unittest import mock
 import pytest
 
 from kb.store import Store
-from loadtests.database import Database, missing, temporary_database
 from tests.kb.editing import StartEditor, start_editor
 from tests.kb.hashing import HashEncoder
 
@@ -56,18 +55,3 @@ def failing_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = ["gcc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
     subprocess.run(command, check=True, timeout=60)
     return library
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Database]:
-    """A running PostgreSQL of the tests' own."""
-    if why := missing():
-        pytest.skip(why)
-    with temporary_database() as database:
-        yield database
-
-
-@pytest.fixture
-def url(postgres: Database) -> str:
-    """Of an empty database."""
-    return postgres.create()

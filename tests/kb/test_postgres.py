@@ -19,8 +19,7 @@ from kb.log.location import Location
 from kb.publishing import Published
 from kb.store import Store
 from kb.verification import verify
-from loadtests.database import Database
-from tests.kb.cut import Cut, Proxy, proxied
+from tests.cut import Cut, Proxy, proxied
 from tests.kb.hashing import HashEncoder
 
 Open = Callable[..., Store]
@@ -340,8 +339,8 @@ def test_a_head_that_is_not_the_last_batch_is_refused(url: str) -> None:
     engine.dispose()
 
 
-def test_commits_wait_for_the_disk(replica: Open, postgres: Database, url: str) -> None:
-    store = replica(f"{url}?options=-csynchronous_commit%3Doff")
+def test_commits_wait_for_the_disk(replica: Open, url: str) -> None:
+    store = replica(f"{url}%20-csynchronous_commit%3Doff")
     waited_for = []
     log = store._log
     assert isinstance(log, postgres_log.PostgresLog)
