@@ -14,6 +14,7 @@ import typer
 from server.cli.bench_attention import attention
 from server.cli.bench_layers import layers
 from server.cli.bench_pages import pages
+from server.cli.bench_replicas import replicas
 from server.cli.measuring import measure, own_server
 from server.cli.options import DEFAULT_SERVER, AdminKey, AdminUrl, ClientKey, DataDir, Server
 from server.cli.peers import peers
@@ -165,6 +166,7 @@ def phi(
 app.command()(peers)
 app.command()(layers)
 app.command()(pages)
+app.command()(replicas)
 app.command()(attention)
 
 
