@@ -13,6 +13,7 @@ import select as readiness
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
@@ -154,6 +155,8 @@ class PostgresLog(FactLog):
                 time.sleep(RECHECK_PAUSE_S)
 
     def _connecting(self, location: Location) -> Engine:
+        if find_spec("psycopg") is None:
+            raise ImportError("there is no driver: pip install 'kalmagrove[postgres]'")
         defaults = {name: value for name, value in _CONNECTION.items() if name not in location.url.query}
         url = location.url.update_query_dict(defaults)
         self._writes = create_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=1)
@@ -191,7 +194,10 @@ class Listener:
         """Returns when somebody has appended, when there is something to read from the file `waker`, or after this
         time. Raises StoreUnavailable when the connection is lost."""
         try:
-            readiness.select([self._driver.fileno(), waker], [], [], seconds)
+            poll = readiness.poll()  # select takes no file beyond the 1024th, and each client has one
+            for file in (self._driver.fileno(), waker):
+                poll.register(file, readiness.POLLIN)
+            poll.poll(1000 * seconds)
             for _ in self._driver.notifies(timeout=0):
                 pass
         except (self._errors, OSError) as error:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -97,6 +100,23 @@ def test_the_log_is_looked_at_even_if_it_says_nothing(replica: Open, monkeypatch
     assert waiting.snapshot.version == 0
     waiting.look_now()
     until(at(waiting, 1))
+
+
+def test_the_log_is_followed_beside_a_thousand_clients(replica: Open) -> None:
+    """Each of whom has an open file."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, before[1]), before[1]))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        put(replica(), a="text")
+        follower = replica()
+        assert put(replica(), a="another") == 2
+        until(at(follower, 2))
+        until(lambda: follower.log_state.contact == "connected")
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.usefixtures("still")
@@ -355,3 +375,15 @@ def test_urls() -> None:
     for given in ("postgresql+asyncpg://h/d", "postgresql://h", "mysql://h/d", "nonsense://"):
         with pytest.raises(StoreUnavailable):
             Location.of(given)
+
+
+def test_a_missing_driver_and_a_missing_database_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = "postgresql://somebody:secret@127.0.0.1:9/kalmagrove"
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres_log, "find_spec", lambda _: None)
+        with pytest.raises(StoreUnavailable, match=r"kalmagrove\[postgres\]"):
+            Store.open(away, HashEncoder())
+    if find_spec("psycopg") is not None:
+        with pytest.raises(StoreUnavailable, match="refused") as refused:
+            Store.open(away, HashEncoder())
+        assert "secret" not in str(refused.value)
