@@ -64,8 +64,8 @@ test-clients: $(VENV)/.test-installed $(VENV_C)/.installed ## other people's cli
 .PHONY: test-postgres
 test-postgres: $(VENV)/.test-installed ## replicas on real PostgreSQL, killed at random (DEATHS=24; Debian's postgresql; not as CI, which may lack it)
 	@$(BIN)/python -c 'import sys; from loadtests.database import missing; why = missing(); sys.exit(why and f"test-postgres: {why}")'
-	DEATHS=$(or $(DEATHS),24) $(BIN)/python -m pytest -m "slow or not slow" tests/kb/test_postgres.py tests/server/test_replicas.py \
-	  tests/server/test_replica_deaths.py $(ARGS)
+	DEATHS=$(or $(DEATHS),24) $(BIN)/python -m pytest -m "slow or not slow" tests/kb/test_postgres.py tests/kb/test_postgres_deaths.py \
+	  tests/server/test_replicas.py tests/server/test_replica_deaths.py $(ARGS)
 
 .PHONY: test-deploy
 test-deploy: $(VENV)/.test-installed $(SMOLLM2) ## deploy/ for real: Prometheus, nginx, and the Dockerfile's steps in a bare Debian (as root)

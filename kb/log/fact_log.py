@@ -125,15 +125,13 @@ class FactLog:
         last = 2**62 if upto is None else upto
         with self._reading(), self.engine.connect() as connection:
             # Inside one transaction, so both cursors see the same log.
-            heads = connection.execution_options(yield_per=_ROWS).execute(
-                select(batches).where(batches.c.version.between(after.version + 1, last)).order_by(batches.c.version)
-            )
-            rows = connection.execution_options(yield_per=_ROWS).execute(
-                select(*columns)
-                .where(entries.c.version.between(after.version + 1, last))
-                .order_by(entries.c.version, entries.c.seq)
-            )
-            with closing(heads), closing(rows):
+            streaming = connection.execution_options(yield_per=_ROWS)
+            of_batches = select(batches).where(batches.c.version.between(after.version + 1, last))
+            of_entries = select(*columns).where(entries.c.version.between(after.version + 1, last))
+            with (
+                closing(streaming.execute(of_batches.order_by(batches.c.version))) as heads,
+                closing(streaming.execute(of_entries.order_by(entries.c.version, entries.c.seq))) as rows,
+            ):
                 yield from self._verified(after, heads, rows)
 
     def between(self, first: int, last: int) -> Iterator[Batch]:
