@@ -113,6 +113,6 @@ class Follower:
         if error is None:
             _logger.warning("the knowledge's log is followed again")
         elif isinstance(error, KnowledgeError):
-            _logger.error("the knowledge stays as it is, and takes no edits: its log is %s: %s", contact, error)
+            _logger.error("the knowledge stays as it is, and takes no edits: its log is %s: %s", contact, str(error))
         else:
             _logger.error("the knowledge stays as it is: its log is %s", contact, exc_info=error)
