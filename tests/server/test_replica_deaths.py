@@ -30,7 +30,7 @@ DEATHS = int(os.environ.get("DEATHS", "12"))
 SEED = int(os.environ.get("SEED", "1"))
 SERVERS = 3
 START_SECONDS = 120.0
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240 + 60 * DEATHS)]
 
 
 class Replica:
