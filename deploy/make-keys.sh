@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the keys that docker-compose.yml needs, once. What the server reads (hashes) goes to /keys; the keys themselves,
-# and Grafana's password, to /secrets, where only their readers look.
+# Makes the keys that docker-compose.yml needs, once. What the server reads (hashes, and its password for PostgreSQL) goes
+# to /keys; the keys themselves, and the passwords of Grafana and PostgreSQL, to /secrets, where only their readers look.
 set -eu
 umask 027
 
@@ -15,4 +15,11 @@ make_key() { # name, keys file
 make_key client client.keys
 make_key metrics client.keys
 make_key admin admin.keys
-[ -s /secrets/grafana.password ] || python3 -c 'import secrets; print(secrets.token_urlsafe(24))' >/secrets/grafana.password
+make_password() { # name
+  [ -s "/secrets/$1.password" ] || python3 -c 'import secrets; print(secrets.token_urlsafe(24))' >"/secrets/$1.password"
+}
+
+make_password grafana
+make_password postgres
+umask 077 # PostgreSQL's clients take no password from a file that others may read
+printf 'postgres:5432:kalmagrove:kalmagrove:%s\n' "$(cat /secrets/postgres.password)" >/keys/pgpass

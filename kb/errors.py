@@ -103,12 +103,17 @@ class WriteFailed(KnowledgeError):
         self.recorded = recorded
 
 
+class WriteUnknown(WriteFailed):
+    """The database was lost while the edit was committed, and did not come back in time to tell. If it holds the batch,
+    that becomes visible once it is back."""
+
+
 class StoreClosed(KnowledgeError):
     """The store was closed; it takes no more edits."""
 
 
 class StoreUnavailable(KnowledgeError):
-    """The store's files cannot be opened (permissions, missing driver, another process)."""
+    """The store's files or database cannot be used now: permissions, no driver, another process, no connection."""
 
 
 class StoreLocked(StoreUnavailable):

@@ -15,6 +15,7 @@ from kb.log.batch import GENESIS, Batch
 from kb.log.fact_log import FactLog
 from kb.log.location import Location, StoreLock
 from kb.log.marker import Head, HeadMarker
+from kb.log.opening import open_log
 from kb.log.state import read_state, state_path
 from kb.replay import replay
 
@@ -83,6 +84,6 @@ def _opened(location: Location) -> Iterator[_Whole]:
             cleanup.callback(StoreLock(location.beside(".lock")).release)
             marker = open_marker(location)
             cleanup.callback(marker.close)
-        log = FactLog(location, check_seconds=math.inf)
+        log = open_log(location, check_seconds=math.inf)
         cleanup.callback(log.close)
         yield _Whole(location, marker, log)

@@ -216,6 +216,7 @@ def _open_store(settings: Settings, encoder: Encoder, console: Console) -> Store
             location,
             encoder,
             limits=Limits(batch_changes=settings.max_batch_facts),
+            poll_seconds=settings.knowledge_poll_s,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 

@@ -117,6 +117,13 @@ class _Knowledge(Collector):
         yield _gauge("kb_tombstones", "Deleted rows that the index still holds", snapshot.tombstones)
         yield _gauge("kb_segments", "Immutable segments of the index", snapshot.segments)
         yield _counter("kb_merges", "Background merges of index segments", self._store.merges)
+        log = self._store.log_state
+        yield _gauge("knowledge_log_connected", "1 while the log can be followed", log.contact == "connected")
+        yield _gauge("knowledge_lag_versions", "Versions of the log that are not published here", log.versions_behind)
+        yield _gauge(
+            "knowledge_lag_seconds", "Since all of the log was last known to be published here", log.seconds_behind
+        )
+        yield _counter("knowledge_followed", "Versions published here that others made", self._store.followed)
 
 
 def _gauge(name: str, help: str, value: float) -> Metric:

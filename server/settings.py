@@ -156,7 +156,9 @@ class Settings(BaseSettings):
     sweep_interval_s: float = Field(5.0, gt=0)
     """How often expired facts are removed (they stop being served the moment they expire)."""
     knowledge_url: str | None = None
-    """Path or database URL of the facts log; none: data_dir/kb."""
+    """Path or database URL of the facts log; none: data_dir/kb. Servers may share one in PostgreSQL."""
+    knowledge_poll_s: float = Field(1.0, ge=0.05, le=60)
+    """How often a log in PostgreSQL is looked at for what others did, if it does not say so itself."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """At info every request is logged."""
     console: bool = True

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from dataclasses import replace
 
 from rich.console import Console
 from rich.progress import Progress
 
 from kan.knowledge.fit import Fit
+from kb.errors import VersionConflict
 from server.demo.facts import demo_facts
 from server.engine.protocol import GenerationRequest, MountedFact, SamplingParams
 from server.services import Context
@@ -17,12 +20,12 @@ WARM_UP_TEXT = "Nothing."
 
 
 async def import_demo(context: Context, console: Console) -> None:
-    """Fill a store that never held anything, if the settings want it."""
+    """Fill a store that never held anything, if the settings want it, and no other server does so."""
     store = context.services.store
     if not context.settings.demo or store.snapshot.version > 0:
         return
-    changes = demo_facts(store.limits)
-    with Progress(console=console, transient=True) as bar:
+    changes = [replace(fact, if_version=0) for fact in demo_facts(store.limits)]
+    with Progress(console=console, transient=True) as bar, suppress(VersionConflict):
         for start in bar.track(range(0, len(changes), BATCH_FACTS), description="Reading the demo's facts"):
             await context.edits.apply("demo", changes[start : start + BATCH_FACTS])
 

@@ -1,7 +1,8 @@
-"""Models that many tests share, each made once per session. Tests must not write into them."""
+"""Models that many tests share, each made once per session, into which they must not write; and PostgreSQL."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import settings
 
 from kan.checkpoint.directory import Checkpoint
 from kan.checkpoint.sources import import_model
+from loadtests.database import Database, missing, temporary_database
 from tests.tiny import tiny_checkpoint
 
 # A busy machine is no failure: pytest's own timeout bounds a test that hangs.
@@ -31,3 +33,18 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     if imported.exists():
         return Checkpoint.open(imported)
     return import_model("smollm2-135m", tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Database]:
+    """A running PostgreSQL of the tests' own."""
+    if why := missing():
+        pytest.skip(why)
+    with temporary_database() as database:
+        yield database
+
+
+@pytest.fixture
+def url(postgres: Database) -> str:
+    """Where there is no log yet."""
+    return postgres.empty()

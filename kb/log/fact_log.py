@@ -1,4 +1,5 @@
-"""The durable, append-only log of batches. SQLAlchemy Core; SQLite in WAL mode with synchronous=FULL."""
+"""The durable, append-only log of batches. SQLAlchemy Core; SQLite in WAL mode with synchronous=FULL, or PostgreSQL
+(`kb/log/postgres.py`)."""
 
 from __future__ import annotations
 
@@ -6,11 +7,11 @@ import logging
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import create_engine, func, insert, literal, select, tuple_
+from sqlalchemy import Connection, Engine, create_engine, func, insert, literal, select, tuple_
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
 from kb.errors import StoreCorrupt, StoreUnavailable, WriteFailed
@@ -33,8 +34,15 @@ _DATABASE_ERRORS = (SQLAlchemyError, sqlite3.Error)
 _logger = logging.getLogger(__name__)
 
 
+class HeadMoved(Exception):
+    """Somebody else has appended since: nothing was written. For the store, which takes that in and tries again."""
+
+
 class FactLog:
-    """Reads are thread-safe; `append` and `recover` belong to the store's one writer."""
+    """Of one writer, in SQLite. Reads are thread-safe; `append` and `recover` belong to the store's one writer."""
+
+    shared = False
+    """Whether others append to it, too."""
 
     def __init__(self, location: Location, *, check_seconds: float = CHECK_SECONDS) -> None:
         """Connects, checks the database's own structure (for so long at most) and makes missing tables.
@@ -42,21 +50,15 @@ class FactLog:
         Raises StoreCorrupt, or StoreUnavailable when there is no such database or driver.
         """
         self._name = str(location.database or location.url.render_as_string(hide_password=True))
-        self._sqlite = location.database is not None
         try:
-            self.engine = create_engine(location.url, hide_parameters=True)
+            self.engine = self._connecting(location)
         except (ImportError, NoSuchModuleError) as error:
             raise StoreUnavailable(f"{self._name}: {error}") from error
-        if self._sqlite:
-            sqlite.configure(self.engine)
         try:
             with self._reading():
-                # Held open for good: while a connection lives, SQLite keeps its view of the write-ahead log,
-                # in which a commit that failed half-way does not exist.
-                self._writer = self.engine.connect()
                 self._prepare_database(check_seconds)
         except BaseException:
-            self.engine.dispose()
+            self._dispose()
             raise
 
     def entry_count(self, after: int = 0) -> int:
@@ -144,15 +146,14 @@ class FactLog:
         last = 2**62 if upto is None else upto
         with self._reading(), self.engine.connect() as connection:
             # Inside one transaction, so both cursors see the same log.
-            heads = connection.execution_options(yield_per=_ROWS).execute(
-                select(batches).where(batches.c.version.between(after.version + 1, last)).order_by(batches.c.version)
-            )
-            rows = connection.execution_options(yield_per=_ROWS).execute(
-                select(*columns)
-                .where(entries.c.version.between(after.version + 1, last))
-                .order_by(entries.c.version, entries.c.seq)
-            )
-            yield from self._verified(after, heads, rows)
+            streaming = connection.execution_options(yield_per=_ROWS)
+            of_batches = select(batches).where(batches.c.version.between(after.version + 1, last))
+            of_entries = select(*columns).where(entries.c.version.between(after.version + 1, last))
+            with (
+                closing(streaming.execute(of_batches.order_by(batches.c.version))) as heads,
+                closing(streaming.execute(of_entries.order_by(entries.c.version, entries.c.seq))) as rows,
+            ):
+                yield from self._verified(after, heads, rows)
 
     def between(self, first: int, last: int) -> Iterator[Batch]:
         """The batches from version `first` to `last`, checked from the chain recorded before. Raises like `scan`."""
@@ -179,11 +180,12 @@ class FactLog:
             rows = connection.execution_options(yield_per=HASHED_AT_ONCE).execute(
                 select(*columns).where(entries.c.version == version).order_by(entries.c.seq)
             )
-            for some in rows.partitions():
-                told = [Entry(*row) for row in some]
-                chain.add([entry.values for entry in told])
-                found += [entry for entry in told if entry.key in keys]
-                time.sleep(YIELD_S)
+            with closing(rows):
+                for some in rows.partitions():
+                    told = [Entry(*row) for row in some]
+                    chain.add([entry.values for entry in told])
+                    found += [entry for entry in told if entry.key in keys]
+                    time.sleep(YIELD_S)
             if chain.digest() != head.chain or len(found) != len(keys):
                 raise StoreCorrupt(self._name, f"the log is damaged at version {version}")
         return Batch(version, head.created_at, head.kind, tuple(found), head.chain)
@@ -205,8 +207,24 @@ class FactLog:
         if group is not None:
             raise StoreCorrupt(self._name, f"the log is damaged at version {group[0]}: changes without a batch")
 
-    def append(self, batch: Batch, cache_rows: Sequence[Mapping[str, Any]]) -> None:
-        """Makes the batch durable together with rows of the embedding cache. Raises WriteFailed."""
+    def alone(self) -> AbstractContextManager[None]:
+        """Nobody else can append during the block."""
+        return nullcontext()
+
+    def append(self, batch: Batch, cache_rows: Sequence[Mapping[str, Any]], after: Head) -> None:
+        """Makes the batch durable, which follows `after`, together with rows of the embedding cache.
+
+        Raises WriteFailed, and HeadMoved where the log is shared.
+        """
+        with self._writing(), self._writer.begin():
+            self._insert(self._writer, batch, cache_rows)
+
+    def store_cache(self, cache_rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows of the embedding cache alone. Raises WriteFailed."""
+        with self._writing(), self._writer.begin():
+            self._store_cache(self._writer, cache_rows)
+
+    def _insert(self, connection: Connection, batch: Batch, cache_rows: Sequence[Mapping[str, Any]]) -> None:
         head = {
             "version": batch.version,
             "created_at": batch.created_at,
@@ -217,28 +235,24 @@ class FactLog:
             {"version": batch.version, "seq": seq, **dict(zip(_ENTRY_COLUMNS, entry.values, strict=True))}
             for seq, entry in enumerate(batch.entries)
         ]
-        with self._writing(), self._writer.begin():
-            self._writer.execute(insert(batches), head)
-            if rows:
-                self._writer.execute(insert(entries), rows)
-            self._store_cache(cache_rows)
+        connection.execute(insert(batches), head)
+        if rows:
+            connection.execute(insert(entries), rows)
+        self._store_cache(connection, cache_rows)
 
-    def store_cache(self, cache_rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows of the embedding cache alone. Raises WriteFailed."""
-        with self._writing(), self._writer.begin():
-            self._store_cache(cache_rows)
-
-    def _store_cache(self, cache_rows: Sequence[Mapping[str, Any]]) -> None:
+    def _store_cache(self, connection: Connection, cache_rows: Sequence[Mapping[str, Any]]) -> None:
         if not cache_rows:
             return
         if self.engine.dialect.name == "postgresql":
             from sqlalchemy.dialects.postgresql import insert as upsert
         else:
             from sqlalchemy.dialects.sqlite import insert as upsert  # type: ignore[assignment]
+        # In one order, whoever writes: two writers of the same rows never wait for each other.
+        rows = sorted(cache_rows, key=lambda row: row["text_hash"])
         statement = upsert(schema.embeddings)
         changed = {"vector": statement.excluded.vector, "checksum": statement.excluded.checksum}
         keys = ["encoder", "text_hash"]
-        self._writer.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed), list(cache_rows))
+        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed), rows)
 
     def recover(self) -> None:
         """After a failed write: drops what is left of it, for good. Raises WriteFailed when that fails too.
@@ -250,12 +264,14 @@ class FactLog:
         """
         with self._writing():
             self._writer.rollback()
-            if self._sqlite:
-                sqlite.cut_write_ahead_log(self._writer, self._name)
+            sqlite.cut_write_ahead_log(self._writer, self._name)
 
     def close(self) -> None:
         """Closes every connection."""
         self._writer.close()
+        self._dispose()
+
+    def _dispose(self) -> None:
         self.engine.dispose()
 
     @contextmanager
@@ -264,31 +280,39 @@ class FactLog:
             yield
         # UnicodeError, TypeError and ValueError: values that the damaged file calls text or numbers.
         except (*_DATABASE_ERRORS, UnicodeError, TypeError, ValueError) as error:
-            if isinstance(error, SQLAlchemyError) and not self._sqlite:
-                raise StoreUnavailable(f"{self._name}: {error}") from error
-            raise StoreCorrupt(self._name, f"cannot be used: {_reason(error)}") from error
+            if isinstance(error, SQLAlchemyError) and self.shared:
+                raise StoreUnavailable(f"{self._name}: {reason(error)}") from error
+            raise StoreCorrupt(self._name, f"cannot be used: {reason(error)}") from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except _DATABASE_ERRORS as error:
-            raise WriteFailed(f"{self._name}: {_reason(error)}") from error
+            raise WriteFailed(f"{self._name}: {reason(error)}") from error
+
+    def _connecting(self, location: Location) -> Engine:
+        """Makes connections when they are asked for. Raises ImportError when there is no driver."""
+        engine = create_engine(location.url, hide_parameters=True)
+        sqlite.configure(engine)
+        return engine
 
     def _prepare_database(self, check_seconds: float) -> None:
-        if self._sqlite:
-            sqlite.check(self._writer, self._name, check_seconds)
+        # Held open for good: while a connection lives, SQLite keeps its view of the write-ahead log,
+        # in which a commit that failed half-way does not exist.
+        self._writer = self.engine.connect()
+        sqlite.check(self._writer, self._name, check_seconds)
         with self._writer.begin():
             schema.metadata.create_all(self._writer)
         # Damage to a table's definition may show only when something is written.
-        if self._sqlite and schema.shape(self._writer) != schema.expected_shape():
+        if schema.shape(self._writer) != schema.expected_shape():
             raise StoreCorrupt(self._name, f"its tables are not those of format {schema.FORMAT}")
 
 
 _ENTRY_COLUMNS = ("op", "namespace", "id", "text", "metadata", "expires_at")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What the database says; not the details that follow, which may quote a row."""
     original = getattr(error, "orig", None)
     return str(original or error).partition("\n")[0]

@@ -34,8 +34,10 @@ class Location:
             url = make_url(text)
         except ArgumentError as error:
             raise StoreUnavailable(f"not a database URL: {error}") from error
+        if url.get_backend_name() in ("postgresql", "postgres"):
+            return cls(_of_postgresql(url), None)
         if url.get_backend_name() != "sqlite":
-            return cls(url, None)
+            raise StoreUnavailable(f"the facts log is kept by SQLite or PostgreSQL, not by {url.get_backend_name()}")
         if not url.database or url.database == ":memory:" or url.query:
             raise StoreUnavailable("a SQLite URL must name a file and nothing else: sqlite:////path/facts.db")
         database = Path(url.database).absolute()
@@ -45,6 +47,15 @@ class Location:
         """The file beside a SQLite database whose name ends with `suffix`."""
         assert self.database is not None
         return self.database.with_name(self.database.name + suffix)
+
+
+def _of_postgresql(url: URL) -> URL:
+    """For the one driver that is supported: plain postgresql:// (and postgres://) means psycopg 3."""
+    if url.drivername not in ("postgres", "postgresql", "postgresql+psycopg"):
+        raise StoreUnavailable(f"{url.drivername}: write postgresql://, its driver is psycopg")
+    if not url.database:
+        raise StoreUnavailable("a PostgreSQL URL must name a database: postgresql://user@host/database")
+    return url.set(drivername="postgresql+psycopg")
 
 
 class StoreLock:

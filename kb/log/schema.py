@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
+    CheckConstraint,
     Column,
     Connection,
     Double,
@@ -22,6 +24,9 @@ FORMAT = 1
 
 metadata = MetaData()
 
+_NAME = Text().with_variant(Text(collation="C"), "postgresql")
+"""Compared as SQLite does, whatever language the database is set to."""
+
 batches = Table(
     "batches",
     metadata,
@@ -38,8 +43,8 @@ entries = Table(
     Column("version", BigInteger, primary_key=True, autoincrement=False),
     Column("seq", Integer, primary_key=True, autoincrement=False),
     Column("op", Text, nullable=False),
-    Column("namespace", Text, nullable=False),
-    Column("id", Text, nullable=False),
+    Column("namespace", _NAME, nullable=False),
+    Column("id", _NAME, nullable=False),
     Column("text", Text),
     Column("metadata", Text),
     Column("expires_at", Double),
@@ -57,6 +62,26 @@ embeddings = Table(
     Column("checksum", LargeBinary, nullable=False),
 )
 
+shared = MetaData()
+"""What a log of several writers needs besides: PostgreSQL's only."""
+
+heads = Table(
+    "heads",
+    shared,
+    # One row. Whoever appends has locked it, so the log has one order.
+    Column("one", Boolean, CheckConstraint("one"), primary_key=True),
+    Column("format", Integer, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("chain", LargeBinary, nullable=False),
+)
+
+batch_ids = Table(
+    "batch_ids",
+    shared,
+    # By which a writer that lost its connection in the midst of a commit knows its batch again.
+    Column("batch_id", LargeBinary, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+)
 
 _SHAPE = (
     "SELECT type, name, tbl_name FROM sqlite_master",

@@ -15,6 +15,7 @@ from server.cli.bench_attention import attention
 from server.cli.bench_filters import filters
 from server.cli.bench_layers import layers
 from server.cli.bench_pages import pages
+from server.cli.bench_replicas import replicas
 from server.cli.bench_store import store
 from server.cli.measuring import measure, own_server
 from server.cli.options import DEFAULT_SERVER, AdminKey, AdminUrl, ClientKey, DataDir, Server
@@ -169,6 +170,7 @@ app.command()(layers)
 app.command()(pages)
 app.command()(filters)
 app.command()(store)
+app.command()(replicas)
 app.command()(attention)
 
 

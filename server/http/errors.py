@@ -29,7 +29,7 @@ EngineError                 500  internal_error
 ├─ GrammarTooComplex        400  grammar_too_complex
 ├─ EngineUnavailable        503  server_unavailable, Retry-After
 └─ DeadlineExceeded         504  timeout
-KnowledgeError              500  internal_error (StoreUnavailable, StoreLocked, StoreCorrupt too)
+KnowledgeError              500  internal_error (StoreCorrupt too)
 ├─ InvalidChange            400  invalid_fact
 ├─ InvalidLine              400  invalid_line
 ├─ UnknownVersion           400  unknown_version
@@ -40,6 +40,8 @@ KnowledgeError              500  internal_error (StoreUnavailable, StoreLocked, 
 ├─ DocumentConflict         409  version_conflict
 ├─ Outdated                 409  version_conflict
 ├─ WriteFailed              503  knowledge_write_failed, Retry-After
+│  └─ WriteUnknown          503  knowledge_write_unknown, Retry-After
+├─ StoreUnavailable         503  knowledge_unavailable, Retry-After
 └─ StoreClosed              503  server_unavailable, Retry-After
 ResponseStoreError          503  response_store_failed, Retry-After
 any other exception         500  internal_error

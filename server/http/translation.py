@@ -21,9 +21,11 @@ from kb.errors import (
     KnowledgeError,
     Problem,
     StoreClosed,
+    StoreUnavailable,
     UnknownVersion,
     VersionConflict,
     WriteFailed,
+    WriteUnknown,
 )
 from kb.filters import InvalidFilter
 from server.engine.protocol import (
@@ -156,6 +158,12 @@ def _from_knowledge(error: KnowledgeError) -> ApiError:
 
 def _from_store(error: KnowledgeError) -> ApiError:
     """What is nobody's mistake."""
+    if isinstance(error, StoreUnavailable):
+        message = "The knowledge's log cannot be reached: no edits and no history now. Questions are answered."
+        return unavailable(message, "knowledge_unavailable", 2.0)
+    if isinstance(error, WriteUnknown):
+        message = "Whether the edit was written is not known: the log was lost meanwhile. Look before it is sent again."
+        return unavailable(message, "knowledge_write_unknown", 5.0)
     if isinstance(error, WriteFailed):
         return unavailable("The edit could not be written; it is not visible.", "knowledge_write_failed", 5.0)
     if isinstance(error, StoreClosed):

@@ -241,6 +241,7 @@ class Edits:
 
     def _check(self, changes: Sequence[Change], most: int | None = None) -> Checked:
         """Before any work: a refused edit must cost nothing. Blocks. `most`: changes, if not the store's limit."""
+        self._store.require_log()
         limits = self._store.limits
         try:
             checked = validate_batch(changes, limits if most is None else replace(limits, batch_changes=most))

@@ -34,6 +34,7 @@ class Versions:
         self._loop = asyncio.get_running_loop()
         reached: asyncio.Future[None] = self._loop.create_future()
         self._waiting[reached] = version, access
+        self._store.look_now()
         try:
             self._wake()  # it may have come before anybody knew who waits
             async with asyncio.timeout(seconds):

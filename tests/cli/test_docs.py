@@ -71,6 +71,7 @@ def test_locks_are_exact_and_name_no_host() -> None:
         "requirements.lock",
         "requirements-test.lock",
         "requirements-models.lock",
+        "requirements-postgres.lock",
         "requirements-browser.lock",
         "requirements-chart.lock",
         "requirements-clients.lock",

@@ -228,7 +228,7 @@ def test_keys_are_mounted_from_the_secret(everything: Objects, helm: Helm) -> No
         ({"autoscaling.enabled": True}, "share no knowledge"),
         (
             {"replicaCount": 2, "separateKnowledge": True, "knowledge.urlSecret": {"name": "a", "key": "b"}},
-            "one writer",
+            "share one facts log",
         ),
         ({"serviceMonitor.enabled": True}, "needs a key"),
         ({"replicas": 2}, "replicas"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from sqlalchemy import make_url
 
 from server.settings import Settings
 from tests.deploy.expressions import ROOT, RULES
@@ -40,6 +41,7 @@ def test_hadolint() -> None:
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
 def test_compose_reads_it() -> None:
     _check("docker-compose", "--file", COMPOSE, "config", "--quiet")
+    _check("docker-compose", "--file", COMPOSE, "--profile", "replicas", "config", "--quiet")
 
 
 @pytest.mark.slow
@@ -66,7 +68,7 @@ def test_images_from_elsewhere_are_pinned_by_digest() -> None:
     assert bases == {"${BASE}"}
     foreign = re.findall(r"^ARG BASE=(\S+)$", dockerfile, re.MULTILINE)
     foreign += [service["image"] for service in _services().values() if "build" not in service]
-    assert len(foreign) == 3
+    assert len(foreign) == 5
     for image in foreign:
         assert re.fullmatch(r"[a-z/]+:v?[0-9][a-z0-9.-]+@sha256:[0-9a-f]{64}", image), image
 
@@ -90,7 +92,7 @@ def test_services_may_do_little() -> None:
 def test_files_mounted_exist() -> None:
     mounts = [volume.split(":") for service in _services().values() for volume in service["volumes"]]
     local = [source for source, *_ in mounts if source.startswith(".")]
-    assert len(local) == 4
+    assert len(local) == 5
     assert [source for source in local if not (ROOT / source).exists()] == []
 
 
@@ -105,6 +107,32 @@ def test_paths_agree_between_the_files() -> None:
     directory = boards["providers"][0]["options"]["path"]
     assert f"./deploy/grafana/dashboards:{directory}:ro" in services["grafana"]["volumes"]
     assert re.search(r"install -d .* /keys /secrets", DOCKERFILE.read_text("utf-8"))
-    for name in ("prometheus", "grafana"):
+    for name in ("prometheus", "grafana", "postgres"):
         assert "secrets:/secrets:ro" in services[name]["volumes"]
         assert services[name]["group_add"] == ["10001"]
+
+
+def test_replicas_share_one_log_and_nothing_else() -> None:
+    services = _services()
+    replicas = {name: one for name, one in services.items() if name.startswith("replica-")}
+    assert len(replicas) == 3
+    (url,) = {one["environment"]["KALMAGROVE_KNOWLEDGE_URL"] for one in replicas.values()}
+    database = make_url(url)
+    assert database.host in services
+    assert database.username == services[database.host]["environment"]["POSTGRES_USER"]
+    assert database.database == services[database.host]["environment"]["POSTGRES_DB"]
+    made = (ROOT / "deploy" / "make-keys.sh").read_text("utf-8")
+    assert f"'{database.host}:5432:{database.database}:{database.username}:%s" in made
+    assert str(database.query["passfile"]) in made
+    volumes = [volume for one in replicas.values() for volume in one["volumes"] if not volume.endswith(":ro")]
+    assert len(set(volumes)) == 3
+    balanced = (ROOT / "deploy" / "proxy" / "replicas.conf").read_text("utf-8")
+    for upstream in re.findall(r"upstream \S+ \{([^}]*)\}", balanced):
+        assert set(re.findall(r"server (\S+):8000", upstream)) == replicas.keys()
+    (job,) = yaml.safe_load((RULES / "prometheus.yml").read_text("utf-8"))["scrape_configs"]
+    (found,) = job["dns_sd_configs"]
+    for name, service in services.items():
+        given = service.get("networks", {}).get("default", {}).get("aliases", [])
+        assert (found["names"] == given) == (name in replicas)
+    for name in (*replicas, database.host, "balancer"):
+        assert services[name]["profiles"] == ["replicas"]

@@ -53,7 +53,9 @@ def test_steps_lead_to_a_served_answer(image: Image, tmp_path: Path) -> None:
     for _ in range(2):  # the second time it leaves everything as it is
         _run(image, "sh", "-c", script)
     secrets = {path.name: path.read_text().strip() for path in (image.root / "secrets").iterdir()}
-    assert secrets.keys() == {"client.key", "metrics.key", "admin.key", "grafana.password"}
+    assert secrets.keys() == {"client.key", "metrics.key", "admin.key", "grafana.password", "postgres.password"}
+    assert (image.root / "keys" / "pgpass").read_text().endswith(f":{secrets['postgres.password']}\n")
+    assert (image.root / "keys" / "pgpass").stat().st_mode & 0o777 == 0o600
     assert (image.root / "keys" / "client.keys").read_text().count("\n") == 2
     with pytest.raises(AssertionError, match="Read-only file system"):
         _run(image, "touch", f"{image.volumes[0]}/anything")

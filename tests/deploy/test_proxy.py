@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -15,12 +16,12 @@ import pytest
 
 from kan.checkpoint.directory import Checkpoint
 from kb.encoder.minilm import MiniLMEncoder
-from loadtests.serving import free_port
+from loadtests.serving import free_port, free_ports
 from tests.server.live import Live, listening
 from tests.server.support import FACTS, build_services, chat_body
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-CONFIGURATION = Path(__file__).resolve().parents[2] / "deploy" / "proxy" / "kalmagrove.conf"
+DIRECTORY = Path(__file__).resolve().parents[2] / "deploy" / "proxy"
 TOKENS = 600
 pytestmark = [
     pytest.mark.slow,
@@ -47,12 +48,15 @@ def proxy(live: Live, tmp_path: Path) -> Iterator[httpx.Client]:
 def nginx(upstream: str, directory: Path) -> Iterator[httpx.Client]:
     """The shipped configuration, on a free port and with its files in the directory."""
     port = free_port()
-    site = CONFIGURATION.read_text("utf-8")
-    for old, new in {
-        "127.0.0.1:8000": upstream.removeprefix("http://"),
-        "listen 8080": f"listen 127.0.0.1:{port}",
-        "/var/log/nginx/": f"{directory}/",
-    }.items():
+    changes = {"127.0.0.1:8000": upstream.removeprefix("http://"), "listen 8080": f"listen 127.0.0.1:{port}"}
+    with _running("kalmagrove.conf", changes, port, directory) as client:
+        yield client
+
+
+@contextmanager
+def _running(name: str, changes: dict[str, str], port: int, directory: Path) -> Iterator[httpx.Client]:
+    site = (DIRECTORY / name).read_text("utf-8")
+    for old, new in {**changes, "/var/log/nginx/": f"{directory}/"}.items():
         assert old in site
         site = site.replace(old, new)
     main = directory / "nginx.conf"
@@ -162,3 +166,75 @@ def test_refusals_are_in_the_servers_shape(proxy: httpx.Client, tmp_path: Path) 
         away = alone.get("/v1/models")
     assert (away.status_code, away.json()["error"]["code"]) == (503, "server_unavailable")
     assert away.headers["retry-after"] == "1"
+
+
+@contextmanager
+def balancer(servers: list[str], directory: Path) -> Iterator[tuple[httpx.Client, httpx.Client]]:
+    """replicas.conf in front of these servers (host:port): for clients, and for operators."""
+    port, admin_port = free_ports(2)
+    changes = {"listen 8080": f"listen 127.0.0.1:{port}", "listen 8081": f"listen 127.0.0.1:{admin_port}"}
+    changes |= {f"replica-{number}:8000": server for number, server in enumerate(servers, 1)}
+    with (
+        _running("replicas.conf", changes, port, directory) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{admin_port}", timeout=30) as admin,
+    ):
+        yield client, admin
+
+
+DEAD = "127.0.0.1:9"
+
+
+def test_replicas_that_are_gone_are_passed_over(live: Live, tmp_path: Path) -> None:
+    """Nobody notices, but for an edit that was on its way to one: the next one goes elsewhere."""
+    alive = live.url.removeprefix("http://")
+    with balancer([DEAD, alive, alive], tmp_path) as (client, admin):
+        assert [client.get("/v1/models").status_code for _ in range(8)] == [200] * 8
+        answers = [client.post("/v1/chat/completions", json=chat_body(max_tokens=2)) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [200] * 4
+        facts = {"facts": [{"id": "ceo", "text": FACTS["ceo"]}]}
+        lost = admin.put("/admin/kb/facts", json=facts)
+        assert (lost.status_code, lost.json()["error"]["code"]) == (503, "server_unavailable")
+        assert admin.put("/admin/kb/facts", json=facts).status_code == 200
+        assert admin.get("/console").status_code == admin.get("/admin/kb/version").status_code == 200
+        for path in ("/admin/kb/version", "/metrics", "/console"):
+            assert client.get(path).status_code == 404
+        assert admin.get("/metrics").status_code == 404
+
+
+class Half(threading.Thread):
+    """A server that reads each request and hangs up."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.methods: list[str] = []
+        self.start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def run(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self.listener.accept()
+                with connection:
+                    self.methods.append(connection.recv(65536).split(b" ")[0].decode())
+
+
+def test_only_reads_are_asked_twice(live: Live, tmp_path: Path) -> None:
+    half = Half()
+    with half.listener, balancer([half.address, live.url.removeprefix("http://"), DEAD], tmp_path) as (client, admin):
+        edited = admin.put("/admin/kb/facts", json={"facts": [{"id": "ceo", "text": FACTS["ceo"]}]})
+        assert edited.status_code == 503
+        codes = []
+        while "POST" not in half.methods:  # until it is its turn
+            codes.append(client.post("/v1/chat/completions", json=chat_body(max_tokens=2)).status_code)
+            assert len(codes) < 50
+            time.sleep(0.2)
+        assert codes[-1] == 503
+        assert set(codes[:-1]) <= {200}
+        while "GET" not in half.methods:
+            assert client.get("/v1/models").status_code == 200
+            time.sleep(0.2)
+    assert half.methods.count("PUT") == half.methods.count("POST") == 1

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from kb.facts import Delete, KnowledgeError, Upsert, WriteFailed
+from kb.facts import Delete, KnowledgeError, StoreUnavailable, Upsert, WriteFailed
 from kb.publishing import Published
 from kb.store import Commit, Store
 from tests.kb.hashing import HashEncoder
@@ -44,8 +44,8 @@ StartEditor = Callable[..., AbstractContextManager[Editor]]
 
 
 @contextmanager
-def start_editor(directory: Path, switch: Path | None = None) -> Iterator[Editor]:
-    """Opens the store of `directory` elsewhere; its fsync fails while the file `switch` exists."""
+def start_editor(directory: Path | str, switch: Path | None = None) -> Iterator[Editor]:
+    """Opens the store of `directory` (or at a URL) elsewhere; its fsync fails while the file `switch` exists."""
     context = multiprocessing.get_context("forkserver")
     near, far = context.Pipe()
     process = context.Process(target=_serve, args=(directory, far, switch), daemon=True)
@@ -59,11 +59,15 @@ def start_editor(directory: Path, switch: Path | None = None) -> Iterator[Editor
         process.close()
 
 
-def _serve(directory: Path, connection: Connection, switch: Path | None) -> None:
+def _serve(directory: Path | str, connection: Connection, switch: Path | None) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     if switch is not None:
         os.environ["FAILING_DISK"] = str(switch)
-    with Store.open(directory, HashEncoder()) as store:
+    try:
+        opened = Store.open(directory, HashEncoder())
+    except StoreUnavailable:  # a database that was killed as well
+        return
+    with opened as store:
         content = {fact.id: fact.text for fact in store.snapshot.facts("default", time.time())}
         connection.send({"version": store.snapshot.version, "content": content})
         published: list[Published] = []

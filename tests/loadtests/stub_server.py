@@ -103,7 +103,8 @@ class Stub:
 
     async def search(self, request: Request) -> Response:
         body = await request.json()
-        return JSONResponse({"hits": [{"fact": fact, "score": 0.5} for fact in self._found(body, body["query"])]})
+        hits = [{"fact": fact, "score": 0.5} for fact in self._found(body, body["query"])]
+        return JSONResponse({"version": self.version - self.lag, "hits": hits})
 
     async def chat(self, request: Request) -> Response:
         self._note(request)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from loadtests import edit, form, phi, recency, throughput, ttft
+from loadtests import edit, form, phi, recency, replicas, throughput, ttft
 from loadtests.answer import Answer, MountedReport
 from loadtests.client import Target
 from loadtests.refusals import RequestError
@@ -147,3 +147,18 @@ def test_not_stale() -> None:
 def test_reports_are_of_their_scenario(target: Target) -> None:
     report: Report = asyncio.run(recency.run(_options(target, count=1), quiet))
     assert (report.scenario, report.model, report.server) == ("recency", "stub", target.url)
+
+
+async def test_replicas(target: Target) -> None:
+    report = await replicas.measure(_options(target), [target, target, target], quiet)
+    assert not report.failures
+    assert {series.n for series in report.series.values()} == {6}
+    assert report.figures == {"stale answers to searches that name the version": 0}
+
+
+async def test_replicas_tell_of_a_server_that_is_behind(target: Target) -> None:
+    behind = Stub(lag=True)
+    with running(behind) as url:
+        report = await replicas.measure(_options(target, count=2), [Target(url, "client-key", "admin-key")] * 2, quiet)
+    assert report.figures == {"stale answers to searches that name the version": 2}
+    assert len(report.failures) == 1

@@ -73,13 +73,18 @@ def chat_body(content: str = QUESTION, **fields: Any) -> dict[str, Any]:
 
 
 def build_services(
-    directory: Path, checkpoint: Checkpoint, encoder: Encoder, keys: Keys | None = None, **options: Any
+    directory: Path,
+    checkpoint: Checkpoint,
+    encoder: Encoder,
+    keys: Keys | None = None,
+    knowledge_url: str | None = None,
+    **options: Any,
 ) -> Services:
     prompt = PromptBuilder.from_checkpoint(checkpoint)
     options = {"dtype": "float32", "pages": 512, "max_running": 8, "page_dir": directory / "pages", **options}
     return Services(
         engine=EmbeddedEngine.start(checkpoint, prompt, EngineOptions(**options), None),
-        store=Store.open(directory / "kb", encoder, limits=Limits(batch_changes=512)),
+        store=Store.open(knowledge_url or directory / "kb", encoder, limits=Limits(batch_changes=512)),
         encoder=encoder,
         encoder_tokenizer=PackagedTokenizer(),
         prompt=prompt,

@@ -12,13 +12,18 @@ import pytest
 
 from kan.checkpoint.directory import Checkpoint
 from kb.encoder.minilm import MiniLMEncoder
-from kb.errors import KnowledgeError, WriteFailed
+from kb.errors import KnowledgeError, StoreUnavailable, WriteFailed, WriteUnknown
 from server.engine.protocol import EngineError, EngineUnavailable, GenerationRequest, SamplingParams, TokenChunk
 from tests.server.support import FACTS, Service, build_services, chat_body, error, events, running, until
 
 
 async def test_ready_follows_the_engine_and_the_drain(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (await service.http.get("/ready")).json() == {"status": "ready", "model": "tiny", "knowledge_version": 0}
+    log = {"knowledge_log": "connected", "lag_versions": 0, "lag_seconds": 0.0}
+    assert (await service.http.get("/ready")).json() == {
+        "status": "ready",
+        "model": "tiny",
+        "knowledge_version": 0,
+    } | log
     with monkeypatch.context() as patch:
         patch.setattr(type(service.engine), "healthy", lambda self: False)
         response = await service.http.get("/ready")
@@ -169,6 +174,8 @@ async def test_a_bug_is_a_500_without_details(service: Service, monkeypatch: pyt
         (KnowledgeError("secret: /srv/kb"), 500),
         (EngineUnavailable("secret: /srv/pages"), 503),
         (WriteFailed("secret: /srv/kb/facts.sqlite"), 503),
+        (WriteUnknown("secret: postgresql://db/kb"), 503),
+        (StoreUnavailable("secret: postgresql://db/kb"), 503),
     ],
     ids=lambda value: type(value).__name__,
 )

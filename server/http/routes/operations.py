@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from kb.following import Contact
 from server.http.doors import METRICS_PATH
 from server.http.errors import unavailable
 from server.http.routes.base import json_response
@@ -30,8 +31,14 @@ class Ready(TypedDict):
 
     status: str
     model: str
+    knowledge_log: Contact
+    """Lost, or diverged: answers come from this version as long as that lasts, and edits are refused."""
+    lag_seconds: float
+    """Since all of the log was last known to be published here; 0 if it is."""
     knowledge_version: NotRequired[int]
-    """Left out where keys are bound to namespaces: it tells of edits everywhere."""
+    """Left out, as the next, where keys are bound to namespaces: it tells of edits everywhere."""
+    lag_versions: NotRequired[int]
+    """How far behind the log this version is, as far as is known; of servers that share one."""
 
 
 @router.get("/health", responses={200: {"model": Health}})
@@ -44,15 +51,23 @@ async def health() -> Response:
 async def ready(context: ContextDep) -> Response:
     """Whether requests are served: the engine makes forward progress and the server is not draining.
 
-    A store that cannot be written does not count: questions are still answered.
+    A store that cannot be written, or whose log is lost, does not count: questions are still answered.
     """
     if context.lifecycle.draining:
         raise unavailable("The server is shutting down.", "server_draining", 5.0)
     if not context.services.engine.healthy():
         raise unavailable("The engine makes no progress.", "engine_unhealthy", 5.0)
-    told = Ready(status="ready", model=context.services.model_name)
+    store = context.services.store
+    log = store.log_state
+    told = Ready(
+        status="ready",
+        model=context.services.model_name,
+        knowledge_log=log.contact,
+        lag_seconds=round(log.seconds_behind, 3),
+    )
     if not context.services.keys.bound():
-        told["knowledge_version"] = context.services.store.snapshot.version
+        told["knowledge_version"] = store.snapshot.version
+        told["lag_versions"] = log.versions_behind
     return json_response(told)
 
 

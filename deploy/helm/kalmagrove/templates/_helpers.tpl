@@ -24,11 +24,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- /* What would be served wrongly is refused here, where there are words for it. */ -}}
 {{- define "kalmagrove.check" -}}
-{{- if and (or (gt (int .Values.replicaCount) 1) .Values.autoscaling.enabled) (not .Values.separateKnowledge) -}}
-{{- fail "replicas share no knowledge: an edit reaches one of them only. Set separateKnowledge=true if every edit is sent to each" -}}
+{{- if and (or (gt (int .Values.replicaCount) 1) .Values.autoscaling.enabled) (not .Values.separateKnowledge) (not .Values.knowledge.urlSecret) -}}
+{{- fail "replicas share no knowledge: an edit reaches one of them only. Give knowledge.urlSecret, the URL of one facts log in PostgreSQL, or set separateKnowledge=true if every edit is sent to each" -}}
 {{- end -}}
-{{- if and (or (gt (int .Values.replicaCount) 1) .Values.autoscaling.enabled) .Values.knowledge.urlSecret -}}
-{{- fail "knowledge.urlSecret: a facts log has one writer, so there can be one replica only" -}}
+{{- if and .Values.separateKnowledge .Values.knowledge.urlSecret -}}
+{{- fail "separateKnowledge: with knowledge.urlSecret all replicas share one facts log" -}}
 {{- end -}}
 {{- if and (not .Values.keys.existingSecret) (not (and .Values.keys.client .Values.keys.admin)) -}}
 {{- fail "keys: give existingSecret, or client and admin (lines of `kalmagrove key create`)" -}}
