@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
 
 from kan.checkpoint.directory import Checkpoint
 from kb.encoder.minilm import MiniLMEncoder
@@ -212,6 +214,28 @@ async def test_forms(service: Service, format: dict[str, Any], kind: type) -> No
         assert isinstance(json.loads(response["output"][0]["content"][0]["text"]), kind)
     else:
         assert format["type"] == "json_object"
+
+
+async def test_annotations(informed: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(informed, monkeypatch, "The chief executive is ", "Mara Lindqvist.")
+    expected = {
+        "type": "url_citation",
+        "start_index": 23,
+        "end_index": 37,
+        "title": "ceo",
+        "url": "kalmagrove:default/ceo",
+    }
+    found = written(await respond(informed, stream=True))
+    (added,) = (one for one in found if one["type"] == "response.output_text.annotation.added")
+    assert (added["annotation"], added["annotation_index"], added["content_index"]) == (expected, 0, 0)
+    assert found[-1]["response"]["output"][0]["content"][0]["annotations"] == [expected]
+    assert (
+        found.index(added) == next(n for n, one in enumerate(found) if one["type"] == "response.output_text.done") - 1
+    )
+    for one in found:
+        TypeAdapter(ResponseStreamEvent).validate_python(one)
+    without = (await respond(informed, knowledge={"citations": False})).json()
+    assert without["output"][0]["content"][0]["annotations"] == []
 
 
 async def test_going_on(informed: Service) -> None:
