@@ -80,12 +80,18 @@ def test_routed_equals_reference(drawn: Case, chosen: int, threshold: int) -> No
     torch.testing.assert_close(masses, expected_masses, atol=tolerance, rtol=tolerance)
 
 
+OVER_A_LEVEL = case(0, [([], 1010, 15)], kv_heads=1, group=1, d=2, bias=None, layers=2)
+"""Rows up to the first of those with larger blocks."""
+
+
 @settings(max_examples=20)
+@example(drawn=OVER_A_LEVEL)
 @given(drawn=long_cases())
 def test_enough_blocks_are_dense_attention(drawn: Case) -> None:
     expected = run(drawn, causal, TorchKernels())
     found = run(drawn, replace(SMALL, chosen=100), TorchKernels())
-    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+    # The same sums; where rows have blocks of two sizes, products of fewer rows, which MKL rounds otherwise.
+    torch.testing.assert_close(found, expected, atol=1e-14, rtol=1e-13)
 
 
 class Eager(SqrtBlocks):
