@@ -70,7 +70,7 @@ def open_segments(location: Location, encoder: Encoder) -> SegmentStore | None:
     if location.database is None:
         return None
     try:
-        return SegmentStore(location.beside(".index"), encoder.fingerprint)
+        return SegmentStore(location.beside(".index"), encoder.fingerprint, encoder.dimension)
     except OSError:
         _logger.warning("index segments cannot be kept, so the next start takes longer", exc_info=True)
         return None

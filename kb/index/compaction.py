@@ -74,7 +74,7 @@ class Compactor:
         merged = Merged.of(plan)
         if self._segments is not None:
             try:
-                return Part.of(self._segments.write(namespace, merged, partial(_text, snapshot, namespace)))
+                return Part.of(self._segments.write(namespace, merged, partial(snapshot.find, namespace)))
             except OSError:
                 _log.warning("an index segment could not be kept, so it stays in memory", exc_info=True)
         return Part.of(merged.quantized())
@@ -83,8 +83,3 @@ class Compactor:
         if self._segments is not None:
             indexes = self._current().indexes.values()
             self._segments.keep(part.segment for index in indexes for part in index.parts)
-
-
-def _text(snapshot: Snapshot, namespace: str, fact_id: str) -> str | None:
-    fact = snapshot.find(namespace, fact_id)
-    return None if fact is None else fact.text
