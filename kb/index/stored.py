@@ -65,7 +65,7 @@ class SegmentStore:
         try:
             partial.mkdir(parents=True)
             matrix = _written_matrix(partial / "vectors.npy", merged)
-            (partial / _CODES).write_bytes(faiss.serialize_index(encoded(matrix)))
+            (partial / _CODES).write_bytes(faiss.serialize_index(encoded(matrix)).data)
             np.save(partial / "hashes.npy", _hashes(merged.ids, fact_of))
             for name, column in _named(merged).items():
                 np.save(partial / f"{name}.npy", column)
