@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 
 import immutables
 import numpy as np
@@ -70,7 +71,7 @@ def open_segments(location: Location, encoder: Encoder) -> SegmentStore | None:
     if location.database is None:
         return None
     try:
-        return SegmentStore(location.beside(".index"), encoder.fingerprint)
+        return SegmentStore(location.beside(".index"), encoder.fingerprint, encoder.dimension)
     except OSError:
         _logger.warning("index segments cannot be kept, so the next start takes longer", exc_info=True)
         return None
@@ -125,27 +126,35 @@ class Loader:
             for fact_id in part.living_ids(""):
                 del missing[namespace][fact_id]
             self._advance(part.live)
-        for namespace, left in missing.items():
-            if left:
-                parts[namespace].append(self._part(list(left.values())))
+        left = {name: sorted(some.values(), key=lambda fact: fact.id) for name, some in missing.items() if some}
+        # One after the other through all namespaces: there may be thousands of a few facts each.
+        vectors = self._vectors_of([fact for some in left.values() for fact in some])
+        for found in parts.values():
+            # As merges leave them: one that came after smaller ones would be merged with them.
+            found.sort(key=lambda part: -part.live)
+        for namespace, some in left.items():
+            parts[namespace].append(self._part(some, islice(vectors, len(some))))
         return immutables.Map({name: NamespaceIndex(tuple(found)) for name, found in parts.items()})
 
     def _stored(self, facts: dict[str, dict[str, Fact]]) -> Iterable[tuple[str, Part]]:
         return () if self._segments is None else self._segments.parts(facts)
 
-    def _part(self, facts: list[Fact]) -> Part:
-        facts.sort(key=lambda fact: fact.id)
+    def _part(self, facts: list[Fact], vectors: Iterable[Vectors]) -> Part:
         matrix = np.empty((len(facts), self._dimension), dtype=np.float32)
-        for start in range(0, len(facts), _CHUNK):
-            some = facts[start : start + _CHUNK]
-            vectors = self._vectors([fact.text for fact in some])
-            for row, fact in enumerate(some, start):
-                matrix[row] = vectors[fact.text]
-            self._advance(len(some))
+        for row, vector in enumerate(vectors):
+            matrix[row] = vector
         expires = [math.inf if fact.expires_at is None else fact.expires_at for fact in facts]
         ids, times = [fact.id for fact in facts], np.array(expires, dtype=np.float64)
         postings, attributes = Postings.of(fact.text for fact in facts), Attributes.of(fact.metadata for fact in facts)
         return Part.of(FlatSegment(ids, matrix, times, postings, attributes))
+
+    def _vectors_of(self, facts: Sequence[Fact]) -> Iterator[Vectors]:
+        """float32 [dimension] of each, many looked up at once."""
+        for start in range(0, len(facts), _CHUNK):
+            some = facts[start : start + _CHUNK]
+            vectors = self._vectors([fact.text for fact in some])
+            self._advance(len(some))
+            yield from (vectors[fact.text] for fact in some)
 
     def _vectors(self, texts: list[str]) -> dict[str, Vectors]:
         vectors = self._cache.stored(texts)

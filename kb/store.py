@@ -124,7 +124,7 @@ class Store:
             snapshot = loader.load(lambda head: check_head(head, marker, log, location))
             store = cls(snapshot, loader.head, log, marker, cache, segments, limits or Limits(), cleanup.pop_all())
             store._save_states(state_path(location), loader.replayed)
-            store._compactor.notify()
+            store._compactor.notify(snapshot.indexes)
             if isinstance(log, PostgresLog):
                 store._follow(log, poll_seconds)
             return store
@@ -366,7 +366,7 @@ class Store:
         self.snapshot = transition.snapshot
         self._unsettled = False
         gone = self.texts.follow(transition)
-        self._compactor.notify()
+        self._compactor.notify({fact.namespace for fact in (*transition.removed, *transition.added)})
         counts = (batch.upserted, batch.deleted)
         self._subscribers.tell(Published(transition.snapshot, batch.kind, *counts, gone, transition.added_texts))
         return Commit(batch.version, batch.upserted, batch.deleted)

@@ -57,7 +57,7 @@ class QuantizedSegment:
 
     def search(self, query: Vectors, k: int, alive: Bitmap | None) -> NDArray[np.int64]:
         """Rows of the k best inner products with `query` float32 [dim]."""
-        rows = self._candidates(query, alive)
+        rows = self._candidates(query, k, alive)
         best = np.argsort(-(self._matrix[rows] @ query), kind="stable")[:k]
         return rows[best]
 
@@ -65,16 +65,30 @@ class QuantizedSegment:
         """float32 [len(rows), dim], copied."""
         return self._matrix[rows]
 
-    def _candidates(self, query: Vectors, alive: Bitmap | None) -> NDArray[np.int64]:
-        """Living rows, ascending."""
+    def _candidates(self, query: Vectors, k: int, alive: Bitmap | None) -> NDArray[np.int64]:
+        """Living rows, ascending, at least k if there are."""
         living = len(self) if alive is None else bits_in(alive)
         if alive is not None and living <= _FEW:
-            return np.flatnonzero(np.unpackbits(alive, count=len(self), bitorder="little"))
+            return self._living(alive)
         # FAISS cannot leave rows out of this scan, so as many more are asked for as may be dead.
-        wanted = min(_CANDIDATES * len(self) // max(living, 1), _MOST_CANDIDATES, len(self))
+        least = max(_CANDIDATES, 2 * k)
+        wanted = min(least * len(self) // max(living, 1), max(_MOST_CANDIDATES, 2 * k), len(self))
         rows = self._codes.search(query.reshape(1, -1), wanted)[1][0]
         rows = np.sort(rows[rows >= 0])
-        return rows if alive is None else rows[(alive[rows >> 3] >> (rows & 7) & 1).astype(np.bool_)]
+        if alive is not None:
+            rows = rows[(alive[rows >> 3] >> (rows & 7) & 1).astype(np.bool_)]
+        # A filter may want just those that are far from the question.
+        return rows if len(rows) >= min(k, living) else self._nearest(query, k, alive)
+
+    def _nearest(self, query: Vectors, k: int, alive: Bitmap | None) -> NDArray[np.int64]:
+        """The best of all living rows, ascending: each vector is read, a bounded number at a time."""
+        living = np.arange(len(self)) if alive is None else self._living(alive)
+        some = (living[start : start + _CHUNK] for start in range(0, len(living), _CHUNK))
+        scores = np.concatenate([self._matrix[rows] @ query for rows in some])
+        return np.sort(living[np.argpartition(-scores, k - 1)[:k]]) if k < len(living) else living
+
+    def _living(self, alive: Bitmap) -> NDArray[np.int64]:
+        return np.flatnonzero(np.unpackbits(alive, count=len(self), bitorder="little"))
 
 
 def encoded(vectors: Vectors) -> Any:

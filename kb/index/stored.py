@@ -4,14 +4,13 @@ A directory for each: columns as `.npy` files, mapped into memory; the ids; FAIS
 with their digests. It is written beside its place and renamed, so it is whole or not there; one whose bytes are not
 those that were written is removed, and its rows are indexed anew.
 
-Whether a row still holds is told by its text, so nothing here must agree with the log's version.
+Whether a row still holds is told by all that the fact says, so nothing here must agree with the log's version.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import os
 import shutil
 import uuid
@@ -34,15 +33,16 @@ from kb.index.quantized import QuantizedSegment, encoded
 from kb.index.segment import Vectors
 from kb.index.spellings import Spellings
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+"""Grows with every change of what columns hold, as of how texts are split into terms."""
 _LIST: Final = "files.json"
 _CODES: Final = "codes.faiss"
 _IDS: Final = "ids.json"
 _VALUES: Final = "values.json"
 _PARTIAL: Final = ".part"
 _HASH: Final = 16
-Texts = Callable[[str], str | None]
-"""The text that a fact of some namespace has now, by its id."""
+Facts = Callable[[str], Fact | None]
+"""The fact of some namespace, by its id."""
 
 _logger = logging.getLogger(__name__)
 
@@ -50,28 +50,28 @@ _logger = logging.getLogger(__name__)
 class SegmentStore:
     """A directory of segments that were made with one encoder. One thread writes."""
 
-    def __init__(self, directory: Path, encoder: str) -> None:
+    def __init__(self, directory: Path, encoder: str, dimension: int) -> None:
         """`encoder` is its fingerprint. What an interrupted write left behind is removed. Raises OSError."""
         self._directory = directory
-        self._encoder = encoder
+        self._made = {"format": _FORMAT, "encoder": encoder, "dimension": dimension}
         directory.mkdir(parents=True, exist_ok=True)
         for left in directory.glob(f"*{_PARTIAL}"):
             shutil.rmtree(left, ignore_errors=True)
 
-    def write(self, namespace: str, merged: Merged, text_of: Texts) -> QuantizedSegment:
-        """The segment of these rows; `text_of` says what they hold. Raises OSError."""
+    def write(self, namespace: str, merged: Merged, fact_of: Facts) -> QuantizedSegment:
+        """The segment of these rows; `fact_of` says what they hold. Raises OSError."""
         place = self._directory / uuid.uuid4().hex
         partial = place.with_suffix(_PARTIAL)
         try:
-            partial.mkdir()
+            partial.mkdir(parents=True)
             matrix = _written_matrix(partial / "vectors.npy", merged)
-            faiss.write_index(encoded(matrix), str(partial / _CODES))
-            np.save(partial / "hashes.npy", _hashes(merged.ids, text_of))
+            (partial / _CODES).write_bytes(faiss.serialize_index(encoded(matrix)).data)
+            np.save(partial / "hashes.npy", _hashes(merged.ids, fact_of))
             for name, column in _named(merged).items():
                 np.save(partial / f"{name}.npy", column)
             (partial / _IDS).write_bytes(orjson.dumps(merged.ids))
             (partial / _VALUES).write_bytes(orjson.dumps(merged.attributes.pairs))
-            _seal(partial, {"format": _FORMAT, "encoder": self._encoder, "namespace": namespace})
+            _seal(partial, {**self._made, "namespace": namespace})
             partial.rename(place)
             _sync(self._directory)
         except BaseException:
@@ -85,15 +85,11 @@ class SegmentStore:
         `facts` by namespace and id: those of a part that was given must be taken away before the next is asked for, so
         that none is in two of them.
         """
-        for place in sorted(self._directory.iterdir()):
+        for place in sorted(self._places(), key=_size, reverse=True):
             namespace = self._checked(place)
             living = facts.get(namespace, {}) if namespace is not None else {}
-            if namespace is None or not living:
-                self._remove(place)
-                continue
-            segment = _opened(place, orjson.loads((place / _IDS).read_bytes()))
-            part = _living_part(segment, np.load(place / "hashes.npy"), living)
-            if part.live:
+            part = _taken(place, living) if living else None
+            if namespace is not None and part is not None and part.live:
                 yield namespace, part
             else:
                 self._remove(place)
@@ -101,21 +97,28 @@ class SegmentStore:
     def keep(self, segments: Iterable[object]) -> None:
         """Removes all others. Those still searched stay mapped."""
         kept = {one.path for one in segments if isinstance(one, QuantizedSegment)}
-        for place in self._directory.iterdir():
+        for place in self._places():
             if place not in kept:
                 self._remove(place)
+
+    def _places(self) -> list[Path]:
+        try:
+            return list(self._directory.iterdir())
+        except OSError as error:
+            _logger.warning("the index segments cannot be listed: %s", error)
+            return []
 
     def _checked(self, place: Path) -> str | None:
         """The namespace of a segment that is what was written, by this code with this encoder."""
         try:
             listed = orjson.loads((place / _LIST).read_bytes())
-            if listed["format"] != _FORMAT or listed["encoder"] != self._encoder:
+            if any(listed[name] != value for name, value in self._made.items()):
                 return None
             if any(_digest(place / name) != digest for name, digest in listed["files"].items()):
                 _logger.warning("%s is damaged, and is made anew", place)
                 return None
             return str(listed["namespace"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def _remove(self, place: Path) -> None:
@@ -153,36 +156,54 @@ def _opened(place: Path, ids: list[str]) -> QuantizedSegment:
     return QuantizedSegment(ids, column("vectors"), column("expires"), postings, attributes, codes, place)
 
 
+def _taken(place: Path, facts: Mapping[str, Fact]) -> Part | None:
+    """None where it cannot be opened: the system maps no more files, or FAISS is another one."""
+    try:
+        segment = _opened(place, orjson.loads((place / _IDS).read_bytes()))
+        return _living_part(segment, np.load(place / "hashes.npy"), facts)
+    except (OSError, ValueError, RuntimeError) as error:
+        _logger.warning("%s cannot be opened, and is made anew: %s", place, error)
+        return None
+
+
 def _living_part(segment: QuantizedSegment, hashes: NDArray[np.uint8], facts: Mapping[str, Fact]) -> Part:
     alive = np.zeros(len(segment), np.bool_)
-    stored, expires = hashes.tobytes(), segment.expires.tolist()
+    stored = hashes.tobytes()
     for row, fact_id in enumerate(segment.ids):
         fact = facts.get(fact_id)
-        if fact is not None and (math.inf if fact.expires_at is None else fact.expires_at) == expires[row]:
-            alive[row] = _hash(fact.text) == stored[row * _HASH : (row + 1) * _HASH]
+        alive[row] = fact is not None and _hash(fact) == stored[row * _HASH : (row + 1) * _HASH]
     return Part.of(segment) if alive.all() else Part.of(segment).without(np.flatnonzero(~alive).tolist())
 
 
 def _written_matrix(path: Path, merged: Merged) -> Vectors:
-    shape = (len(merged.ids), merged.dimension)
-    matrix = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    start = 0
-    for chunk in merged.vectors():
-        matrix[start : start + len(chunk)] = chunk
-        start += len(chunk)
-    matrix.flush()
-    return np.asarray(matrix)
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(merged.ids), merged.dimension)}
+    # Written, then mapped: a full disk fails a write, but kills (SIGBUS) whoever stores into a mapping.
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for chunk in merged.vectors():
+            file.write(chunk.astype("<f4", copy=False).data)
+    return np.asarray(np.load(path, mmap_mode="r"))
 
 
-def _hashes(ids: Iterable[str], text_of: Texts) -> NDArray[np.uint8]:
+def _hashes(ids: Iterable[str], fact_of: Facts) -> NDArray[np.uint8]:
     """uint8 [rows, 16]; all zero where the row does not hold any more."""
-    texts = map(text_of, ids)
-    hashes = b"".join(bytes(_HASH) if text is None else _hash(text) for text in texts)
+    facts = map(fact_of, ids)
+    hashes = b"".join(bytes(_HASH) if fact is None else _hash(fact) for fact in facts)
     return np.frombuffer(hashes, np.uint8).reshape(-1, _HASH)
 
 
-def _hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=_HASH, person=b"segment row").digest()
+def _hash(fact: Fact) -> bytes:
+    """Of all that columns hold of it."""
+    said = orjson.dumps((fact.text, fact.expires_at, fact.metadata))
+    return hashlib.blake2b(said, digest_size=_HASH, person=b"segment row").digest()
+
+
+def _size(place: Path) -> int:
+    """Of its vectors. Where two segments hold the same rows (a crash left what was merged), the larger one is taken."""
+    try:
+        return (place / "vectors.npy").stat().st_size
+    except OSError:
+        return 0
 
 
 def _seal(directory: Path, about: dict[str, object]) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from unittest import mock
 
+from kb.encoder.embeddings import EmbeddingCache
 from kb.facts import Delete, Upsert
+from kb.index.namespace import NamespaceIndex
 from kb.store import Store
 from tests.kb.hashing import HashEncoder
 
@@ -52,3 +56,29 @@ def test_the_way_back_of_a_namespace_leaves_the_others(tmp_path: Path) -> None:
             ("b", "y"): "Six.",
             ("c", "w"): "Seven.",
         }
+
+
+def test_many_namespaces_slow_down_neither_a_start_nor_edits(tmp_path: Path) -> None:
+    spaces = [f"space{number}" for number in range(200)]
+    with Store.open(tmp_path, HashEncoder()) as store:
+        store.apply([Upsert("x", name, f"Text {name}.") for name in spaces])
+    with mock.patch.object(EmbeddingCache, "stored", autospec=True, side_effect=EmbeddingCache.stored) as stored:
+        store = Store.open(tmp_path, HashEncoder())
+    with store:
+        assert stored.call_count == 1
+        assert {fact.namespace: fact.text for fact in store.snapshot.facts(None, 0.0)} == {
+            name: f"Text {name}." for name in spaces
+        }
+    with mock.patch.object(NamespaceIndex, "merge_plan", autospec=True, return_value=()) as looked_at:
+        with Store.open(tmp_path, HashEncoder()) as store:
+            until_called(looked_at, len(spaces))
+            for number in range(5):
+                store.apply([Upsert("x", "space7", f"Text {number}")])
+        assert len(spaces) <= looked_at.call_count <= len(spaces) + 5
+
+
+def until_called(function: mock.Mock, times: int) -> None:
+    deadline = time.monotonic() + 20
+    while function.call_count < times:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import faiss
 import numpy as np
 import pytest
 
@@ -162,17 +163,80 @@ def test_segments_of_another_encoder_and_torn_ones_are_removed(copy: Path, sound
         assert b"hash-encoder-2" in (place / "files.json").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["_CODES", "_IDS", "_VALUES", "_LIST"])
 def test_a_disk_that_takes_nothing_costs_no_answer(
-    tmp_path: Path, encoder: HashEncoder, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, encoder: HashEncoder, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     with Store.open(tmp_path / "kb", encoder) as store:
-        with mock.patch.object(stored, "_written_matrix", side_effect=OSError(28, "No space left on device")):
+        with mock.patch.object(stored, name, "/dev/full"):
             store.apply([Upsert(f"f{number:03d}", "default", f"text {number}") for number in range(150)])
             settled(store)
         assert quantized_rows(store) == 150
         assert len(told(store)[0]) == 12
         assert list((tmp_path / "kb" / INDEX).iterdir()) == []
     assert "could not be kept" in caplog.text
+
+
+def test_a_full_disk_kills_nobody_who_writes_vectors(copy: Path, encoder: HashEncoder) -> None:
+    """As storing into a mapping would, with SIGBUS."""
+    with Store.open(copy, encoder) as store, pytest.raises(OSError, match="No space left"):
+        stored._written_matrix(Path("/dev/full"), Merged.of(store.snapshot.indexes["default"].parts))
+
+
+def test_a_directory_taken_away_is_made_again(
+    copy: Path, encoder: HashEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Store.open(copy, encoder) as store:
+        shutil.rmtree(copy / INDEX)
+        store.apply([Upsert(f"g{number:03d}", "default", f"text {number}") for number in range(300)])
+        assert len(told(settled(store))[0]) == 12
+        assert len(list((copy / INDEX).iterdir())) == 1
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("failing", ["iterdir", "read_index"])
+def test_what_cannot_be_read_is_made_anew(
+    copy: Path, sound: tuple[Path, Any], encoder: HashEncoder, failing: str
+) -> None:
+    of, error = {"iterdir": (Path, PermissionError(13, failing)), "read_index": (faiss, RuntimeError(failing))}[failing]
+    with mock.patch.object(of, failing, side_effect=error):
+        store = Store.open(copy, encoder)
+    with store:
+        assert told(settled(store)) == sound[1]
+    assert encoder.embedded == []
+
+
+@pytest.mark.parametrize("listed", [b"[]", b"3", b'{"format": 2}', b"{", b"\xff", b""])
+def test_a_list_of_files_that_is_none_costs_no_start(
+    copy: Path, sound: tuple[Path, Any], encoder: HashEncoder, listed: bytes
+) -> None:
+    (place,) = (copy / INDEX).iterdir()
+    (place / "files.json").write_bytes(listed)
+    with Store.open(copy, encoder) as store:
+        assert told(store) == sound[1]
+
+
+def test_segments_of_another_dimension_are_not_searched(copy: Path) -> None:
+    with Store.open(copy, HashEncoder(32)) as store:
+        query = HashEncoder(32).embed(["text 3"])[0]
+        assert store.snapshot.search("default", query, 1, 0.9, NOW)[0].fact.id == "f003"
+
+
+def test_a_filter_finds_rows_that_are_far_from_the_question(
+    segment: QuantizedSegment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized, "_CANDIDATES", 100)
+    monkeypatch.setattr(quantized, "_MOST_CANDIDATES", 200)
+    monkeypatch.setattr(quantized, "_FEW", 50)
+    monkeypatch.setattr(quantized, "_CHUNK", 64)
+    matrix = segment.vectors(np.arange(ROWS))
+    order = np.argsort(matrix @ matrix[0], kind="stable")
+    mask = np.zeros(ROWS, np.bool_)
+    mask[order[: ROWS // 4]] = True
+    for k in (1, 40, 700, ROWS):
+        rows = segment.search(matrix[0], k, np.packbits(mask, bitorder="little"))
+        assert rows.tolist() == order[: ROWS // 4][::-1][:k].tolist()
+    assert len(segment.search(matrix[0], 300, None)) == 300
 
 
 def test_merged_rows_are_those_that_live(copy: Path, encoder: HashEncoder) -> None:
