@@ -182,7 +182,7 @@ class Context:
 
 
 def _that_fit(settings: Settings, info: EngineInfo, prompt: PromptBuilder) -> Settings:
-    """Facts short enough for the model: what follows the longest has as much of its context as that one at the least."""
+    """Facts short enough for the model: what follows the longest has as much of its context left at the least."""
     most = max(1, (info.context_length - len(prompt.preamble)) // 2)
     return settings.model_copy(update={"max_fact_tokens": min(settings.max_fact_tokens, most)})
 

@@ -144,7 +144,9 @@ class Documents:
 class _Job:
     """One edit of documents: split once, planned as often as it takes."""
 
-    def __init__(self, documents: Documents, texts: Sequence[Text], param: str, deadline: float, access: Access) -> None:
+    def __init__(
+        self, documents: Documents, texts: Sequence[Text], param: str, deadline: float, access: Access
+    ) -> None:
         self._access = access
         self._documents = documents
         self._texts = texts

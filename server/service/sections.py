@@ -54,8 +54,8 @@ class Section:
 
 
 def sections_of(text: str, kind: Format) -> Iterator[Section | None]:
-    """The document in order; headings themselves are in no section. None now and then: so far there is none, and others
-    may have their turn. Raises ValueError for HTML that is nested too deeply: its parser takes time as the square of it.
+    """The document in order; headings themselves are in no section. None now and then: others may have their
+    turn. Raises ValueError for HTML that is nested too deeply: its parser takes time as the square of it.
     """
     if kind == "markdown":
         return _of_markdown(text)
