@@ -84,6 +84,8 @@ class Plan:
     """How many the document has then."""
     texts: tuple[str, ...]
     """Of those that are written."""
+    new_texts: frozenset[str]
+    """Those of them that none of the document's facts had."""
     planned_from: tuple[tuple[str, int], ...]
     """Ids and versions of the facts that it had."""
 
@@ -127,7 +129,8 @@ def plan(snapshot: Snapshot, document: Document, index: int = 0) -> Plan:
     written = [fact for fact in wanted_facts if not _same(snapshot.find(document.namespace, fact.id or ""), fact)]
     deleted = [Delete(fact.id, fact.namespace) for fact in held if fact.id not in kept]
     texts = tuple(fact.text for fact in written)
-    return Plan(document, (*written, *deleted), len(wanted_facts), texts, _state(held))
+    new = frozenset(texts).difference(fact.text for fact in held)
+    return Plan(document, (*written, *deleted), len(wanted_facts), texts, new, _state(held))
 
 
 def documents(snapshot: Snapshot, namespace: str, limit: int, cursor: str | None, now: float) -> DocumentPage:

@@ -18,7 +18,7 @@ from kan.knowledge.grounding import Grounding
 from kan.prompt import PromptBuilder
 from kb.encoder.protocol import Encoder
 from kb.store import Store
-from server.engine.protocol import Engine
+from server.engine.protocol import Engine, EngineInfo
 from server.http.errors import not_found
 from server.http.keys import Keys, KeyWeights
 from server.http.scope import access, account
@@ -111,6 +111,7 @@ class Context:
     def of(cls, settings: Settings, services: Services, lifecycle: Lifecycle) -> Context:
         """Everything wired; starts threads."""
         store, engine = services.store, services.engine
+        settings = _that_fit(settings, engine.info, services.prompt)
         shared, weights = not services.keys.open(), KeyWeights(services.keys, settings.key_weights)
         admission = partial(_admission, settings, weights, shared=shared)
         generations = admission("requests", settings.max_running, settings.max_waiting)
@@ -178,6 +179,12 @@ class Context:
             closing.push_async_callback(self.lanes.close)
             closing.push_async_callback(self.edits.finish)
             closing.push_async_callback(self.services.engine.aclose)
+
+
+def _that_fit(settings: Settings, info: EngineInfo, prompt: PromptBuilder) -> Settings:
+    """Facts short enough for the model: what follows the longest has as much of its context left at the least."""
+    most = max(1, (info.context_length - len(prompt.preamble)) // 2)
+    return settings.model_copy(update={"max_fact_tokens": min(settings.max_fact_tokens, most)})
 
 
 def _admission(

@@ -20,7 +20,7 @@ class RequestLimits:
     max_fact_tokens: int
 
     def check_facts(self, facts: Sequence[FactTokens]) -> None:
-        longest = self.max_fact_tokens
+        longest = min(self.max_fact_tokens, self.info.context_length - self.preamble_tokens)  # positions that there are
         for fact in facts:
             if not 0 < len(fact.tokens) <= longest:
                 raise RequestTooLarge(f"a fact may have 1 to {longest} tokens, not {len(fact.tokens)}")

@@ -12,6 +12,7 @@ from kb.errors import InvalidChange
 from kb.metadata import has_surrogate
 from kb.snapshot import Snapshot
 from kb.store import Store
+from server.service.access import EVERYTHING, Access
 from server.service.account import Account
 from server.service.edits import SLICE_FACTS, Edited, Edits, Planned
 from server.service.errors import InvalidRequest
@@ -48,7 +49,7 @@ class Written:
     namespace: str
     facts: int
     encoded: int
-    """Facts with texts that no fact had before: only these are encoded."""
+    """Facts with texts that no fact had before, of those that the caller may know of: only these are encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,16 @@ class Documents:
         self._settings = settings
 
     async def put(
-        self, caller: str, texts: Sequence[Text], param: str, account: Account | None = None
+        self,
+        caller: str,
+        texts: Sequence[Text],
+        param: str,
+        account: Account | None = None,
+        access: Access = EVERYTHING,
     ) -> DocumentsEdited:
         """Add or replace them, all or none."""
         self._check(texts, param)
-        job = _Job(self, texts, param, time.monotonic() + self._settings.request_timeout_s)
+        job = _Job(self, texts, param, time.monotonic() + self._settings.request_timeout_s, access)
         try:
             edited = await self._edits.apply_planned(caller, texts[0].namespace, job.plan, account, steps=job.steps())
         except InvalidChange as error:
@@ -108,9 +114,10 @@ class Documents:
         """The newest."""
         return self._store.snapshot
 
-    def is_new(self, text: str) -> bool:
-        """Whether no fact says this."""
-        return text not in self._store.texts
+    def encoded(self, one: Plan, access: Access) -> int:
+        """How many texts of it are new. What others' namespaces say, a bound key is not told: so it is asked of the
+        document alone."""
+        return sum(text not in self._store.texts for text in one.new_texts) if access.whole else len(one.new_texts)
 
     @property
     def most_facts(self) -> int:
@@ -137,7 +144,10 @@ class Documents:
 class _Job:
     """One edit of documents: split once, planned as often as it takes."""
 
-    def __init__(self, documents: Documents, texts: Sequence[Text], param: str, deadline: float) -> None:
+    def __init__(
+        self, documents: Documents, texts: Sequence[Text], param: str, deadline: float, access: Access
+    ) -> None:
+        self._access = access
         self._documents = documents
         self._texts = texts
         self._param = param
@@ -207,5 +217,5 @@ class _Job:
         return Document(text.id, text.namespace, pieces, metadata, text.expires_at, text.if_version, single=text.single)
 
     def _outcome(self, one: Plan) -> Written:
-        encoded = sum(map(self._documents.is_new, dict.fromkeys(one.texts)))
+        encoded = self._documents.encoded(one, self._access)
         return Written(one.document.id, one.document.namespace, one.facts, encoded)

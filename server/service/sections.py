@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -23,6 +22,10 @@ _UNSHOWN: Final = frozenset(
 """Elements of HTML that are not read: they are no text, or lead elsewhere."""
 MAX_NESTING: Final = 1000
 """Of HTML's elements."""
+LINES_BETWEEN: Final = 256
+"""Of Markdown, between two turns of others."""
+MAX_RUN: Final = 2048
+"""Lines of one paragraph, list or quotation of Markdown; what goes beyond is read as another one. Code has no bound."""
 _TAG: Final = re.compile("<(/?)([a-zA-Z][a-zA-Z0-9]*)")
 _SELF_ENDING: Final = frozenset(
     (
@@ -50,9 +53,10 @@ class Section:
     """Those it stands under, the outermost first."""
 
 
-def sections_of(text: str, kind: Format) -> Iterator[Section]:
-    """The document in order; headings themselves are in no section. Raises ValueError for HTML that is nested too
-    deeply: its parser takes time as the square of it."""
+def sections_of(text: str, kind: Format) -> Iterator[Section | None]:
+    """The document in order; headings themselves are in no section. None now and then: others may have their
+    turn. Raises ValueError for HTML that is nested too deeply: its parser takes time as the square of it.
+    """
     if kind == "markdown":
         return _of_markdown(text)
     if kind == "html":
@@ -77,21 +81,29 @@ class _Headings:
             self._open.append((level, title))
 
 
-def _of_markdown(text: str) -> Iterator[Section]:
+def _of_markdown(text: str) -> Iterator[Section | None]:
+    """Block after block of the document itself, as the parser's own loop does it, which gives nobody a turn."""
     from markdown_it import MarkdownIt
+    from markdown_it.rules_block import StateBlock, code, fence, html_block
 
     parser = MarkdownIt("commonmark")
-    parser.core.ruler.disable("inline")  # blocks say where headings are
     starts = [0, *(end.end() for end in _LINE_END.finditer(text)), len(text)]
+    state = StateBlock(_LINE_END.sub("\n", text).replace("\0", "\ufffd"), parser, {}, [])
+    rules, lines = parser.block.ruler.getRules(""), state.lineMax
     headings = _Headings()
-    begin = 0
-    for opening, title in pairwise(parser.parse(text)):
-        if opening.type != "heading_open" or opening.level or opening.map is None:
-            continue
-        first, last = opening.map
-        yield Section(text[begin : starts[first]], begin, headings.path)
-        headings.enter(_LEVELS[opening.tag], _SPACE.sub(" ", title.content).strip())
-        begin = starts[min(last, len(starts) - 1)]
+    begin = turn = 0
+    while (line := state.skipEmptyLines(state.line)) < lines:
+        state.line, state.tokens = line, []
+        near = state.lineMax = min(lines, line + MAX_RUN)
+        any(rule(state, line, lines if rule in (code, fence, html_block) else near, False) for rule in rules)
+        state.lineMax = lines
+        if state.tokens and state.tokens[0].type == "heading_open":
+            yield Section(text[begin : starts[line]], begin, headings.path)
+            headings.enter(_LEVELS[state.tokens[0].tag], _SPACE.sub(" ", state.tokens[1].content).strip())
+            begin = starts[min(state.line, len(starts) - 1)]
+        if state.line - turn >= LINES_BETWEEN:
+            yield None
+            turn = state.line
     yield Section(text[begin:], begin, headings.path)
 
 

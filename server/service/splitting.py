@@ -45,7 +45,11 @@ class Splitter:
         """The facts of a document in its order; None now and then, where others may have their turn. Raises
         DeadlinePassed once time.monotonic() is past `deadline`, ValueError for what `sections_of` refuses."""
         for section in sections_of(text, kind):
-            yield from self._of_section(section, markdown=kind == "markdown", deadline=deadline)
+            _require_time(deadline)
+            if section is None:
+                yield None
+            else:
+                yield from self._of_section(section, markdown=kind == "markdown", deadline=deadline)
 
     def _of_section(self, section: Section, *, markdown: bool, deadline: float) -> Iterator[Piece | None]:
         if not any(map(str.isalnum, section.text)):
@@ -54,8 +58,7 @@ class Splitter:
         lead = self._lead(headings)
         chunks: Callable[[str], list[tuple[int, str]]] | None = None
         for start, block in _blocks(section.text):
-            if time.monotonic() > deadline:
-                raise DeadlinePassed("The document could not be split in time.")
+            _require_time(deadline)
             chunks = chunks or self._chunks(lead, markdown=markdown)
             for offset, text in chunks(block):
                 if any(map(str.isalnum, text)):
@@ -82,6 +85,11 @@ class Splitter:
         least = min(LEAST_TOKENS, self._max_tokens)
         kind = MarkdownSplitter if markdown else TextSplitter
         return kind.from_callback(size, (least, self._max_tokens)).chunk_indices
+
+
+def _require_time(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise DeadlinePassed("The document could not be split in time.")
 
 
 def _blocks(text: str) -> Iterator[tuple[int, str]]:

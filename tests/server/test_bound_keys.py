@@ -100,6 +100,7 @@ DECISIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ],
     ("PUT", "/admin/kb/documents"): [
         {"json": {"documents": [{"id": "d", "text": "Nothing.", **ELSEWHERE}]}},
+        {"json": {"documents": [{"id": "d", "text": "A vault."}]}},  # which somebody else says as well
         {"json": {"documents": [{"id": "d", "text": "Ours."}]}},
     ],
     ("DELETE", "/admin/kb/documents/{id}"): [{"path": {"id": "d"}, "params": ELSEWHERE}, {"path": {"id": "d"}}],

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from kan.checkpoint.directory import Checkpoint
 from kan.prompt import PromptBuilder
 from kb.documents import Piece
 from kb.facts import Limits
 from server.service.errors import DeadlinePassed
-from server.service.sections import Format, sections_of
+from server.service.sections import MAX_RUN, Format, sections_of
 from server.service.splitting import BLOCK, Splitter
 
 
@@ -22,6 +24,26 @@ def pieces_of(splitter: Splitter, text: str, kind: Format, deadline: float = mat
     return [piece for piece in splitter.split(text, kind, deadline) if piece is not None]
 
 
+MARKDOWN_LINES = (
+    *(
+        "# a",
+        "a",
+        "- a",
+        "  - b",
+        "> # q",
+        "===",
+        "---",
+        "```",
+        "~~~",
+        "    x",
+        "",
+        "1. z",
+        "[r]: x",
+        "<div>",
+        "</div>",
+    ),
+    *("\t# t", " # s", "###### f", "- # in", "***", "-", "a  ", "\0", "#"),
+)
 WORDS = st.text("ab .!?\n#>*-`[]|ä日é\r\t<", max_size=60)
 
 
@@ -106,3 +128,37 @@ def test_html_that_is_nested_too_deeply_is_refused(text: str) -> None:
 )
 def test_markdown(text: str, expected: Any) -> None:
     assert [(section.headings, section.text) for section in sections_of(text, "markdown")] == expected
+
+
+@pytest.mark.parametrize("line", ["# a", "a", "- a", "a\n", "***", "> a", "[a]: b", "```"])
+def test_long_markdown_gives_others_their_turn(line: str) -> None:
+    lines = 3 * MAX_RUN
+    given = list(sections_of(f"{line}\n" * lines, "markdown"))
+    assert given.count(None) >= lines // MAX_RUN
+    told = [section for section in given if section is not None]
+    assert all(section.text.strip() for section in told) or line == "# a"
+
+
+@given(st.lists(st.sampled_from(MARKDOWN_LINES), max_size=14), st.sampled_from(["\n", "\r\n", "\r"]))
+def test_markdown_has_its_headings_where_the_parser_has_them(lines: list[str], end: str) -> None:
+    text = end.join(lines)
+    tokens = MarkdownIt("commonmark").parse(text)
+    expected = [
+        " ".join(title.content.split())
+        for token, title in pairwise(tokens)
+        if token.type == "heading_open" and not token.level
+    ]
+    _, *under = [section.headings for section in sections_of(text, "markdown") if section is not None]
+    assert len(under) == len(expected)
+    assert all(path[-1] == title for path, title in zip(under, expected, strict=True) if title)
+
+
+def test_code_is_no_heading_however_long() -> None:
+    code = "# a comment\n" * (2 * MAX_RUN)
+    told = [section for section in sections_of(f"# T\n```\n{code}```\n# S\n", "markdown") if section is not None]
+    assert [section.headings for section in told] == [(), ("T",), ("S",)]
+
+
+def test_markdown_of_nothing_but_headings_ends_at_its_deadline(splitter: Splitter) -> None:
+    with pytest.raises(DeadlinePassed):
+        pieces_of(splitter, "# a\n" * 2, "markdown", -math.inf)

@@ -93,7 +93,7 @@ async def put_texts(
     """The edit, and its reply. Raises ApiError (409) and NotAllowed, naming `param`[index]."""
     access.require_editable([text.namespace for text in texts], lambda index: f"{param}[{index}].namespace")
     try:
-        done = await context.documents.put(caller, texts, param, account)
+        done = await context.documents.put(caller, texts, param, account, access)
     except DocumentConflict as error:
         raise invalid(str(error), f"{param}[{error.index}].if_version", "version_conflict", status=409) from error
     reply = SplitUpserted(
