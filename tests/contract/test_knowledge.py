@@ -10,7 +10,7 @@ import pytest
 
 from tests.contract.conftest import ENGINE, Contract, chat_body, text
 
-EDITS = 100 if ENGINE == "vllm" else 25
+EDITS = 100 if ENGINE == "vllm" else 15
 STREAMS = 4
 
 

@@ -23,7 +23,7 @@ from tests.server.support import MODEL, build_services
 
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
 OPERATIONS = 31
-EXAMPLES = 25
+EXAMPLES = 12
 EMBEDDED = ("/v1/embeddings", "/v1/rerank", "/v1/score")
 
 

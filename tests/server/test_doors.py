@@ -141,6 +141,7 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_two_listeners_with_tls_in_one_process(environment: dict[str, str], tmp_path: Path, certificate: Path) -> None:
     """The command line works on them; a drain lets a stream end, and refuses at both what is new."""
     port, log, authority = free_port(), tmp_path / "log", tmp_path / "authority.pem"

@@ -42,6 +42,7 @@ def environment(tmp_path: Path, tiny: Checkpoint) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_drain(environment: dict[str, str], tmp_path: Path) -> None:
     """A running stream ends well, a new request on an open connection is told to go, and the process ends with 0."""
     with process(environment, tmp_path / "log") as (child, url), httpx.Client(base_url=url, timeout=30) as kept:
@@ -85,6 +86,7 @@ def test_drain(environment: dict[str, str], tmp_path: Path) -> None:
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
+@pytest.mark.slow
 def test_a_drain_that_takes_too_long_ends_streams_with_an_error(environment: dict[str, str], tmp_path: Path) -> None:
     slow = {"KALMAGROVE_DRAIN_TIMEOUT_S": "0.1"}
     with process({**environment, **slow}, tmp_path / "log") as (child, url):

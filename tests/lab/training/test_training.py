@@ -239,6 +239,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         trainer(objective, exact[2], steps=7).resume(state)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tiny: Checkpoint, tmp_path: Path) -> None:
     """Real encoder and index, invented questions, a model that learns nothing: files, resuming, refusals."""
     data, out = tmp_path / "data", tmp_path / "run"

@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { milliseconds } from "./format.js";
 import { histogram, quantile, since, total } from "./metrics.js";
 import { Plot } from "./plot.js";
-import { patience, useServer } from "./server.js";
+import { patience, repeating, useServer } from "./server.js";
 
 const EVERY_MS = 2000;
 const KEPT = 60;
@@ -46,7 +46,6 @@ function useServed() {
   useEffect(() => {
     if (state !== "ready") return undefined;
     const look = async () => {
-      if (document.hidden) return;
       const text = await api.open("GET", "metrics", { signal: patience() }).then((response) => response.text()).catch(() => null);
       if (text === null) return; // other parts of the page say why
       const now = Object.fromEntries(Object.entries(KINDS).map(([kind, one]) => [kind, histogram(text, ...one.histogram)]));
@@ -54,9 +53,7 @@ function useServed() {
       readings.current = { first, last: now };
       setServed((old) => grown(old, now, last, first));
     };
-    look();
-    const timer = setInterval(look, EVERY_MS);
-    return () => clearInterval(timer);
+    return repeating(look, EVERY_MS);
   }, [state, keys]);
   return served;
 }

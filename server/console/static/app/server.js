@@ -13,6 +13,19 @@ export const useServer = () => useContext(Server);
 /** For what is asked again and again: of a server that stands still, no more and more answers are waited for. */
 export const patience = () => AbortSignal.timeout(PATIENCE_MS);
 
+/** Looks at once and then again and again while the page is seen, never before the last look has ended; returns what stops it. */
+export function repeating(look, everyMs) {
+  let looking = false;
+  const turn = async () => {
+    if (looking || document.hidden) return;
+    looking = true;
+    await look().finally(() => { looking = false; });
+  };
+  turn();
+  const timer = setInterval(turn, everyMs);
+  return () => clearInterval(timer);
+}
+
 /** The one server of the page. Its fields:
  * api; state ("starting", "ready", "busy", "gone"), reason, model, version: as the server last told;
  * keys: counts up when other keys are used; use(keys); probe(): look at once;
@@ -28,11 +41,7 @@ export function useNewServer() {
     const next = await probed(api);
     setStatus((last) => (same(last, { ...last, ...next }) ? last : { ...last, ...next }));
   }, [api]);
-  useEffect(() => {
-    probe();
-    const timer = setInterval(() => document.hidden || probe(), PROBE_MS);
-    return () => clearInterval(timer);
-  }, [probe]);
+  useEffect(() => repeating(probe, PROBE_MS), [probe]);
 
   useEffect(() => {
     if (keys > 0) stateFor(api).then((told) => told?.access.read && setNamespace((now) => within(now, told.access)));
