@@ -39,6 +39,8 @@ async def run(options: Options, systems: Sequence[System], waves: int, progress:
             connection = connect(system.target, connections=max(STREAMS), timeout_s=TIMEOUT_S)
             asked.append(Asked(system, await stack.enter_async_context(connection), bench.knowledge))
         records = await _measure(bench, asked, cases, waves)
+        for one in asked:
+            report.notes[one.system.name] += _told(one.broken)
         summarise(report, records, cases[WARM_UP:], options.count, waves)
         return report
 
@@ -76,3 +78,7 @@ async def _question(one: Asked, case: Case, record: Record) -> None:
     record.fresh.append(await one.ask(case, to_the_end=True))
     record.right.append(case.item.answer in (await one.ask(case)).text)
     record.again.append(await one.ask(case, again=True, tokens=AGAIN_TOKENS, to_the_end=True))
+
+
+def _told(broken: Sequence[str]) -> str:
+    return f" ({len(broken)} times a request was broken off and sent again; first: {broken[0]})" if broken else ""

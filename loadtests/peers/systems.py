@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from loadtests.answer import Answer
@@ -18,6 +18,8 @@ ANSWER_TOKENS = 64
 """Of every answer that is timed; the most of one that may end by itself."""
 FACTS = 8
 """In context: the one that answers and seven others."""
+ATTEMPTS = 3
+"""At a request that another server breaks off. It is counted, and its time is that of the attempt that was answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class Asked:
     client: ServerClient
     mounting: Mapping[str, object]
     """The request field that mounts facts."""
+    broken: list[str] = field(default_factory=list)
+    """Why requests were broken off, and then sent again."""
 
     async def ask(
         self, case: Case, *, again: bool = False, tokens: int = ANSWER_TOKENS, to_the_end: bool = False
@@ -79,10 +83,15 @@ class Asked:
             texts = [fact.text for fact in case.facts]
             question = [{"role": "system", "content": pasted(texts)}, *question]
             knowledge = {"enabled": False} if self.system.way == "pasted" else None
-        try:
-            return await self.client.ask(question, knowledge, tokens, to_the_end=to_the_end)
-        except RequestError as error:
-            raise RequestError(f"{self.system.name}: {error}") from error
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return await self.client.ask(question, knowledge, tokens, to_the_end=to_the_end)
+            except RequestError as error:
+                if self.system.way != "plain" or attempt == ATTEMPTS:
+                    raise RequestError(f"{self.system.name}: {error}") from error
+                self.broken.append(str(error))
+                await asyncio.sleep(self.system.settle_s)
+        raise AssertionError("the last attempt returns or raises")
 
     async def ask_together(self, cases: list[Case]) -> float:
         """All questions at once, each answered to the end: tokens per second until the last one is. RequestError."""

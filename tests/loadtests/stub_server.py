@@ -46,7 +46,8 @@ class Stub:
     """The state, and the ways to misbehave."""
 
     lag: bool = False
-    break_stream: bool = False
+    break_stream: float = 0
+    """How many streams are broken off; infinity: all."""
     refuse: bool = False
     places: int | None = None
     token_seconds: float = 0.001
@@ -176,7 +177,8 @@ class Stub:
         yield event([{"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}])
         for number, word in enumerate(self._words(body)):
             await asyncio.sleep(self.token_seconds)
-            if self.break_stream and number == 2:
+            if self.break_stream > 0 and number == 2:
+                self.break_stream -= 1
                 yield b'data: {"error": {"message": "the engine died"}}\n\n'
                 return
             yield event([{"index": 0, "delta": {"content": f" {word}"}, "finish_reason": None}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -112,8 +113,23 @@ async def test_a_longer_prompt_is_no_comparison(stage: Stage) -> None:
 
 
 async def test_a_peer_that_fails_is_named(stage: Stage) -> None:
-    stage.theirs.break_stream = True
+    stage.theirs.break_stream = math.inf
     with pytest.raises(RequestError, match=r"peer: .*the engine died"):
+        await stage.measure()
+
+
+async def test_what_a_peer_breaks_off_is_asked_again_and_told(stage: Stage) -> None:
+    stage.theirs.break_stream = 2
+    report = await stage.measure()
+    assert report.failures == []
+    assert report.series[of(FIRST, "peer")].n == COUNT
+    assert "2 times a request was broken off" in report.notes["peer"]
+    assert "broken off" not in report.notes["ours"]
+
+
+async def test_what_we_break_off_is_a_failure(stage: Stage) -> None:
+    stage.ours.break_stream = 1
+    with pytest.raises(RequestError, match=r"ours: .*the engine died"):
         await stage.measure()
 
 

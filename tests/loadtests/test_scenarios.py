@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -80,7 +81,7 @@ async def test_edit(target: Target, stub: Stub) -> None:
 
 
 async def test_edit_tells_of_a_stream_that_failed(target: Target, stub: Stub) -> None:
-    stub.break_stream = True
+    stub.break_stream = math.inf
     with pytest.raises(RequestError, match="the engine died"):
         await edit.run(_options(target), quiet)
 
