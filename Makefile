@@ -231,22 +231,23 @@ $(NODE_C)/.package-lock.json: tests/clients/node/package-lock.json
 $(BIN_L)/python:
 	$(PYTHON) -m venv $(VENV_L)
 
-# llama-cpp-python is compiled here, for this machine's processor: there is no wheel.
+# llama-cpp-python is compiled here, for this machine's processor: there is no wheel. But without AMX: many a virtual machine
+# names these instructions, lets a program ask for them, and cannot execute them.
+NO_AMX    = $(if $(filter x86_64,$(shell uname -m)),-mno-amx-tile -mno-amx-int8 -mno-amx-bf16)
+LLAMA_FOR = -DCMAKE_C_FLAGS='$(NO_AMX)' -DCMAKE_CXX_FLAGS='$(NO_AMX)'
 $(VENV_L)/.locked: requirements-llama.lock | $(BIN_L)/python
-	$(PIP_L) install --progress-bar on $(PIP_ARGS) --no-deps -r requirements-llama.lock
+	CMAKE_ARGS="$(LLAMA_FOR)" $(PIP_L) install --progress-bar on $(PIP_ARGS) --no-deps -r requirements-llama.lock
 	@touch $@
 
-# llama.cpp's own server is not in that package, but its sources are in the package's. It is compiled for this processor,
-# but for AMX: many a virtual machine names these instructions, lets a program ask for them, and cannot execute them.
+# llama.cpp's own server is not in that package, but its sources are in the package's.
 LLAMA_CPP = $(shell grep '^llama_cpp_python==' requirements-llama.lock)
-NO_AMX    = $(if $(filter x86_64,$(shell uname -m)),-mno-amx-tile -mno-amx-int8 -mno-amx-bf16)
 $(VENV_L)/.installed: $(VENV_L)/.locked
 	rm -rf $(VENV_L)/src && mkdir $(VENV_L)/src
 	$(PIP_L) download $(PIP_ARGS) --no-deps --no-binary :all: --dest $(VENV_L)/src '$(LLAMA_CPP)'
 	tar -xzf $(VENV_L)/src/*.tar.gz --strip-components 1 -C $(VENV_L)/src
 	$(BIN_L)/cmake -S $(VENV_L)/src/vendor/llama.cpp -B $(VENV_L)/src/build -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF \
 	  -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
-	  -DCMAKE_C_FLAGS='$(NO_AMX)' -DCMAKE_CXX_FLAGS='$(NO_AMX)'
+	  $(LLAMA_FOR)
 	$(BIN_L)/cmake --build $(VENV_L)/src/build --parallel $$(nproc) --target llama-server llama-quantize
 	cp $(VENV_L)/src/build/bin/llama-server $(VENV_L)/src/build/bin/llama-quantize $(BIN_L)
 	rm -rf $(VENV_L)/src
