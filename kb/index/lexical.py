@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -16,6 +16,9 @@ from kb.index.impacts import Rows, Scores, rounded
 from kb.index.postings import Postings
 from kb.index.terms import Term
 
+Mask = NDArray[np.bool_]
+Numbers = NDArray[np.int64]
+
 MOST_ALIKE = 8
 """So many words, the likest, are looked up for one that no row has."""
 MOST_MISSPELLED = 8
@@ -23,11 +26,17 @@ MOST_MISSPELLED = 8
 
 FEW = 4096
 """Of so few rows that may be found each is looked up among those that have a word."""
-_BLOCK = 1024
-"""Rows of which the best one is asked for first."""
+_SLACK = 1 + 1e-4
+"""More than what sums of 32-bit numbers may be off by."""
+_ALL = slice(None)
 
-Mask = NDArray[np.bool_]
-Numbers = NDArray[np.int64]
+
+class Totals(NamedTuple):
+    """Of some rows."""
+
+    rows: int
+    terms: int
+    """Repeats included."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +48,8 @@ class Living:
     """bool [rows]; None: all of them."""
     wanted: Mask | None = None
     """bool [rows]: of the living ones those that may be found; None: all. The others still say how rare words are."""
+    counted: Totals | None = None
+    """Of the living ones, where that is known."""
 
     @property
     def found(self) -> Mask | None:
@@ -46,16 +57,14 @@ class Living:
         return self.mask if self.wanted is None else self.wanted
 
     @property
-    def size(self) -> int:
-        """How many they are."""
-        return len(self.postings.lengths) if self.mask is None else int(np.count_nonzero(self.mask))
-
-    @property
-    def length(self) -> int:
-        """Terms of them all, repeats included."""
+    def totals(self) -> Totals:
+        """Of the living ones."""
+        if self.counted is not None:
+            return self.counted
         lengths = self.postings.lengths
-        dead = 0 if self.mask is None else int(lengths[~self.mask].sum())
-        return int(lengths.sum()) - dead
+        if self.mask is None:
+            return Totals(len(lengths), int(lengths.sum()))
+        return Totals(int(np.count_nonzero(self.mask)), int(lengths[self.mask].sum()))
 
     def frequency(self, key: int) -> int:
         """How many of them have the term."""
@@ -74,8 +83,10 @@ class Matched(NamedTuple):
     weight: float
     rows: Rows
     """Those that have it, ascending, dead ones too."""
-    impacts: Scores
-    """Of each."""
+    impacts: Callable[[slice | Numbers], Scores]
+    """Of those at some places among them."""
+    bound: float
+    """No impact is greater."""
 
     def has(self, rows: Numbers) -> Mask:
         """Which of these rows have it."""
@@ -103,20 +114,15 @@ class Relevance:
         """BM25 of every row, not yet divided by `mass`."""
         scores = np.zeros(len(self.part.postings.lengths), np.float32)
         for term in self.terms:
-            scores[term.rows] += term.weight * term.impacts
+            scores[term.rows] += term.weight * term.impacts(_ALL)
         return scores if self.part.found is None else scores * self.part.found
 
     def best(self, count: int) -> Numbers:
         """Rows of the `count` greatest scores above 0, ties by row."""
         found = self.part.found
-        if found is not None and np.count_nonzero(found) <= FEW:
-            rows = np.flatnonzero(found)
-            scores = self._sums(rows)
-        else:
-            of_all = self.scores()
-            rows = np.flatnonzero(of_all >= _least_of_best(of_all, count))
-            scores = of_all[rows]
-        return _cut(rows, scores, count)
+        few = None if found is None or np.count_nonzero(found) > FEW else np.flatnonzero(found)
+        rows = self._contenders(count) if few is None else few
+        return _cut(rows, self._sums(rows), count)
 
     def of(self, rows: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """BM25 and the share of the question that is covered, in [0, 1].
@@ -130,12 +136,37 @@ class Relevance:
         mass = self.mass or 1.0
         return np.minimum(self._sums(rows) / mass, 1.0) * found, np.minimum(covered / mass, 1.0) * found
 
+    def _contenders(self, count: int) -> Numbers:
+        """Rows, ascending, that are all of those with the `count` greatest scores, and some more.
+
+        Rare words first; once so many rows score more by them than any row could by the common words alone, these are
+        not gone through (MaxScore: Turtle and Flood, 1995).
+        """
+        terms = sorted(self.terms, key=lambda term: len(term.rows))
+        left = float(sum(term.weight * term.bound for term in terms))
+        sums = np.zeros(len(self.part.postings.lengths), np.float32)
+        found = [np.empty(0, np.int32)]
+        least = 0.0
+        for term in terms:
+            left -= term.weight * term.bound
+            before = sums[term.rows]
+            found.append(self._findable(term.rows[before == 0]))
+            sums[term.rows] = before + np.float32(term.weight) * term.impacts(_ALL)
+            least = _least_of_best([sums[rows] for rows in found], count)
+            if left * _SLACK < least:
+                break
+        rows = np.concatenate(found)
+        return np.sort(rows[(sums[rows] + max(left, 0.0)) * _SLACK >= least]).astype(np.int64)
+
+    def _findable(self, rows: Rows) -> Rows:
+        return rows if self.part.found is None else rows[self.part.found[rows]]
+
     def _sums(self, rows: Numbers) -> Scores:
         """As `scores`, of some rows that may be found."""
         scores = np.zeros(len(rows), np.float32)
         for term in self.terms:
-            has, places = term.has(rows), term.places(rows)
-            scores[has] += term.weight * term.impacts[places[has]]
+            has = term.has(rows)
+            scores[has] += term.weight * term.impacts(term.places(rows[has]))
         return scores
 
 
@@ -154,8 +185,9 @@ class Corpus:
 
     def __init__(self, parts: Sequence[Living]) -> None:
         self._parts = parts
-        self._count = sum(part.size for part in parts)
-        self._mean_length = rounded(sum(part.length for part in parts) / max(self._count, 1))
+        totals = [part.totals for part in parts]
+        self._count = sum(one.rows for one in totals)
+        self._mean_length = rounded(sum(one.terms for one in totals) / max(self._count, 1))
 
     def relevances(self, question: Iterable[Term]) -> list[Relevance]:
         """For each part. No number depends on how rows are distributed over parts, nor on rows that are dead."""
@@ -173,9 +205,18 @@ class Corpus:
         return [Relevance(part, self._matched(part, terms), mass) for part in self._parts]
 
     def _matched(self, part: Living, terms: Iterable[tuple[float, int]]) -> list[Matched]:
-        impacts = part.postings.impacts.of(self._mean_length)
+        bound = part.postings.impacts.bound(self._mean_length)
         places = [(weight, part.where(key)) for weight, key in terms]
-        return [Matched(weight, part.postings.rows[place], impacts[place]) for weight, place in places]
+        return [
+            Matched(weight, part.postings.rows[place], self._impacts(part.postings, place), bound)
+            for weight, place in places
+        ]
+
+    def _impacts(self, postings: Postings, term: slice) -> Callable[[slice | Numbers], Scores]:
+        def of(places: slice | Numbers) -> Scores:
+            return postings.impacts.of(self._mean_length, term if isinstance(places, slice) else term.start + places)
+
+        return of
 
     def _idf(self, frequency: int) -> float:
         return math.log(1 + (self._count - frequency + 0.5) / (frequency + 0.5))
@@ -195,11 +236,11 @@ class Corpus:
             yield likeness * self._idf(frequency), key
 
 
-def _least_of_best(scores: Scores, count: int) -> np.float32:
-    """No more than the `count`-th greatest score, and more than 0: so much have the best rows of `count` blocks."""
-    least: np.float32 = np.finfo(np.float32).tiny
-    blocks = np.maximum.reduceat(scores, np.arange(0, len(scores), _BLOCK)) if len(scores) else scores
-    return max(least, np.partition(blocks, -count)[-count]) if len(blocks) >= count else least
+def _least_of_best(scores: Sequence[Scores], count: int) -> float:
+    """The `count`-th greatest; 0 if there are fewer."""
+    if sum(map(len, scores)) < count:
+        return 0.0
+    return float(np.partition(np.concatenate(scores), -count)[-count])
 
 
 def _best_first(alike: dict[int, float]) -> Iterator[tuple[float, int]]:

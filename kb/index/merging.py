@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -103,7 +102,7 @@ def built(parts: Sequence[Part], added: Sequence[Row] = ()) -> Part:
     merged = Merged.of(parts, added)
     if not merged.ids:
         nothing = FlatSegment((), np.empty((0, 1), np.float32), np.empty(0), Postings.of(()), Attributes.of(()))
-        return Part(nothing, None, 0, math.inf)
+        return Part.of(nothing)
     return Part.of(FlatSegment(merged.ids, merged.matrix(), merged.expires, merged.postings, merged.attributes))
 
 
