@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kb.filters import Filter, read_filter
 from kb.index.attributes import Attributes
+from kb.index.ids import Ids
 from kb.index.lexical import Corpus
 from kb.index.namespace import NamespaceIndex
 from kb.index.part import Part
@@ -68,7 +69,7 @@ class Scene:
             {f"one_in_{share}": number // max(1, plan.facts // share) for share in SHARES} for number in numbers
         )
         report.figures["columns of metadata made (s)"] = time.perf_counter() - started
-        ids = [f"{number:09d}" for number in numbers]
+        ids = Ids.of(f"{number:09d}" for number in numbers)
         columns = Postings.of(texts), attributes
         segment = FlatSegment(ids, self._vectors(plan.facts), np.full(plan.facts, math.inf), *columns)
         part = Part.of(segment)

@@ -106,6 +106,6 @@ def _candidates(
     vectors = part.segment.vectors(rows)
     # Scored again in float64, so that equal vectors tie exactly in whichever segments they lie.
     scores = (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1)
-    ids = [part.segment.ids[row] for row in rows.tolist()]
+    ids = part.segment.ids.at(rows)
     bm25, covered = relevance.of(rows)
     return map(Found, ids, scores.tolist(), covered.tolist(), bm25.tolist(), vectors)
