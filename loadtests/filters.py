@@ -23,7 +23,7 @@ from kb.index.postings import Postings
 from kb.index.search import BM25_WEIGHT, COVERED_WEIGHT, EXTRA_CANDIDATES
 from kb.index.segment import FlatSegment, Vectors
 from kb.index.terms import Term, question_of
-from loadtests.corpus import CAPACITY, Item, make_corpus
+from loadtests.corpus import NEAR, Item, make_corpus
 from loadtests.report import Report
 from loadtests.scenario import Progress
 
@@ -60,7 +60,7 @@ class Scene:
     def __init__(self, plan: FiltersPlan, report: Report) -> None:
         self._draw = random.Random(plan.seed)
         self._noise = np.random.default_rng(plan.seed)
-        self._items = make_corpus(min(plan.facts, CAPACITY), plan.seed)
+        self._items = make_corpus(min(plan.facts, NEAR), plan.seed)
         self.count = plan.facts
         numbers = range(plan.facts)
         texts = [f"{self._items[number % len(self._items)].fact.text} File {number}." for number in numbers]
