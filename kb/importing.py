@@ -12,8 +12,8 @@ from kb.store import Commit, Store
 def imported(store: Store, batches: Iterable[Sequence[Change]]) -> Iterator[Commit]:
     """What was committed of each batch, in their order; the calling thread embeds.
 
-    Raises what `Store.prepare` and `Store.commit` do, and what `batches` does: all that was committed until then has been
-    given, and nothing after the batch that failed is.
+    Raises what `Store.prepare` and `Store.commit` do, and what `batches` does: all that was committed until then has
+    been given, and nothing after the batch that failed is.
     """
     with ThreadPoolExecutor(1, "kb-import") as writer:
         writing: Future[Commit] | None = None

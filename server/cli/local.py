@@ -22,8 +22,8 @@ from kb.facts import (
     VersionConflict,
 )
 from kb.filters import parse_filter
-from kb.loading import Progress
 from kb.importing import imported
+from kb.loading import Progress
 from kb.ndjson import export_lines, read_batches
 from kb.store import Commit, Store
 from kb.verification import Verified

@@ -35,8 +35,7 @@ def test_what_is_imported_is_what_edits_one_by_one_make(
         with Store.open(tmp_path_factory.mktemp("kb"), HashEncoder()) as store:
             commits, failed = [], None
             try:
-                for commit in imported(store, batches) if together else map(store.apply, batches):
-                    commits.append(commit)
+                commits.extend(imported(store, batches) if together else map(store.apply, batches))
             except (FactNotFound, InvalidChange) as error:
                 failed = str(error)
             outcomes.append((commits, failed, told(store)))
