@@ -21,10 +21,10 @@ _make_probing: Any = faiss.SearchParametersIVF
 
 QUANTIZED_ROWS: Final = 1 << 13
 """Rows from which on bits are scanned: of fewer, all vectors."""
-PARTITIONED_ROWS: Final = 1 << 16
+PARTITIONED_ROWS: Final = 1 << 18
 """Rows from which on they lie in lists around centres, and only the lists around the nearest centres are scanned."""
 _ROWS_PER_LIST: Final = 1024
-_PROBED: Final = 1 / 8
+_PROBED: Final = 1 / 4
 """Of the lists; more where many rows are dead or pass no filter."""
 _TRAINED_ON: Final = 64
 """Rows for each centre."""

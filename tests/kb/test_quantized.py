@@ -33,14 +33,18 @@ def unit(rows: Any) -> Any:
     return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def segment() -> QuantizedSegment:
+@pytest.fixture(scope="module", params=["all scanned", "in lists"])
+def segment(request: pytest.FixtureRequest) -> QuantizedSegment:
     source = np.random.default_rng(3)
     centres = np.repeat(source.standard_normal((30, DIMENSION)), ROWS // 30, axis=0)
     rows = unit(centres + 0.5 * source.standard_normal((ROWS, DIMENSION)))
     ids = Ids.of(f"{row:04d}" for row in range(ROWS))
     columns = Postings.of([""] * ROWS), Attributes.of([{}] * ROWS)
-    return QuantizedSegment(ids, rows, np.full(ROWS, np.inf), *columns, encoded(rows))
+    least = 1 if request.param == "in lists" else ROWS + 1
+    with mock.patch.multiple(quantized, PARTITIONED_ROWS=least, _ROWS_PER_LIST=100):
+        codes = encoded(rows)
+    assert getattr(codes, "nlist", 0) == (30 if least == 1 else 0)
+    return QuantizedSegment(ids, rows, np.full(ROWS, np.inf), *columns, codes)
 
 
 @pytest.mark.parametrize("living", [1.0, 0.9, 0.3, 0.01])
