@@ -3,9 +3,10 @@ indexed."""
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 
 import immutables
@@ -74,6 +75,18 @@ def open_segments(location: Location, encoder: Encoder) -> SegmentStore | None:
         return None
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Nothing that a start makes is garbage, and looking for some among millions of objects takes seconds."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 class Loader:
     """Reads a log on from `state`, once. `progress(done, total)` counts log entries first, then facts."""
 
@@ -96,11 +109,12 @@ class Loader:
 
     def load(self, check: Callable[[Head], None]) -> Snapshot:
         """The snapshot at the log's head; `check(head)` is called when the log has proved sound in itself."""
-        facts = replay(self._log.scan(self.head), self._facts, self._on_batch)
-        check(self.head)
-        self._total += len(facts)
-        indexes, changed = self._indexes(facts.values()), immutables.Map(self._log.last_changes(self.head.version))
-        return Snapshot(self.head.version, immutables.Map(facts), indexes, changed)
+        with _uncollected():
+            facts = replay(self._log.scan(self.head), self._facts, self._on_batch)
+            check(self.head)
+            self._total += len(facts)
+            indexes, changed = self._indexes(facts.values()), immutables.Map(self._log.last_changes(self.head.version))
+            return Snapshot(self.head.version, immutables.Map(facts), indexes, changed)
 
     def _on_batch(self, batch: Batch) -> None:
         self.head = Head(batch.version, batch.chain)

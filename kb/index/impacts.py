@@ -33,21 +33,22 @@ class Impacts:
         self._counts = counts
         self._lengths = lengths
         self._most = int(counts.max(initial=0))
-        self._kept = (0.0, np.empty(0, np.float32))
+        self._kept = (0.0, np.empty(0, np.float32), 0.0)
 
     def of(self, mean_length: float, places: slice | NDArray[np.int64]) -> Scores:
         """float32, of the postings at these places: in [0, 1)."""
         counts = self._counts[places].astype(np.float32)
-        return counts / (counts + self._norms(mean_length)[self._rows[places]])
+        return counts / (counts + self._norms(mean_length)[0][self._rows[places]])
 
     def bound(self, mean_length: float) -> float:
         """No posting has a greater one."""
-        return self._most / (self._most + float(self._norms(mean_length).min(initial=np.inf))) if self._most else 0.0
+        return self._most / (self._most + self._norms(mean_length)[1]) if self._most else 0.0
 
-    def _norms(self, mean_length: float) -> Scores:
-        """float32 [rows]"""
-        mean, norms = self._kept
+    def _norms(self, mean_length: float) -> tuple[Scores, float]:
+        """float32 [rows], and the least of them."""
+        mean, norms, least = self._kept
         if mean != mean_length:
             norms = (K1 * (1 - B + B * self._lengths / mean_length)).astype(np.float32)
-            self._kept = (mean_length, norms)
-        return norms
+            least = float(norms.min(initial=np.inf))
+            self._kept = (mean_length, norms, least)
+        return norms, least
