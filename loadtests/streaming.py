@@ -43,12 +43,13 @@ def beside_streams(data_dir: Path) -> Iterator[Streams]:
         thread = threading.Thread(target=_run, args=(loop, task, streams), name="streams")
         thread.start()
         try:
-            if not streams.began.wait(_PATIENCE_S):
+            if not streams.began.wait(_PATIENCE_S) or streams.failure is not None:
                 raise RequestError(streams.failure or "no stream began")
             yield streams
         finally:
             loop.call_soon_threadsafe(task.cancel)
             thread.join()
+            loop.close()
 
 
 def _run(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], streams: Streams) -> None:
@@ -58,8 +59,8 @@ def _run(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], streams: Str
         pass
     except Exception as error:
         streams.failure = str(error)
+        streams.began.set()
     finally:
-        # Not closed: `call_soon_threadsafe` may come yet.
         loop.run_until_complete(loop.shutdown_asyncgens())
 
 

@@ -28,6 +28,10 @@ FEW = 4096
 """Of so few rows that may be found each is looked up among those that have a word."""
 _SLACK = 1 + 1e-4
 """More than what sums of 32-bit numbers may be off by."""
+_RARE = 512
+"""Rows that the rare words of a question have together, at most."""
+_BLOCK = 1024
+"""Rows of which the best one is asked for first."""
 _ALL = slice(None)
 
 
@@ -107,6 +111,7 @@ class Relevance:
 
     part: Living
     terms: Sequence[Matched]
+    """The rarest first."""
     mass: float
     """The idf of all of the question's words: the least upper bound of a score, or nearly."""
 
@@ -120,9 +125,15 @@ class Relevance:
     def best(self, count: int) -> Numbers:
         """Rows of the `count` greatest scores above 0, ties by row."""
         found = self.part.found
-        few = None if found is None or np.count_nonzero(found) > FEW else np.flatnonzero(found)
-        rows = self._contenders(count) if few is None else few
-        return _cut(rows, self._sums(rows), count)
+        if found is not None and np.count_nonzero(found) <= FEW:
+            rows: Numbers | None = np.flatnonzero(found)
+        else:
+            rows = self._rare(count)
+        if rows is not None:
+            return _cut(rows, self._sums(rows), count)
+        of_all = self.scores()
+        rows = np.flatnonzero(of_all >= _least_of_best(of_all, count))
+        return _cut(rows, of_all[rows], count)
 
     def of(self, rows: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """BM25 and the share of the question that is covered, in [0, 1].
@@ -136,27 +147,19 @@ class Relevance:
         mass = self.mass or 1.0
         return np.minimum(self._sums(rows) / mass, 1.0) * found, np.minimum(covered / mass, 1.0) * found
 
-    def _contenders(self, count: int) -> Numbers:
-        """Rows, ascending, that are all of those with the `count` greatest scores, and some more.
-
-        Rare words first; once so many rows score more by them than any row could by the common words alone, these are
-        not gone through (MaxScore: Turtle and Flood, 1995).
-        """
-        terms = sorted(self.terms, key=lambda term: len(term.rows))
-        left = float(sum(term.weight * term.bound for term in terms))
-        sums = np.zeros(len(self.part.postings.lengths), np.float32)
-        found = [np.empty(0, np.int32)]
-        least = 0.0
-        for term in terms:
-            left -= term.weight * term.bound
-            before = sums[term.rows]
-            found.append(self._findable(term.rows[before == 0]))
-            sums[term.rows] = before + np.float32(term.weight) * term.impacts(_ALL)
-            least = _least_of_best([sums[rows] for rows in found], count)
-            if left * _SLACK < least:
-                break
-        rows = np.concatenate(found)
-        return np.sort(rows[(sums[rows] + max(left, 0.0)) * _SLACK >= least]).astype(np.int64)
+    def _rare(self, count: int) -> Numbers | None:
+        """Rows, ascending, with a rare word, if enough of them score more than any row could by the other words alone
+        (MaxScore: Turtle and Flood, 1995): then those words' rows need not be gone through."""
+        rare, looked_at = 0, 0
+        while rare < len(self.terms) and looked_at + len(self.terms[rare].rows) <= _RARE:
+            looked_at += len(self.terms[rare].rows)
+            rare += 1
+        rows = np.concatenate([np.empty(0, np.int32), *(term.rows for term in self.terms[:rare])])
+        if len(rows) < count:
+            return None
+        found = np.unique(self._findable(rows)).astype(np.int64)
+        others = float(sum(term.weight * term.bound for term in self.terms[rare:]))
+        return found if _greatest(self._sums(found), count) > others * _SLACK else None
 
     def _findable(self, rows: Rows) -> Rows:
         return rows if self.part.found is None else rows[self.part.found[rows]]
@@ -202,6 +205,7 @@ class Corpus:
             elif term.spelling and misspelled < MOST_MISSPELLED:
                 misspelled += 1
                 terms += self._alike(term)
+        terms.sort(key=lambda term: (-term[0], term[1]))  # the rarest first, whatever the parts
         return [Relevance(part, self._matched(part, terms), mass) for part in self._parts]
 
     def _matched(self, part: Living, terms: Iterable[tuple[float, int]]) -> list[Matched]:
@@ -236,11 +240,16 @@ class Corpus:
             yield likeness * self._idf(frequency), key
 
 
-def _least_of_best(scores: Sequence[Scores], count: int) -> float:
+def _greatest(scores: Scores, count: int) -> float:
     """The `count`-th greatest; 0 if there are fewer."""
-    if sum(map(len, scores)) < count:
-        return 0.0
-    return float(np.partition(np.concatenate(scores), -count)[-count])
+    return float(np.partition(scores, -count)[-count]) if len(scores) >= count else 0.0
+
+
+def _least_of_best(scores: Scores, count: int) -> np.float32:
+    """No more than the `count`-th greatest score, and more than 0: so much have the best rows of `count` blocks."""
+    least: np.float32 = np.finfo(np.float32).tiny
+    blocks = np.maximum.reduceat(scores, np.arange(0, len(scores), _BLOCK)) if len(scores) else scores
+    return max(least, np.partition(blocks, -count)[-count]) if len(blocks) >= count else least
 
 
 def _best_first(alike: dict[int, float]) -> Iterator[tuple[float, int]]:
