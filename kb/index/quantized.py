@@ -30,6 +30,8 @@ _TRAINED_ON: Final = 64
 """Rows for each centre."""
 _CANDIDATES: Final = 1024
 """Rows whose vectors are read, at least."""
+_MARGIN: Final = 32
+"""Rows more than twice those wanted that must be among them."""
 _MOST_CANDIDATES: Final = 16_384
 _FEW: Final = 4096
 """Of so few living rows each vector is read."""
@@ -84,14 +86,14 @@ class QuantizedSegment:
         if alive is not None and living <= _FEW:
             return self._living(alive)
         # FAISS cannot leave rows out of this scan, so as many more are asked for as may be dead.
-        least = max(_CANDIDATES, 2 * k)
-        wanted = min(least * len(self) // max(living, 1), max(_MOST_CANDIDATES, 2 * k), len(self))
+        least = max(_CANDIDATES, 4 * k)
+        wanted = min(least * len(self) // max(living, 1), max(_MOST_CANDIDATES, 4 * k), len(self))
         rows = self._codes.search(query.reshape(1, -1), wanted, params=self._probing(living))[1][0]
         rows = np.sort(rows[rows >= 0])
         if alive is not None:
             rows = rows[(alive[rows >> 3] >> (rows & 7) & 1).astype(np.bool_)]
-        # A filter may want just those that are far from the question.
-        return rows if len(rows) >= min(k, living) else self._nearest(query, k, alive)
+        # A filter may want just those that are far from the question: of these only some come here, by chance.
+        return rows if len(rows) >= min(2 * k + _MARGIN, living) else self._nearest(query, k, alive)
 
     def _probing(self, living: int) -> Any:
         """How many lists are scanned; None where there are none."""
