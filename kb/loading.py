@@ -3,31 +3,29 @@ indexed."""
 
 from __future__ import annotations
 
+import gc
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 
 import immutables
-import numpy as np
 
 from kb.encoder.embeddings import EmbeddingCache
 from kb.encoder.protocol import Encoder
 from kb.errors import StoreUnavailable, WriteFailed
 from kb.facts import Fact
-from kb.index.attributes import Attributes
+from kb.index.merging import built
 from kb.index.namespace import NamespaceIndex
 from kb.index.part import Part
-from kb.index.postings import Postings
-from kb.index.segment import FlatSegment, Vectors
+from kb.index.segment import Vectors
 from kb.index.stored import SegmentStore
 from kb.log.batch import GENESIS, Batch
 from kb.log.fact_log import FactLog
 from kb.log.location import Location
 from kb.log.marker import Head, HeadMarker
 from kb.log.state import State
-from kb.replay import replay
+from kb.replay import replay, row_of
 from kb.snapshot import Snapshot
 
 Progress = Callable[[int, int], None]
@@ -77,6 +75,18 @@ def open_segments(location: Location, encoder: Encoder) -> SegmentStore | None:
         return None
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Nothing that a start makes is garbage, and looking for some among millions of objects takes seconds."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 class Loader:
     """Reads a log on from `state`, once. `progress(done, total)` counts log entries first, then facts."""
 
@@ -85,13 +95,11 @@ class Loader:
         log: FactLog,
         state: State,
         cache: EmbeddingCache,
-        dimension: int,
         segments: SegmentStore | None,
         progress: Progress | None,
     ) -> None:
         self._log = log
         self._cache = cache
-        self._dimension = dimension
         self._segments = segments
         self._progress = progress
         self._done = 0
@@ -101,11 +109,12 @@ class Loader:
 
     def load(self, check: Callable[[Head], None]) -> Snapshot:
         """The snapshot at the log's head; `check(head)` is called when the log has proved sound in itself."""
-        facts = replay(self._log.scan(self.head), self._facts, self._on_batch)
-        check(self.head)
-        self._total += len(facts)
-        indexes, changed = self._indexes(facts.values()), immutables.Map(self._log.last_changes(self.head.version))
-        return Snapshot(self.head.version, immutables.Map(facts), indexes, changed)
+        with _uncollected():
+            facts = replay(self._log.scan(self.head), self._facts, self._on_batch)
+            check(self.head)
+            self._total += len(facts)
+            indexes, changed = self._indexes(facts.values()), immutables.Map(self._log.last_changes(self.head.version))
+            return Snapshot(self.head.version, immutables.Map(facts), indexes, changed)
 
     def _on_batch(self, batch: Batch) -> None:
         self.head = Head(batch.version, batch.chain)
@@ -140,13 +149,7 @@ class Loader:
         return () if self._segments is None else self._segments.parts(facts)
 
     def _part(self, facts: list[Fact], vectors: Iterable[Vectors]) -> Part:
-        matrix = np.empty((len(facts), self._dimension), dtype=np.float32)
-        for row, vector in enumerate(vectors):
-            matrix[row] = vector
-        expires = [math.inf if fact.expires_at is None else fact.expires_at for fact in facts]
-        ids, times = [fact.id for fact in facts], np.array(expires, dtype=np.float64)
-        postings, attributes = Postings.of(fact.text for fact in facts), Attributes.of(fact.metadata for fact in facts)
-        return Part.of(FlatSegment(ids, matrix, times, postings, attributes))
+        return built((), [row_of(fact, vector) for fact, vector in zip(facts, vectors, strict=True)])
 
     def _vectors_of(self, facts: Sequence[Fact]) -> Iterator[Vectors]:
         """float32 [dimension] of each, many looked up at once."""

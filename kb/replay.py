@@ -90,15 +90,18 @@ def _edited(
     for fact in removed:
         gone.setdefault(fact.namespace, []).append(fact.id)
     for fact in added:
-        expires_at = math.inf if fact.expires_at is None else fact.expires_at
-        new.setdefault(fact.namespace, []).append(
-            Row(fact.id, vectors[fact.text], fact.text, expires_at, fact.metadata)
-        )
+        new.setdefault(fact.namespace, []).append(row_of(fact, vectors[fact.text]))
     for namespace in gone.keys() | new.keys():
         index = indexes.get(namespace, NamespaceIndex())
         edited = index.edited(gone.get(namespace, ()), new.get(namespace, ()))
         indexes = indexes.set(namespace, edited) if len(edited) else indexes.delete(namespace)
     return indexes
+
+
+def row_of(fact: Fact, vector: Vectors) -> Row:
+    """The row of an index that holds it; `vector` float32 [dim] is its text's."""
+    expires_at = math.inf if fact.expires_at is None else fact.expires_at
+    return Row(fact.id, vector, fact.text, expires_at, fact.metadata)
 
 
 def changes_towards(

@@ -120,7 +120,7 @@ class Store:
             cleanup.callback(log.close)
             cache = EmbeddingCache(log.engine, encoder)
             segments = open_segments(location, encoder)
-            loader = Loader(log, state_of(location, log), cache, encoder.dimension, segments, progress)
+            loader = Loader(log, state_of(location, log), cache, segments, progress)
             snapshot = loader.load(lambda head: check_head(head, marker, log, location))
             store = cls(snapshot, loader.head, log, marker, cache, segments, limits or Limits(), cleanup.pop_all())
             store._save_states(state_path(location), loader.replayed)

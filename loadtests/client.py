@@ -225,12 +225,12 @@ async def load_facts(client: ServerClient, facts: Sequence[FactRecord], namespac
     for start in range(0, len(facts), IMPORT_BATCH):
         edit = await client.put_facts(facts[start : start + IMPORT_BATCH], namespace, expires_at)
         version = edit.version
-    await _pages(client)
+    await at_rest(client)
     return version
 
 
-async def _pages(client: ServerClient) -> None:
-    """Return when all are made, or when no more are, because there is no room: a server is measured at rest."""
+async def at_rest(client: ServerClient) -> None:
+    """Return when all pages are made, or when no more are, because there is no room: a server is measured at rest."""
     share, risen = await client.pages_made(), time.monotonic()
     while share < 1 and time.monotonic() - risen < STANDSTILL_S:
         await asyncio.sleep(LOOK_S)

@@ -69,8 +69,10 @@ _RELATIONS = (
     ),
 )
 
-CAPACITY = len(_RELATIONS) * len(_PLACE_START) * len(_PLACE_END) * len(_ORGANISATION)
-"""How many different facts there are."""
+NEAR = len(_RELATIONS) * len(_PLACE_START) * len(_PLACE_END) * len(_ORGANISATION)
+"""How many different facts there are without a family's name in them."""
+CAPACITY = NEAR * (1 + len(_LAST) ** 2)
+"""How many there are in all: of more than NEAR, most differ from others in one part of a name only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +90,16 @@ def make_corpus(count: int, seed: int) -> list[Item]:
     if not 0 < count <= CAPACITY:
         raise ValueError(f"count must be between 1 and {CAPACITY}, not {count}")
     draw = random.Random(seed)
-    return [_item(number, draw) for number in draw.sample(range(CAPACITY), count)]
+    return [_item(number, draw) for number in draw.sample(range(max(NEAR, count)), count)]
 
 
 def _item(number: int, draw: random.Random) -> Item:
-    rest, relation = divmod(number, len(_RELATIONS))
+    family, rest = divmod(number, NEAR)
+    rest, relation = divmod(rest, len(_RELATIONS))
     rest, organisation = divmod(rest, len(_ORGANISATION))
     start, end = divmod(rest, len(_PLACE_END))
     words = {
-        "place": f"{_PLACE_START[start]} {_PLACE_END[end]}",
+        "place": f"{_PLACE_START[start]} {_PLACE_END[end]}{_family(family)}",
         "organisation": _ORGANISATION[organisation],
         "person": person(draw),
         "year": str(draw.randrange(1900, 2000)),
@@ -104,6 +107,14 @@ def _item(number: int, draw: random.Random) -> Item:
     template = _RELATIONS[relation]
     fact = FactRecord(f"load-{number:05d}", template.fact.format(**words))
     return Item(fact, template.question.format(**words), words["person"])
+
+
+def _family(number: int) -> str:
+    """What tells this family's places from those of the others."""
+    if not number:
+        return ""
+    first, second = divmod(number - 1, len(_LAST))
+    return f" {_LAST[first]}-{_LAST[second]}"
 
 
 def person(draw: random.Random) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kb.filters import Filter, read_filter
 from kb.index.attributes import Attributes
+from kb.index.ids import Ids
 from kb.index.lexical import Corpus
 from kb.index.namespace import NamespaceIndex
 from kb.index.part import Part
@@ -22,7 +23,7 @@ from kb.index.postings import Postings
 from kb.index.search import BM25_WEIGHT, COVERED_WEIGHT, EXTRA_CANDIDATES
 from kb.index.segment import FlatSegment, Vectors
 from kb.index.terms import Term, question_of
-from loadtests.corpus import CAPACITY, Item, make_corpus
+from loadtests.corpus import NEAR, Item, make_corpus
 from loadtests.report import Report
 from loadtests.scenario import Progress
 
@@ -59,7 +60,7 @@ class Scene:
     def __init__(self, plan: FiltersPlan, report: Report) -> None:
         self._draw = random.Random(plan.seed)
         self._noise = np.random.default_rng(plan.seed)
-        self._items = make_corpus(min(plan.facts, CAPACITY), plan.seed)
+        self._items = make_corpus(min(plan.facts, NEAR), plan.seed)
         self.count = plan.facts
         numbers = range(plan.facts)
         texts = [f"{self._items[number % len(self._items)].fact.text} File {number}." for number in numbers]
@@ -68,7 +69,7 @@ class Scene:
             {f"one_in_{share}": number // max(1, plan.facts // share) for share in SHARES} for number in numbers
         )
         report.figures["columns of metadata made (s)"] = time.perf_counter() - started
-        ids = [f"{number:09d}" for number in numbers]
+        ids = Ids.of(f"{number:09d}" for number in numbers)
         columns = Postings.of(texts), attributes
         segment = FlatSegment(ids, self._vectors(plan.facts), np.full(plan.facts, math.inf), *columns)
         part = Part.of(segment)

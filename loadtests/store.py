@@ -5,6 +5,7 @@ Facts are one sentence each, about companies whose names differ in a letter or a
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -22,13 +23,16 @@ import numpy as np
 from kb.encoder.minilm import MiniLMEncoder
 from kb.encoder.protocol import Encoder
 from kb.facts import SearchMethod, Upsert
+from kb.importing import imported
 from kb.index.merging import Merged
 from kb.index.segment import Vectors
 from kb.store import Store
 from lab.questions.names import companies
 from lab.questions.question import Fact, Question
+from loadtests.derived import DerivedEncoder
 from loadtests.report import Report
 from loadtests.scenario import Progress
+from loadtests.streaming import STREAMS, beside_streams
 
 TOP_K: Final = 8
 NAMESPACE: Final = "default"
@@ -36,6 +40,7 @@ _IMPORT: Final = 1000
 """Facts of one batch of the import."""
 _ENCODED: Final = 8192
 """Texts that the encoder's own rate is taken from."""
+_IDLE: Final = "idle"
 _METHODS: Final[tuple[SearchMethod, ...]] = ("dense", "lexical", "hybrid")
 _WARM_UP: Final = 3
 _SETTLED_SECONDS: Final = 600.0
@@ -44,11 +49,16 @@ _CHUNK: Final = 1 << 14
 
 @dataclass(frozen=True, slots=True)
 class StorePlan:
-    """facts: in the store; count: measurements per series."""
+    """facts: in the store; count: measurements per series; embedded: of so many facts at most the vectors are computed,
+    those of the others derived; max_seconds: after which nothing more is begun; data_dir: of a server that streams
+    beside, None: no such series."""
 
     facts: int
     count: int
     seed: int
+    embedded: int = 1 << 62
+    max_seconds: float = 3600.0
+    data_dir: Path | None = None
 
 
 class Scene:
@@ -62,19 +72,34 @@ class Scene:
         told = companies(plan.facts, plan.seed)
         self._facts = [fact for fact, _ in told]
         self._questions = self._chosen(told)
+        self._deadline = time.monotonic() + plan.max_seconds
 
     def measure(self, progress: Progress) -> None:
         """Everything, in the order of a store's life."""
-        before = _resident()
+        own = self._encoder_alone()
+        before = _resident()  # with all that the encoder keeps for itself by now
         store = self._open()
-        self._import(store, progress)
+        self._import(store, own, progress)
         with _noted(self.report, "until the index has settled after that (s)"):
             _settle(store)
         self.report.figures["memory per fact (bytes, mapped files apart)"] = (_resident() - before) / self._plan.facts
-        self._search(store, progress)
-        self._edit(store, "one after another", progress)
+        # As a server does once it has started.
+        gc.collect()
+        gc.freeze()
+        try:
+            self._measure_filled(store, progress)
+        finally:
+            gc.unfreeze()
+
+    def _measure_filled(self, store: Store, progress: Progress) -> None:
+        self._both(store, _IDLE, progress)
         with _merging(store):
-            self._edit(store, "while the index is merged", progress)
+            self._both(store, "while the index is merged", progress)
+        if self._plan.data_dir is not None:
+            with beside_streams(self._plan.data_dir) as streams:
+                self._both(store, f"beside {STREAMS} streams", progress)
+            if streams.failure is not None:
+                self.report.failures.append(f"the streams ended: {streams.failure}")
         _settle(store)
         self._start_killed()
         with _noted(self.report, "closing (s)"):
@@ -90,16 +115,36 @@ class Scene:
         picked = random.Random(self._plan.seed).choices(told, k=self._plan.count + _WARM_UP)
         return [question.text for _, question in picked]
 
-    def _import(self, store: Store, progress: Progress) -> None:
+    def _both(self, store: Store, when: str, progress: Progress) -> None:
+        self._search(store, when, progress)
+        self._edit(store, when, progress)
+
+    def _in_time(self, what: str, count: int, progress: Progress) -> Iterator[int]:
+        """0 to count - 1, as long as there is time."""
+        for turn in range(count):
+            if time.monotonic() > self._deadline:
+                return
+            progress(what, turn, count)
+            yield turn
+
+    def _encoder_alone(self) -> float:
+        """Texts a second."""
         sample = [fact.text for fact in self._facts[:_ENCODED]]
+        self._encoder.embed(sample[:_IMPORT])
         started = time.perf_counter()
         self._encoder.embed(sample)
-        own = len(sample) / (time.perf_counter() - started)
-        started = time.perf_counter()
+        return len(sample) / (time.perf_counter() - started)
+
+    def _batches(self, progress: Progress) -> Iterator[list[Upsert]]:
         for start in range(0, len(self._facts), _IMPORT):
             progress("facts", start, len(self._facts))
             some = enumerate(self._facts[start : start + _IMPORT], start)
-            store.apply([Upsert(f"c{place:08d}", NAMESPACE, fact.text) for place, fact in some])
+            yield [Upsert(f"c{place:08d}", NAMESPACE, fact.text) for place, fact in some]
+
+    def _import(self, store: Store, own: float, progress: Progress) -> None:
+        started = time.perf_counter()
+        for _ in imported(store, self._batches(progress)):
+            pass
         rate = len(self._facts) / (time.perf_counter() - started)
         self.report.figures |= {
             "imported (facts/s)": rate,
@@ -107,30 +152,31 @@ class Scene:
             "import against the encoder alone": rate / own,
         }
 
-    def _search(self, store: Store, progress: Progress) -> None:
+    def _search(self, store: Store, when: str, progress: Progress) -> None:
         vectors = self._encoder.embed(self._questions)
-        exact = _nearest(store, vectors)
-        right = 0
+        exact = _nearest(store, vectors) if when == _IDLE else None
+        right = asked = 0
         times: dict[str, list[float]] = {method: [] for method in _METHODS}
-        for turn, (text, vector) in enumerate(zip(self._questions, vectors, strict=True)):
-            progress("searches", turn, len(self._questions))
+        for turn in self._in_time(f"searches, {when}", len(self._questions), progress):
+            text, vector = self._questions[turn], vectors[turn]
+            asked += 1
             for method in _METHODS:
                 started = time.perf_counter()
                 hits = store.snapshot.search(NAMESPACE, vector, TOP_K, -1.0, time.time(), text=text, method=method)
                 if turn >= _WARM_UP:
                     times[method].append((time.perf_counter() - started) * 1e3)
-                if method == "dense":
+                if method == "dense" and exact is not None:
                     right += sum(hit.score >= exact[turn] - 1e-6 for hit in hits)
         for name, series in times.items():
-            self.report.add_series(f"search, {name} (ms)", series, self._plan.count)
-        self.report.figures[f"recall of {TOP_K} against exact, dense"] = right / (TOP_K * len(self._questions))
+            self.report.add_series(f"search, {name}, {when} (ms)", series, self._plan.count)
+        if exact is not None and asked:
+            self.report.figures[f"recall of {TOP_K} against exact, dense"] = right / (TOP_K * asked)
 
     def _edit(self, store: Store, when: str, progress: Progress) -> None:
         """Durable and visible; the embedding included."""
         times = []
         draw = random.Random(self._plan.seed)
-        for turn in range(self._plan.count + _WARM_UP):
-            progress(f"edits, {when}", turn, self._plan.count + _WARM_UP)
+        for turn in self._in_time(f"edits, {when}", self._plan.count + _WARM_UP, progress):
             place = draw.randrange(len(self._facts))
             change = Upsert(f"c{place:08d}", NAMESPACE, f"{self._facts[place].text} It was told {when} in {turn}.")
             started = time.perf_counter()
@@ -157,10 +203,14 @@ class Scene:
 
 def run(plan: StorePlan, progress: Progress) -> Report:
     """In a temporary directory. Raises OSError."""
-    encoder = MiniLMEncoder()
+    encoder: Encoder = MiniLMEncoder()
+    if plan.facts > plan.embedded:
+        encoder = DerivedEncoder(encoder, plan.embedded)
     report = Report("store", f"{plan.facts} facts", f"no server, {encoder.dimension} numbers")
     with TemporaryDirectory(prefix="kalmagrove-store-") as directory:
         Scene(plan, Path(directory) / "kb", encoder, report).measure(progress)
+    if isinstance(encoder, DerivedEncoder):
+        report.figures["facts whose vectors are derived, so that the import tells nothing"] = encoder.derived
     return report
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Final
+
+import faiss
 
 from kb.index.merging import Merged, built
 from kb.index.namespace import NamespaceIndex
@@ -15,13 +17,16 @@ from kb.index.quantized import QuantizedSegment, worth_quantizing
 from kb.index.stored import SegmentStore
 from kb.snapshot import Snapshot
 
+LONG_ROWS: Final = 1 << 16
+"""A merge of so many rows takes seconds, so others of the same namespace go on meanwhile."""
 _NOTHING: Final = NamespaceIndex()
 
 _log = logging.getLogger(__name__)
 
 
 class Compactor:
-    """One daemon thread. `install(namespace, plan, merged)` must publish under the writer's lock."""
+    """Two daemon threads, the second for long merges. `install(namespace, plan, merged)` must publish under the
+    writer's lock."""
 
     def __init__(
         self,
@@ -33,72 +38,126 @@ class Compactor:
         self._current = current
         self._install = install
         self._segments = segments
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._touched: set[str] = set()
-        self._work = threading.Event()
+        self._long: tuple[str, tuple[Part, ...]] | None = None
+        self._postponed: set[str] = set()
+        self._failed: set[str] = set()
+        self._removing = threading.Lock()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="kb-compactor", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, args=(step,), name=name, daemon=True)
+            for step, name in ((self._merge_next, "kb-compactor"), (self._merge_long, "kb-compactor-long"))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def notify(self, namespaces: Iterable[str]) -> None:
         """These have changed, so that it may be worth merging something of theirs. There may be thousands of others."""
-        with self._lock:
-            self._touched.update(namespaces)
-        self._work.set()
+        with self._changed:
+            self._touched |= {*namespaces, *self._failed}
+            self._failed.clear()
+            self._changed.notify_all()
 
     def stop(self) -> None:
-        """Ends the thread after the merge that it is in. Must be called without the writer's lock."""
-        self._stopping = True
-        self._work.set()
-        self._thread.join()
+        """Ends the threads after the merges that they are in. Must be called without the writer's lock."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
-    def _run(self) -> None:
-        while True:
-            self._work.wait()
-            self._work.clear()
-            if self._stopping:
-                return
+    def _run(self, step: Callable[[], None]) -> None:
+        faiss.omp_set_num_threads(1)  # of this thread: see `cpu.threads`
+        while not self._stopping:
             try:
-                while not self._stopping and (namespace := self._next()) is not None:
-                    self._merge(namespace)
+                step()
             except Exception:
                 # The index stays correct, only slower to search; the next edit tries again.
                 _log.exception("merging index segments failed")
 
-    def _next(self) -> str | None:
-        with self._lock:
-            return self._touched.pop() if self._touched else None
+    def _merge_next(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._touched or self._stopping)
+            if self._stopping:
+                return
+            namespace = self._touched.pop()
+        self._merge(namespace)
+
+    def _merge_long(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._long or self._stopping)
+            if self._stopping or self._long is None:
+                return
+            namespace, plan = self._long
+        try:
+            self._make(namespace, plan)
+        finally:
+            with self._changed:
+                self._long = None
+                # With what came meanwhile there may be more to merge; not what failed: that waits for an edit.
+                self._touched |= (self._postponed | {namespace}) - self._failed
+                self._postponed.clear()
+                self._changed.notify_all()
 
     def _merge(self, namespace: str) -> None:
         """All that is worth it now. One that fails is left for the next edit, of whatever namespace."""
         while not self._stopping:
-            snapshot = self._current()
-            plan = snapshot.indexes.get(namespace, _NOTHING).merge_plan()
+            with self._changed:
+                under_way = self._long[1] if self._long is not None and self._long[0] == namespace else ()
+            index = self._current().indexes.get(namespace, _NOTHING)
+            plan = index.merge_plan(under_way)
             if not plan:
                 return
-            try:
-                merged = self._merged(snapshot, namespace, plan)
-            except Exception:
-                with self._lock:
-                    self._touched.add(namespace)
-                raise
-            self._install(namespace, plan, merged)
-            if any(isinstance(part.segment, QuantizedSegment) for part in (*plan, merged)):
-                self._remove_unused()
+            if sum(part.live for part in plan) < LONG_ROWS:
+                self._make(namespace, plan)
+            elif not self._begin_long(namespace, plan):
+                return
 
-    def _merged(self, snapshot: Snapshot, namespace: str, plan: tuple[Part, ...]) -> Part:
-        """`plan` is of `snapshot`, whose facts therefore say what its living rows hold."""
+    def _begin_long(self, namespace: str, plan: tuple[Part, ...]) -> bool:
+        """False: another one is under way, and this comes after it."""
+        with self._changed:
+            if self._long is not None:
+                self._postponed.add(namespace)
+                return False
+            self._long = namespace, plan
+            self._changed.notify_all()
+            return True
+
+    def _make(self, namespace: str, plan: tuple[Part, ...]) -> None:
+        try:
+            merged = self._merged(namespace, plan)
+        except Exception:
+            with self._changed:
+                self._failed.add(namespace)
+            raise
+        self._install(namespace, plan, merged)
+        if any(isinstance(part.segment, QuantizedSegment) for part in (*plan, merged)):
+            self._remove_unused(merged)
+            _give_back()
+
+    def _remove_unused(self, installed: Part) -> None:
+        if self._segments is None:
+            return
+        with self._removing:  # so that what the other thread has just installed is in one of the two
+            self._segments.installed(installed.segment)
+            indexes = self._current().indexes.values()
+            self._segments.keep(part.segment for index in indexes for part in index.parts)
+
+    def _merged(self, namespace: str, plan: tuple[Part, ...]) -> Part:
         if not worth_quantizing(sum(part.live for part in plan)):
             return built(plan)
         merged = Merged.of(plan)
         if self._segments is not None:
             try:
-                return Part.of(self._segments.write(namespace, merged, partial(snapshot.find, namespace)))
+                return Part.of(self._segments.write(namespace, merged))
             except OSError:
                 _log.warning("an index segment could not be kept, so it stays in memory", exc_info=True)
         return Part.of(merged.quantized())
 
-    def _remove_unused(self) -> None:
-        if self._segments is not None:
-            indexes = self._current().indexes.values()
-            self._segments.keep(part.segment for index in indexes for part in index.parts)
+
+def _give_back() -> None:
+    """What a large merge freed goes back to the system, if the C library (glibc) can do that."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

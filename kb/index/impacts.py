@@ -17,7 +17,6 @@ B: Final = 0.75
 """As in Lucene."""
 _STEPS: Final = 16
 """To an octave."""
-_CHUNK: Final = 1 << 16
 
 
 def rounded(mean_length: float) -> float:
@@ -26,28 +25,30 @@ def rounded(mean_length: float) -> float:
 
 
 class Impacts:
-    """Of some postings, float32: in [0, 1). Those for the last mean length are kept. Thread-safe."""
+    """Of some postings. What they share of a row, for the last mean length, is kept. Thread-safe."""
 
     def __init__(self, rows: Rows, counts: Counts, lengths: Counts) -> None:
         """`rows` and `counts` are of the postings, `lengths` of the rows."""
         self._rows = rows
         self._counts = counts
         self._lengths = lengths
-        self._kept = (0.0, np.empty(0, np.float32))
+        self._most = int(counts.max(initial=0))
+        self._kept = (0.0, np.empty(0, np.float32), 0.0)
 
-    def of(self, mean_length: float) -> Scores:
-        """float32 [postings]"""
-        mean, impacts = self._kept
+    def of(self, mean_length: float, places: slice | NDArray[np.int64]) -> Scores:
+        """float32, of the postings at these places: in [0, 1)."""
+        counts = self._counts[places].astype(np.float32)
+        return counts / (counts + self._norms(mean_length)[0][self._rows[places]])
+
+    def bound(self, mean_length: float) -> float:
+        """No posting has a greater one."""
+        return self._most / (self._most + self._norms(mean_length)[1]) if self._most else 0.0
+
+    def _norms(self, mean_length: float) -> tuple[Scores, float]:
+        """float32 [rows], and the least of them."""
+        mean, norms, least = self._kept
         if mean != mean_length:
-            impacts = self._computed(mean_length)
-            self._kept = (mean_length, impacts)
-        return impacts
-
-    def _computed(self, mean_length: float) -> Scores:
-        norms = (K1 * (1 - B + B * self._lengths / mean_length)).astype(np.float32)
-        impacts = np.empty(len(self._rows), np.float32)
-        for start in range(0, len(impacts), _CHUNK):
-            some = slice(start, start + _CHUNK)
-            counts = self._counts[some].astype(np.float32)
-            np.divide(counts, counts + norms[self._rows[some]], out=impacts[some])
-        return impacts
+            norms = (K1 * (1 - B + B * self._lengths / mean_length)).astype(np.float32)
+            least = float(norms.min(initial=np.inf))
+            self._kept = (mean_length, norms, least)
+        return norms, least

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -16,6 +16,9 @@ from kb.index.impacts import Rows, Scores, rounded
 from kb.index.postings import Postings
 from kb.index.terms import Term
 
+Mask = NDArray[np.bool_]
+Numbers = NDArray[np.int64]
+
 MOST_ALIKE = 8
 """So many words, the likest, are looked up for one that no row has."""
 MOST_MISSPELLED = 8
@@ -23,11 +26,21 @@ MOST_MISSPELLED = 8
 
 FEW = 4096
 """Of so few rows that may be found each is looked up among those that have a word."""
+_SLACK = 1 + 1e-4
+"""More than what sums of 32-bit numbers may be off by."""
+_RARE = 512
+"""Rows that the rare words of a question have together, at most."""
 _BLOCK = 1024
 """Rows of which the best one is asked for first."""
+_ALL = slice(None)
 
-Mask = NDArray[np.bool_]
-Numbers = NDArray[np.int64]
+
+class Totals(NamedTuple):
+    """Of some rows."""
+
+    rows: int
+    terms: int
+    """Repeats included."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +52,8 @@ class Living:
     """bool [rows]; None: all of them."""
     wanted: Mask | None = None
     """bool [rows]: of the living ones those that may be found; None: all. The others still say how rare words are."""
+    counted: Totals | None = None
+    """Of the living ones, where that is known."""
 
     @property
     def found(self) -> Mask | None:
@@ -46,16 +61,14 @@ class Living:
         return self.mask if self.wanted is None else self.wanted
 
     @property
-    def size(self) -> int:
-        """How many they are."""
-        return len(self.postings.lengths) if self.mask is None else int(np.count_nonzero(self.mask))
-
-    @property
-    def length(self) -> int:
-        """Terms of them all, repeats included."""
+    def totals(self) -> Totals:
+        """Of the living ones."""
+        if self.counted is not None:
+            return self.counted
         lengths = self.postings.lengths
-        dead = 0 if self.mask is None else int(lengths[~self.mask].sum())
-        return int(lengths.sum()) - dead
+        if self.mask is None:
+            return Totals(len(lengths), int(lengths.sum()))
+        return Totals(int(np.count_nonzero(self.mask)), int(lengths[self.mask].sum()))
 
     def frequency(self, key: int) -> int:
         """How many of them have the term."""
@@ -74,8 +87,10 @@ class Matched(NamedTuple):
     weight: float
     rows: Rows
     """Those that have it, ascending, dead ones too."""
-    impacts: Scores
-    """Of each."""
+    impacts: Callable[[slice | Numbers], Scores]
+    """Of those at some places among them."""
+    bound: float
+    """No impact is greater."""
 
     def has(self, rows: Numbers) -> Mask:
         """Which of these rows have it."""
@@ -96,6 +111,7 @@ class Relevance:
 
     part: Living
     terms: Sequence[Matched]
+    """The rarest first."""
     mass: float
     """The idf of all of the question's words: the least upper bound of a score, or nearly."""
 
@@ -103,20 +119,21 @@ class Relevance:
         """BM25 of every row, not yet divided by `mass`."""
         scores = np.zeros(len(self.part.postings.lengths), np.float32)
         for term in self.terms:
-            scores[term.rows] += term.weight * term.impacts
+            scores[term.rows] += term.weight * term.impacts(_ALL)
         return scores if self.part.found is None else scores * self.part.found
 
     def best(self, count: int) -> Numbers:
         """Rows of the `count` greatest scores above 0, ties by row."""
         found = self.part.found
         if found is not None and np.count_nonzero(found) <= FEW:
-            rows = np.flatnonzero(found)
-            scores = self._sums(rows)
+            rows: Numbers | None = np.flatnonzero(found)
         else:
-            of_all = self.scores()
-            rows = np.flatnonzero(of_all >= _least_of_best(of_all, count))
-            scores = of_all[rows]
-        return _cut(rows, scores, count)
+            rows = self._rare(count)
+        if rows is not None:
+            return _cut(rows, self._sums(rows), count)
+        of_all = self.scores()
+        rows = np.flatnonzero(of_all >= _least_of_best(of_all, count))
+        return _cut(rows, of_all[rows], count)
 
     def of(self, rows: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """BM25 and the share of the question that is covered, in [0, 1].
@@ -130,12 +147,29 @@ class Relevance:
         mass = self.mass or 1.0
         return np.minimum(self._sums(rows) / mass, 1.0) * found, np.minimum(covered / mass, 1.0) * found
 
+    def _rare(self, count: int) -> Numbers | None:
+        """Rows, ascending, with a rare word, if enough of them score more than any row could by the other words alone
+        (MaxScore: Turtle and Flood, 1995): then those words' rows need not be gone through."""
+        rare, looked_at = 0, 0
+        while rare < len(self.terms) and looked_at + len(self.terms[rare].rows) <= _RARE:
+            looked_at += len(self.terms[rare].rows)
+            rare += 1
+        rows = np.concatenate([np.empty(0, np.int32), *(term.rows for term in self.terms[:rare])])
+        if len(rows) < count:
+            return None
+        found = np.unique(self._findable(rows)).astype(np.int64)
+        others = float(sum(term.weight * term.bound for term in self.terms[rare:]))
+        return found if _greatest(self._sums(found), count) > others * _SLACK else None
+
+    def _findable(self, rows: Rows) -> Rows:
+        return rows if self.part.found is None else rows[self.part.found[rows]]
+
     def _sums(self, rows: Numbers) -> Scores:
         """As `scores`, of some rows that may be found."""
         scores = np.zeros(len(rows), np.float32)
         for term in self.terms:
-            has, places = term.has(rows), term.places(rows)
-            scores[has] += term.weight * term.impacts[places[has]]
+            has = term.has(rows)
+            scores[has] += term.weight * term.impacts(term.places(rows[has]))
         return scores
 
 
@@ -154,8 +188,9 @@ class Corpus:
 
     def __init__(self, parts: Sequence[Living]) -> None:
         self._parts = parts
-        self._count = sum(part.size for part in parts)
-        self._mean_length = rounded(sum(part.length for part in parts) / max(self._count, 1))
+        totals = [part.totals for part in parts]
+        self._count = sum(one.rows for one in totals)
+        self._mean_length = rounded(sum(one.terms for one in totals) / max(self._count, 1))
 
     def relevances(self, question: Iterable[Term]) -> list[Relevance]:
         """For each part. No number depends on how rows are distributed over parts, nor on rows that are dead."""
@@ -170,12 +205,22 @@ class Corpus:
             elif term.spelling and misspelled < MOST_MISSPELLED:
                 misspelled += 1
                 terms += self._alike(term)
+        terms.sort(key=lambda term: (-term[0], term[1]))  # the rarest first, whatever the parts
         return [Relevance(part, self._matched(part, terms), mass) for part in self._parts]
 
     def _matched(self, part: Living, terms: Iterable[tuple[float, int]]) -> list[Matched]:
-        impacts = part.postings.impacts.of(self._mean_length)
+        bound = part.postings.impacts.bound(self._mean_length)
         places = [(weight, part.where(key)) for weight, key in terms]
-        return [Matched(weight, part.postings.rows[place], impacts[place]) for weight, place in places]
+        return [
+            Matched(weight, part.postings.rows[place], self._impacts(part.postings, place), bound)
+            for weight, place in places
+        ]
+
+    def _impacts(self, postings: Postings, term: slice) -> Callable[[slice | Numbers], Scores]:
+        def of(places: slice | Numbers) -> Scores:
+            return postings.impacts.of(self._mean_length, term if isinstance(places, slice) else term.start + places)
+
+        return of
 
     def _idf(self, frequency: int) -> float:
         return math.log(1 + (self._count - frequency + 0.5) / (frequency + 0.5))
@@ -193,6 +238,11 @@ class Corpus:
         living = (one for one in candidates if one[2])
         for likeness, key, frequency in islice(living, MOST_ALIKE):
             yield likeness * self._idf(frequency), key
+
+
+def _greatest(scores: Scores, count: int) -> float:
+    """The `count`-th greatest; 0 if there are fewer."""
+    return float(np.partition(scores, -count)[-count]) if len(scores) >= count else 0.0
 
 
 def _least_of_best(scores: Scores, count: int) -> np.float32:

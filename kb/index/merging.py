@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 from kb.facts import JSON
 from kb.index import attributes
 from kb.index.attributes import Attributes
+from kb.index.digests import Digests, digest_of, stacked
+from kb.index.ids import Ids, names_of
 from kb.index.impacts import Rows
 from kb.index.part import Part
 from kb.index.postings import Postings, joined
@@ -33,13 +34,19 @@ class Row:
     expires_at: float
     metadata: Mapping[str, JSON] = field(default_factory=dict)
 
+    @property
+    def digest(self) -> bytes:
+        """Of all but the id and the vector, which follows from the text."""
+        return digest_of(self.text, self.expires_at, self.metadata)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Merged:
     """The rows of a segment to be, in the order of their ids."""
 
-    ids: list[str]
+    ids: Ids
     expires: Times
+    digests: Digests
     postings: Postings
     attributes: Attributes
     _sources: Sequence[Part]
@@ -53,14 +60,17 @@ class Merged:
     def of(cls, parts: Sequence[Part], added: Sequence[Row] = ()) -> Merged:
         """The living rows of `parts` and those of `added`."""
         kept = [np.flatnonzero(part.mask()) for part in parts]
-        ids = [part.segment.ids[row] for part, rows in zip(parts, kept, strict=True) for row in rows.tolist()]
-        ids += [row.id for row in added]
+        names = [part.segment.ids.names[rows] for part, rows in zip(parts, kept, strict=True)]
+        names.append(names_of(row.id for row in added))
+        digests = [part.segment.digests[rows] for part, rows in zip(parts, kept, strict=True)]
+        digests.append(stacked(row.digest for row in added))
         expires = [part.segment.expires[rows] for part, rows in zip(parts, kept, strict=True)]
         expires.append(np.array([row.expires_at for row in added], dtype=np.float64))
-        order = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
+        unordered = np.concatenate(names)
+        order = np.argsort(unordered, kind="stable")  # which lets other threads go on, unlike Python's own
         columns = _columns(parts, kept, added, order)
-        in_order = [ids[row] for row in order]
-        return cls(in_order, np.concatenate(expires)[order], *columns, parts, kept, added, order)
+        by_row = np.concatenate(expires)[order], np.concatenate(digests)[order]
+        return cls(Ids(unordered[order]), *by_row, *columns, parts, kept, added, order)
 
     def vectors(self) -> Iterator[Vectors]:
         """float32 [some, dim], in order, a bounded number at a time."""
@@ -74,7 +84,8 @@ class Merged:
     def quantized(self) -> QuantizedSegment:
         """A large segment whose vectors stay in memory."""
         matrix = self.matrix()
-        return QuantizedSegment(self.ids, matrix, self.expires, self.postings, self.attributes, encoded(matrix))
+        columns = self.expires, self.postings, self.attributes
+        return QuantizedSegment(self.ids, matrix, *columns, encoded(matrix), self.digests)
 
     @property
     def dimension(self) -> int:
@@ -101,10 +112,11 @@ class Merged:
 def built(parts: Sequence[Part], added: Sequence[Row] = ()) -> Part:
     """One flat part of the living rows of `parts` and of `added` (slow for large ones)."""
     merged = Merged.of(parts, added)
-    if not merged.ids:
-        nothing = FlatSegment((), np.empty((0, 1), np.float32), np.empty(0), Postings.of(()), Attributes.of(()))
-        return Part(nothing, None, 0, math.inf)
-    return Part.of(FlatSegment(merged.ids, merged.matrix(), merged.expires, merged.postings, merged.attributes))
+    if not len(merged.ids):
+        nothing = FlatSegment(merged.ids, np.empty((0, 1), np.float32), np.empty(0), Postings.of(()), Attributes.of(()))
+        return Part.of(nothing)
+    columns = merged.expires, merged.postings, merged.attributes, merged.digests
+    return Part.of(FlatSegment(merged.ids, merged.matrix(), *columns))
 
 
 def _columns(

@@ -29,8 +29,6 @@ from kb.index.terms import Term
 DELTA_ROWS = 256
 # And values of their metadata: facts may have hundreds each, and joining 8,192 takes 5 ms.
 DELTA_VALUES = 8192
-# An edit merges by itself once a background merge has fallen this far behind.
-MOST_PARTS = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ class NamespaceIndex:
         for part in self.parts:
             if part.next_expiry <= now:
                 over = part.mask() & (part.segment.expires <= now)
-                yield from (part.segment.ids[row] for row in np.flatnonzero(over).tolist())
+                yield from part.segment.ids.at(np.flatnonzero(over))
 
     def edited(self, removed: Iterable[str], added: Sequence[Row]) -> NamespaceIndex:
         """Without the living ids of `removed`, with the rows of `added` (of ids new or removed)."""
@@ -86,8 +84,7 @@ class NamespaceIndex:
             parts[position] = parts[position].without(rows)
         tail = [parts.pop()] if parts and self._rebuilds_tail(added, dead) else []
         delta = built(tail, added)
-        edited = NamespaceIndex(tuple(part for part in (*parts, delta) if part.live))
-        return edited if len(edited.parts) <= MOST_PARTS else edited.merged(edited.merge_plan())
+        return NamespaceIndex(tuple(part for part in (*parts, delta) if part.live))
 
     def _rebuilds_tail(self, added: Sequence[Row], dead: dict[int, list[int]]) -> bool:
         return _is_growing(self.parts[-1]) and (bool(added) or len(self.parts) - 1 in dead)
@@ -99,8 +96,9 @@ class NamespaceIndex:
                 return position, row
         raise KeyError(fact_id)
 
-    def merge_plan(self) -> tuple[Part, ...]:
-        """The neighbouring parts that are worth merging now; empty when none are.
+    def merge_plan(self, under_way: Sequence[Part] = ()) -> tuple[Part, ...]:
+        """The neighbouring parts that are worth merging now; empty when none are. `under_way`: those that somebody
+        merges already; only what is newer is looked at.
 
         Each part is kept larger than the sum of the ones after it, so a row is copied O(log n) times in all. A part of
         which a quarter is dead is rewritten, and so is one too large to be flat. The growing last part is left out:
@@ -109,6 +107,10 @@ class NamespaceIndex:
         sealed = self.parts
         if sealed and _is_growing(sealed[-1]):
             sealed = sealed[:-1]
+        if under_way:
+            taken = {id(part.segment) for part in under_way}
+            newer = next((n for n in reversed(range(len(sealed))) if id(sealed[n].segment) in taken), -1) + 1
+            sealed = sealed[newer:]
         after = sum(part.live for part in sealed)
         for position, part in enumerate(sealed):
             after -= part.live
@@ -117,12 +119,6 @@ class NamespaceIndex:
             if sparse or outgrown or part.live < after:
                 return sealed[position:]
         return ()
-
-    def merged(self, plan: Sequence[Part]) -> NamespaceIndex:
-        """With the parts of its plan made one."""
-        result = self.replaced(plan, built(plan)) if plan else self
-        assert result is not None, "an index holds its own parts"
-        return result
 
     def replaced(self, plan: Sequence[Part], merged: Part) -> NamespaceIndex | None:
         """With the planned parts replaced by `merged`, which a past state of them was merged into.

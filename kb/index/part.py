@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kb.filters import Filter
-from kb.index.lexical import Living
+from kb.index.lexical import Living, Totals
 from kb.index.segment import Bitmap, Segment, row_of
 
 
@@ -25,11 +25,14 @@ class Part:
     live: int
     next_expiry: float
     """Earliest expiry among the living rows."""
+    terms: int
+    """Of the texts of the living rows, repeats included."""
 
     @classmethod
     def of(cls, segment: Segment) -> Part:
         """A part whose rows are all alive."""
-        return cls(segment, None, len(segment), float(segment.expires.min(initial=math.inf)))
+        terms = int(segment.postings.lengths.sum())
+        return cls(segment, None, len(segment), float(segment.expires.min(initial=math.inf)), terms)
 
     def row(self, fact_id: str) -> int | None:
         """The living row of `fact_id`."""
@@ -60,7 +63,8 @@ class Part:
     def living(self, selected: Bitmap | None, wanted: Bitmap | None = None) -> Living:
         """The rows that were `selected`, for the lexical half; `wanted`: those of them that may be found."""
         mask = None if selected is None else self._unpacked(selected)
-        return Living(self.segment.postings, mask, None if wanted is None else self._unpacked(wanted))
+        counted = Totals(self.live, self.terms) if selected is self.alive else None
+        return Living(self.segment.postings, mask, None if wanted is None else self._unpacked(wanted), counted)
 
     def without(self, rows: Sequence[int]) -> Part:
         """This part with some living rows dead."""
@@ -70,7 +74,8 @@ class Part:
         if next_expiry < math.inf:
             next_expiry = float(self.segment.expires[mask].min(initial=math.inf))
         alive = np.packbits(mask, bitorder="little")
-        return replace(self, alive=alive, live=self.live - len(rows), next_expiry=next_expiry)
+        terms = self.terms - int(self.segment.postings.lengths[list(rows)].sum())
+        return replace(self, alive=alive, live=self.live - len(rows), next_expiry=next_expiry, terms=terms)
 
     def living_ids(self, after: str, where: Filter | None = None) -> Iterator[str]:
         """Ids of living rows greater than `after` that pass the filter, ascending."""

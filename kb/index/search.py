@@ -21,6 +21,7 @@ BM25_WEIGHT = 0.25
 COVERED_WEIGHT = 0.5
 """Beside 1 for the inner product: best by recall@1 and recall@8, averaged over the dev splits of the sets of questions
 (`lab.questions`, 300 each), out of 0 to 2 × 0 to 1.5. Ranks alone (reciprocal rank fusion) were worse."""
+_NO_ROWS = np.empty(0, np.int64)
 LEXICAL_SCALE = 0.7
 """A row that has half of what a question tells is as relevant as one whose inner product is 0.35. With this, none of
 400 questions about something else found facts that it had not found by meaning, in bases of 224 to 10,000 facts."""
@@ -78,7 +79,7 @@ def search(
     found = [
         one
         for part, rows, relevance in zip(parts, wanted, corpus.relevances(question), strict=True)
-        for one in _candidates(part, rows, query, relevance, count)
+        for one in _candidates(part, rows, query, relevance, count, method)
     ]
     # Cut to what both halves propose of all parts together, so that it does not matter how rows lie in them.
     near = heapq.nsmallest(count, found, key=lambda one: (-one.score, one.id))
@@ -96,12 +97,15 @@ def _living(part: Part, selected: Bitmap | None, wanted: Bitmap | None, *, filte
     return part.living(selected, wanted if filtered else None)
 
 
-def _candidates(part: Part, wanted: Bitmap | None, query: Vectors, relevance: Relevance, count: int) -> Iterator[Found]:
-    near = part.segment.search(query, count, wanted)
-    rows = np.union1d(near, relevance.best(count))
+def _candidates(
+    part: Part, wanted: Bitmap | None, query: Vectors, relevance: Relevance, count: int, method: SearchMethod
+) -> Iterator[Found]:
+    near = _NO_ROWS if method == "lexical" else part.segment.search(query, count, wanted)
+    alike = _NO_ROWS if method == "dense" else relevance.best(count)
+    rows = np.union1d(near, alike)
     vectors = part.segment.vectors(rows)
     # Scored again in float64, so that equal vectors tie exactly in whichever segments they lie.
     scores = (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1)
-    ids = [part.segment.ids[row] for row in rows.tolist()]
+    ids = part.segment.ids.at(rows)
     bm25, covered = relevance.of(rows)
     return map(Found, ids, scores.tolist(), covered.tolist(), bm25.tolist(), vectors)

@@ -1,8 +1,8 @@
 """Large segments on disk, so that a start neither embeds, nor reads vectors one by one, nor counts terms.
 
-A directory for each: columns as `.npy` files, mapped into memory; the ids; FAISS's codes; and last a list of all files
-with their digests. It is written beside its place and renamed, so it is whole or not there; one whose bytes are not
-those that were written is removed, and its rows are indexed anew.
+A directory for each: columns in one file, mapped into memory; FAISS's codes; the values of the metadata; and last a
+list of all files with their digests. It is written beside its place and renamed, so it is whole or not there; one whose
+bytes are not those that were written is removed, and its rows are indexed anew.
 
 Whether a row still holds is told by all that the fact says, so nothing here must agree with the log's version.
 """
@@ -13,8 +13,9 @@ import hashlib
 import logging
 import os
 import shutil
+import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,59 +26,67 @@ from numpy.typing import NDArray
 
 from kb.facts import Fact
 from kb.index.attributes import Attributes
+from kb.index.columns import ColumnWriter, Place, mapped
+from kb.index.digests import SIZE, digest_of
+from kb.index.ids import Ids
 from kb.index.impacts import Impacts
 from kb.index.merging import Merged
 from kb.index.part import Part
 from kb.index.postings import Postings
 from kb.index.quantized import QuantizedSegment, encoded
-from kb.index.segment import Vectors
 from kb.index.spellings import Spellings
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 """Grows with every change of what columns hold, as of how texts are split into terms."""
 _LIST: Final = "files.json"
+_COLUMNS: Final = "columns"
+_PLACES: Final = "columns.json"
 _CODES: Final = "codes.faiss"
-_IDS: Final = "ids.json"
 _VALUES: Final = "values.json"
 _PARTIAL: Final = ".part"
-_HASH: Final = 16
-Facts = Callable[[str], Fact | None]
-"""The fact of some namespace, by its id."""
 
 _logger = logging.getLogger(__name__)
 
 
 class SegmentStore:
-    """A directory of segments that were made with one encoder. One thread writes."""
+    """A directory of segments that were made with one encoder. Several threads may write."""
 
     def __init__(self, directory: Path, encoder: str, dimension: int) -> None:
         """`encoder` is its fingerprint. What an interrupted write left behind is removed. Raises OSError."""
         self._directory = directory
+        self._new: frozenset[Path] = frozenset()  # replaced, never changed
+        self._lock = threading.Lock()
         self._made = {"format": _FORMAT, "encoder": encoder, "dimension": dimension}
         directory.mkdir(parents=True, exist_ok=True)
         for left in directory.glob(f"*{_PARTIAL}"):
             shutil.rmtree(left, ignore_errors=True)
 
-    def write(self, namespace: str, merged: Merged, fact_of: Facts) -> QuantizedSegment:
-        """The segment of these rows; `fact_of` says what they hold. Raises OSError."""
+    def write(self, namespace: str, merged: Merged) -> QuantizedSegment:
+        """The segment of these rows. Raises OSError."""
         place = self._directory / uuid.uuid4().hex
         partial = place.with_suffix(_PARTIAL)
+        with self._lock:
+            self._new |= {place, partial}
         try:
             partial.mkdir(parents=True)
-            matrix = _written_matrix(partial / "vectors.npy", merged)
+            places = _write_columns(partial / _COLUMNS, merged)
+            matrix = mapped(partial / _COLUMNS, places)["vectors"]
             (partial / _CODES).write_bytes(faiss.serialize_index(encoded(matrix)).data)
-            np.save(partial / "hashes.npy", _hashes(merged.ids, fact_of))
-            for name, column in _named(merged).items():
-                np.save(partial / f"{name}.npy", column)
-            (partial / _IDS).write_bytes(orjson.dumps(merged.ids))
             (partial / _VALUES).write_bytes(orjson.dumps(merged.attributes.pairs))
+            (partial / _PLACES).write_bytes(orjson.dumps(places))
             _seal(partial, {**self._made, "namespace": namespace})
             partial.rename(place)
             _sync(self._directory)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        return _opened(place, merged.ids)
+        return _opened(place, places)
+
+    def installed(self, segment: object) -> None:
+        """One that was written is searched from now on, or never will be: the next `keep` is told which."""
+        if isinstance(segment, QuantizedSegment) and segment.path is not None:
+            with self._lock:
+                self._new -= {segment.path, segment.path.with_suffix(_PARTIAL)}
 
     def parts(self, facts: Mapping[str, Mapping[str, Fact]]) -> Iterator[tuple[str, Part]]:
         """(namespace, part) of every sound segment, with the rows alive that still hold.
@@ -95,8 +104,8 @@ class SegmentStore:
                 self._remove(place)
 
     def keep(self, segments: Iterable[object]) -> None:
-        """Removes all others. Those still searched stay mapped."""
-        kept = {one.path for one in segments if isinstance(one, QuantizedSegment)}
+        """Removes all others, but for those that are not installed yet. Those still searched stay mapped."""
+        kept = self._new | {one.path for one in segments if isinstance(one, QuantizedSegment)}
         for place in self._places():
             if place not in kept:
                 self._remove(place)
@@ -125,9 +134,21 @@ class SegmentStore:
         shutil.rmtree(place, ignore_errors=True)
 
 
+def _write_columns(path: Path, merged: Merged) -> dict[str, Place]:
+    """All arrays of a segment, the vectors a bounded number at a time."""
+    with ColumnWriter(path) as writer:
+        vectors = (chunk.astype("<f4", copy=False) for chunk in merged.vectors())
+        writer.add("vectors", vectors, (len(merged.ids), merged.dimension))
+        for name, column in _named(merged).items():
+            writer.add(name, [column], column.shape)
+    return writer.places
+
+
 def _named(merged: Merged) -> dict[str, NDArray[Any]]:
     postings = merged.postings
     return {
+        "ids": merged.ids.names,
+        "digests": merged.digests,
         "expires": merged.expires,
         "keys": postings.keys,
         "starts": postings.starts,
@@ -141,67 +162,45 @@ def _named(merged: Merged) -> dict[str, NDArray[Any]]:
     }
 
 
-def _opened(place: Path, ids: list[str]) -> QuantizedSegment:
-    def column(name: str) -> NDArray[Any]:
-        # A plain array over the mapping: numpy's own class for it is slow to index.
-        return np.asarray(np.load(place / f"{name}.npy", mmap_mode="r"))
-
-    rows, counts, lengths = column("rows"), column("counts"), column("lengths")
-    spellings = Spellings(column("spelling_starts"), column("spelling_codes"))
+def _opened(place: Path, places: Mapping[str, Place]) -> QuantizedSegment:
+    column = mapped(place / _COLUMNS, places)
+    rows, counts, lengths = column["rows"], column["counts"], column["lengths"]
+    spellings = Spellings(column["spelling_starts"], column["spelling_codes"])
     impacts = Impacts(rows, counts, lengths)
-    postings = Postings(column("keys"), column("starts"), rows, counts, lengths, spellings, impacts)
+    postings = Postings(column["keys"], column["starts"], rows, counts, lengths, spellings, impacts)
     codes = faiss.read_index(str(place / _CODES))
     pairs = [(field, kind, value) for field, kind, value in orjson.loads((place / _VALUES).read_bytes())]
-    attributes = Attributes(pairs, column("value_starts"), column("value_rows"), len(ids))
-    return QuantizedSegment(ids, column("vectors"), column("expires"), postings, attributes, codes, place)
+    ids = Ids(column["ids"])
+    attributes = Attributes(pairs, column["value_starts"], column["value_rows"], len(ids))
+    return QuantizedSegment(
+        ids, column["vectors"], column["expires"], postings, attributes, codes, column["digests"], place
+    )
 
 
 def _taken(place: Path, facts: Mapping[str, Fact]) -> Part | None:
     """None where it cannot be opened: the system maps no more files, or FAISS is another one."""
     try:
-        segment = _opened(place, orjson.loads((place / _IDS).read_bytes()))
-        return _living_part(segment, np.load(place / "hashes.npy"), facts)
-    except (OSError, ValueError, RuntimeError) as error:
+        return _living_part(_opened(place, orjson.loads((place / _PLACES).read_bytes())), facts)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         _logger.warning("%s cannot be opened, and is made anew: %s", place, error)
         return None
 
 
-def _living_part(segment: QuantizedSegment, hashes: NDArray[np.uint8], facts: Mapping[str, Fact]) -> Part:
+def _living_part(segment: QuantizedSegment, facts: Mapping[str, Fact]) -> Part:
     alive = np.zeros(len(segment), np.bool_)
-    stored = hashes.tobytes()
+    stored = segment.digests.tobytes()
     for row, fact_id in enumerate(segment.ids):
         fact = facts.get(fact_id)
-        alive[row] = fact is not None and _hash(fact) == stored[row * _HASH : (row + 1) * _HASH]
+        if fact is not None:
+            digest = digest_of(fact.text, fact.expires_at, fact.metadata)
+            alive[row] = digest == stored[row * SIZE : (row + 1) * SIZE]
     return Part.of(segment) if alive.all() else Part.of(segment).without(np.flatnonzero(~alive).tolist())
 
 
-def _written_matrix(path: Path, merged: Merged) -> Vectors:
-    header = {"descr": "<f4", "fortran_order": False, "shape": (len(merged.ids), merged.dimension)}
-    # Written, then mapped: a full disk fails a write, but kills (SIGBUS) whoever stores into a mapping.
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for chunk in merged.vectors():
-            file.write(chunk.astype("<f4", copy=False).data)
-    return np.asarray(np.load(path, mmap_mode="r"))
-
-
-def _hashes(ids: Iterable[str], fact_of: Facts) -> NDArray[np.uint8]:
-    """uint8 [rows, 16]; all zero where the row does not hold any more."""
-    facts = map(fact_of, ids)
-    hashes = b"".join(bytes(_HASH) if fact is None else _hash(fact) for fact in facts)
-    return np.frombuffer(hashes, np.uint8).reshape(-1, _HASH)
-
-
-def _hash(fact: Fact) -> bytes:
-    """Of all that columns hold of it."""
-    said = orjson.dumps((fact.text, fact.expires_at, fact.metadata))
-    return hashlib.blake2b(said, digest_size=_HASH, person=b"segment row").digest()
-
-
 def _size(place: Path) -> int:
-    """Of its vectors. Where two segments hold the same rows (a crash left what was merged), the larger one is taken."""
+    """Of its columns. Where two segments hold the same rows (a crash left what was merged), the larger one is taken."""
     try:
-        return (place / "vectors.npy").stat().st_size
+        return (place / _COLUMNS).stat().st_size
     except OSError:
         return 0
 

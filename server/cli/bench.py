@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,6 +76,26 @@ def _command(scenario: str, default_count: int, default_facts: int) -> Callable[
 
 for _name, _count, _facts, _help in _SCENARIOS:
     app.command(_name, help=_help)(_command(_name, _count, _facts))
+
+
+@app.command()
+def cold(
+    data_dir: DataDir = Path("data"),
+    count: Count = 200,
+    facts: Annotated[int, typer.Option(min=16, max=1_000_000, help="Facts, asked uniformly.")] = 100_000,
+    pages_seconds: Annotated[
+        float, typer.Option(min=0, help="How long pages are made in the background before the questions begin.")
+    ] = 120.0,
+    seed: Seed = 1,
+    max_seconds: MaxSeconds = 3600.0,
+    json: Json = None,
+) -> None:
+    """First token of a server of its own with many facts: of a fact asked for the first time, and again at once."""
+    from loadtests.cold import run
+    from loadtests.scenario import Options
+
+    with own_server(data_dir) as target:
+        measure(partial(run, pages_seconds), Options(target, count, facts, seed, max_seconds=max_seconds), json)
 
 
 @app.command()

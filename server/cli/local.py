@@ -22,6 +22,7 @@ from kb.facts import (
     VersionConflict,
 )
 from kb.filters import parse_filter
+from kb.importing import imported
 from kb.loading import Progress
 from kb.ndjson import export_lines, read_batches
 from kb.store import Commit, Store
@@ -95,8 +96,8 @@ class StoreTarget:
         written = Written(self._store.snapshot.version)
         with _told():
             try:
-                for batch in read_batches(chunks, limits=self._store.limits):
-                    commit = self._store.apply(batch.changes)
+                batches = read_batches(chunks, limits=self._store.limits)
+                for commit in imported(self._store, (batch.changes for batch in batches)):
                     written = Written(
                         commit.version, written.upserted + commit.upserted, written.deleted + commit.deleted
                     )

@@ -62,7 +62,9 @@ def measure(scenario: Scenario, options: Options, json: Path | None, show: Show 
 
 def measure_alone(what: str, run: Callable[[Progress], Report], json: Path | None) -> None:
     """The same for what needs no server. ValueError is a plan that cannot be carried out."""
+    from loadtests.refusals import RequestError
     from loadtests.report import print_report, write_json
+    from loadtests.serving import ServerStartError
 
     try:
         with progress_bar() as bar:
@@ -72,7 +74,7 @@ def measure_alone(what: str, run: Callable[[Progress], Report], json: Path | Non
             write_json(report, json)
     except ValueError as error:
         fail(CommandError(str(error), USAGE))
-    except OSError as error:
+    except (RequestError, ServerStartError, OSError) as error:
         fail(CommandError(str(error)))
     print_report(report, output())
     if report.failures:

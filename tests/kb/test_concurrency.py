@@ -60,7 +60,7 @@ def test_a_snapshot_never_changes_while_edits_go_on(store: Store, encoder: Any) 
             seen += 1
         return seen
 
-    with mock.patch.multiple(index, DELTA_ROWS=4, MOST_PARTS=6), ThreadPoolExecutor(4) as pool:
+    with mock.patch.multiple(index, DELTA_ROWS=4), ThreadPoolExecutor(4) as pool:
         writer = pool.submit(edit)
         watchers = [pool.submit(watch) for _ in range(3)]
         time.sleep(2.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from kb.index import lexical
 from kb.index.impacts import rounded
-from kb.index.lexical import Corpus, Living, Matched, Relevance
+from kb.index.lexical import Corpus, Living, Matched
 from kb.index.postings import Postings, joined
 from kb.index.terms import question_of
 from tests.kb.reference import bm25
@@ -110,14 +112,41 @@ def test_the_same_scores_are_summed_of_all_rows_and_of_some(
         assert np.array_equal(np.minimum(one.scores() / (one.mass or 1.0), 1.0), one.of(rows)[0])
 
 
-@given(st.lists(st.integers(0, 4), max_size=40), st.integers(1, 9), st.integers(1, 8))
-def test_the_best_rows_break_ties_by_row(scores: list[int], count: int, block: int) -> None:
-    ranked = sorted((row for row, score in enumerate(scores) if score), key=lambda row: (-scores[row], row))
-    rows, impacts = np.arange(len(scores), dtype=np.int32), np.array(scores, np.float32)
-    relevance = Relevance(living([""] * len(scores), [True] * len(scores)), [Matched(1.0, rows, impacts)], 1.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lexical, "_BLOCK", block)
-        assert sorted(relevance.best(count).tolist()) == sorted(ranked[:count])
+@given(corpora(), TEXTS, st.integers(1, 9), st.integers(1, 3), st.data())
+def test_the_best_rows_are_those_of_the_greatest_scores_ties_by_row(
+    parts: list[tuple[list[str], list[bool]]], question: str, count: int, times: int, data: st.DataObject
+) -> None:
+    # Repeated, so that there are enough rows for common words to be passed over.
+    some = [living(texts * times, alive * times) for texts, alive in parts]
+    if data.draw(st.booleans(), "filtered"):
+        lots = [data.draw(st.lists(st.booleans(), min_size=len(a) * times, max_size=len(a) * times)) for _, a in parts]
+        wanted = [
+            np.array(lot) if one.mask is None else np.array(lot) & one.mask for one, lot in zip(some, lots, strict=True)
+        ]
+        some = [replace(one, wanted=mask) for one, mask in zip(some, wanted, strict=True)]
+    for one in Corpus(some).relevances(question_of(question)):
+        scores = one.scores()
+        ranked = sorted(np.flatnonzero(scores).tolist(), key=lambda row: (-scores[row], row))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lexical, "FEW", data.draw(st.sampled_from([-1, 2, 6, 4096]), "few"))
+            patch.setattr(lexical, "_RARE", data.draw(st.sampled_from([0, 2, 6, 512]), "rare"))
+            patch.setattr(lexical, "_BLOCK", data.draw(st.sampled_from([1, 3, 1024]), "block"))
+            assert sorted(one.best(count).tolist()) == sorted(ranked[:count])
+
+
+def test_words_that_decide_nothing_are_not_gone_through() -> None:
+    texts = ["zorvex depot"] * 40 + ["depot"] * 5000
+    (found,) = Corpus([Living(Postings.of(texts), None)]).relevances(question_of("zorvex depot"))
+    gone_through = []
+
+    def watched(term: Matched, places: Any) -> Any:
+        if isinstance(places, slice):
+            gone_through.append(len(term.rows))
+        return term.impacts(places)
+
+    terms = [term._replace(impacts=partial(watched, term)) for term in found.terms]
+    assert replace(found, terms=terms).best(8).tolist() == list(range(8))
+    assert gone_through == []  # not even the rare one's: its rows are looked up
 
 
 @given(st.floats(0.01, 1e6))
@@ -128,6 +157,8 @@ def test_the_mean_length_is_hardly_rounded(mean: float) -> None:
 
 def test_impacts_follow_the_mean_length() -> None:
     postings = Postings.of(["zorvex zorvex leads", "zorvex"])
-    short, long = (postings.impacts.of(mean).copy() for mean in (1.0, 8.0))
+    short, long = (postings.impacts.of(mean, slice(None)) for mean in (1.0, 8.0))
     assert (short < long).all()
-    assert np.array_equal(postings.impacts.of(1.0), short)
+    assert np.array_equal(postings.impacts.of(1.0, slice(None)), short)
+    for mean in (1.0, 8.0):
+        assert postings.impacts.of(mean, slice(None)).max() <= postings.impacts.bound(mean)

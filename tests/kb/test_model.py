@@ -48,7 +48,7 @@ class StoreMachine(RuleBasedStateMachine):
         # Tiny segments, so that a few edits seal and merge many of them.
         # And the state is saved often, so that it is what most openings start from.
         self.small = ExitStack()
-        self.small.enter_context(mock.patch.multiple(index, DELTA_ROWS=3, DELTA_VALUES=12, MOST_PARTS=4))
+        self.small.enter_context(mock.patch.multiple(index, DELTA_ROWS=3, DELTA_VALUES=12))
         self.small.enter_context(mock.patch.object(saving, "LEAST_ENTRIES", 5))
         self.directory = Path(tempfile.mkdtemp())
         self.encoder = self.encoder_factory()

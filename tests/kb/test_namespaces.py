@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 from unittest import mock
 
+import pytest
+
 from kb.encoder.embeddings import EmbeddingCache
+from kb.errors import StoreUnavailable
 from kb.facts import Delete, Upsert
 from kb.index.namespace import NamespaceIndex
+from kb.log.fact_log import FactLog
 from kb.store import Store
 from tests.kb.hashing import HashEncoder
 
@@ -75,6 +80,13 @@ def test_many_namespaces_slow_down_neither_a_start_nor_edits(tmp_path: Path) -> 
             for number in range(5):
                 store.apply([Upsert("x", "space7", f"Text {number}")])
         assert len(spaces) <= looked_at.call_count <= len(spaces) + 5
+
+
+def test_a_start_that_fails_leaves_the_collector_on(tmp_path: Path) -> None:
+    _edited(tmp_path)
+    with mock.patch.object(FactLog, "scan", side_effect=StoreUnavailable("gone")), pytest.raises(StoreUnavailable):
+        Store.open(tmp_path, HashEncoder())
+    assert gc.isenabled()
 
 
 def until_called(function: mock.Mock, times: int) -> None:

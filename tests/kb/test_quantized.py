@@ -18,6 +18,7 @@ from kb.encoder.embeddings import EmbeddingCache
 from kb.facts import Delete, Upsert
 from kb.index import namespace, quantized, stored
 from kb.index.attributes import Attributes
+from kb.index.ids import Ids
 from kb.index.merging import Merged
 from kb.index.postings import Postings
 from kb.index.quantized import QuantizedSegment, encoded
@@ -32,14 +33,18 @@ def unit(rows: Any) -> Any:
     return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def segment() -> QuantizedSegment:
+@pytest.fixture(scope="module", params=["all scanned", "in lists"])
+def segment(request: pytest.FixtureRequest) -> QuantizedSegment:
     source = np.random.default_rng(3)
     centres = np.repeat(source.standard_normal((30, DIMENSION)), ROWS // 30, axis=0)
     rows = unit(centres + 0.5 * source.standard_normal((ROWS, DIMENSION)))
-    ids = [f"{row:04d}" for row in range(ROWS)]
+    ids = Ids.of(f"{row:04d}" for row in range(ROWS))
     columns = Postings.of([""] * ROWS), Attributes.of([{}] * ROWS)
-    return QuantizedSegment(ids, rows, np.full(ROWS, np.inf), *columns, encoded(rows))
+    least = 1 if request.param == "in lists" else ROWS + 1
+    with mock.patch.multiple(quantized, PARTITIONED_ROWS=least, _ROWS_PER_LIST=100):
+        codes = encoded(rows)
+    assert getattr(codes, "nlist", 0) == (30 if least == 1 else 0)
+    return QuantizedSegment(ids, rows, np.full(ROWS, np.inf), *columns, codes)
 
 
 @pytest.mark.parametrize("living", [1.0, 0.9, 0.3, 0.01])
@@ -134,7 +139,7 @@ def test_a_start_takes_what_still_holds_from_the_segments(
     assert encoder.embedded == []
 
 
-@pytest.mark.parametrize("name", ["vectors.npy", "codes.faiss", "hashes.npy", "ids.json", "rows.npy", "files.json"])
+@pytest.mark.parametrize("name", ["columns", "columns.json", "codes.faiss", "values.json", "files.json"])
 def test_a_damaged_segment_is_made_anew(
     copy: Path, sound: tuple[Path, Any], encoder: HashEncoder, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -154,7 +159,7 @@ def test_a_damaged_segment_is_made_anew(
 def test_segments_of_another_encoder_and_torn_ones_are_removed(copy: Path, sound: tuple[Path, Any]) -> None:
     torn = copy / INDEX / "0123.part"
     torn.mkdir()
-    (torn / "vectors.npy").write_bytes(b"half")
+    (torn / "columns").write_bytes(b"half")
     other = HashEncoder()
     other.fingerprint = "hash-encoder-2"
     with Store.open(copy, other) as store:
@@ -163,7 +168,7 @@ def test_segments_of_another_encoder_and_torn_ones_are_removed(copy: Path, sound
         assert b"hash-encoder-2" in (place / "files.json").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["_CODES", "_IDS", "_VALUES", "_LIST"])
+@pytest.mark.parametrize("name", ["_COLUMNS", "_CODES", "_VALUES", "_LIST"])
 def test_a_disk_that_takes_nothing_costs_no_answer(
     tmp_path: Path, encoder: HashEncoder, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
@@ -180,7 +185,7 @@ def test_a_disk_that_takes_nothing_costs_no_answer(
 def test_a_full_disk_kills_nobody_who_writes_vectors(copy: Path, encoder: HashEncoder) -> None:
     """As storing into a mapping would, with SIGBUS."""
     with Store.open(copy, encoder) as store, pytest.raises(OSError, match="No space left"):
-        stored._written_matrix(Path("/dev/full"), Merged.of(store.snapshot.indexes["default"].parts))
+        stored._write_columns(Path("/dev/full"), Merged.of(store.snapshot.indexes["default"].parts))
 
 
 def test_a_directory_taken_away_is_made_again(
@@ -206,7 +211,7 @@ def test_what_cannot_be_read_is_made_anew(
     assert encoder.embedded == []
 
 
-@pytest.mark.parametrize("listed", [b"[]", b"3", b'{"format": 2}', b"{", b"\xff", b""])
+@pytest.mark.parametrize("listed", [b"[]", b"3", b'{"format": 3}', b"{", b"\xff", b""])
 def test_a_list_of_files_that_is_none_costs_no_start(
     copy: Path, sound: tuple[Path, Any], encoder: HashEncoder, listed: bytes
 ) -> None:
@@ -243,7 +248,7 @@ def test_merged_rows_are_those_that_live(copy: Path, encoder: HashEncoder) -> No
     with Store.open(copy, encoder) as store:
         parts = store.snapshot.indexes["default"].parts
         merged = Merged.of(parts)
-        assert merged.ids == sorted(fact.id for fact in store.snapshot.facts("default", NOW))
+        assert list(merged.ids) == sorted(fact.id for fact in store.snapshot.facts("default", NOW))
         texts = [store.snapshot.by_key["default", one].text for one in merged.ids]
         assert np.array_equal(merged.matrix(), HashEncoder().embed(texts))
 

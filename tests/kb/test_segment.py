@@ -1,4 +1,4 @@
-"""A scan of shortened vectors finds what an exact one finds."""
+"""A small segment finds the rows that are nearest."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kb.index import segment
 from kb.index.attributes import Attributes
+from kb.index.ids import Ids
 from kb.index.postings import Postings
-from kb.index.segment import FlatSegment, Shortened
+from kb.index.segment import FlatSegment
 
 ROWS, DIMENSION = 600, 32
 
@@ -20,7 +20,7 @@ def unit(rows: Any) -> Any:
 
 
 def vectors(spread: float) -> Any:
-    """All directions, or bundles so narrow that rounding cannot tell their members apart."""
+    """All directions, or narrow bundles."""
     source = np.random.default_rng(3)
     centres = np.repeat(source.standard_normal((6, DIMENSION)), ROWS // 6, axis=0)
     return unit(centres + spread * source.standard_normal((ROWS, DIMENSION)))
@@ -28,16 +28,11 @@ def vectors(spread: float) -> Any:
 
 @pytest.mark.parametrize("spread", [3.0, 0.3, 1e-3, 0.0])
 @pytest.mark.parametrize("living", [1.0, 0.5, 0.02])
-@pytest.mark.parametrize("margin", [8, 256])
-def test_the_best_rows_are_the_exact_ones(
-    monkeypatch: pytest.MonkeyPatch, spread: float, living: float, margin: int
-) -> None:
-    monkeypatch.setattr(segment, "SHORTENED_ROWS", 1)
-    monkeypatch.setattr(segment, "_MARGIN", margin)
+def test_the_best_rows_are_the_exact_ones(spread: float, living: float) -> None:
     rows = vectors(spread)
     mask = np.random.default_rng(4).random(ROWS) < living
     alive = None if living == 1 else np.packbits(mask, bitorder="little")
-    ids = [f"{row:04d}" for row in range(ROWS)]
+    ids = Ids.of(f"{row:04d}" for row in range(ROWS))
     built = FlatSegment(ids, rows, np.full(ROWS, np.inf), Postings.of([""] * ROWS), Attributes.of([{}] * ROWS))
     for query in unit(rows[::37] + 0.05):
         exact = np.where(mask | (living == 1), rows.astype(np.float64) @ query, -np.inf)
@@ -45,10 +40,3 @@ def test_the_best_rows_are_the_exact_ones(
         expected = np.sort(exact)[::-1][: min(8, np.isfinite(exact).sum())]
         np.testing.assert_allclose(np.sort(exact[found])[::-1], expected, atol=1e-6)
         assert len(set(found.tolist())) == len(found)
-
-
-def test_what_rounding_leaves_open_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment, "_MARGIN", 8)  # fewer than there are alike
-    rows = vectors(0.0)
-    assert Shortened(rows).search(rows[0], 8, None) is None
-    assert Shortened(vectors(3.0)).search(vectors(3.0)[0], 8, None) is not None

@@ -66,7 +66,7 @@ def require_sound(snapshot: Snapshot) -> None:
         merged = Merged.of(snapshot.indexes[namespace].parts)
         terms = Postings.of(fact.text for fact in facts.values())
         values = Attributes.of(fact.metadata for fact in facts.values())
-        assert merged.ids == list(facts)
+        assert list(merged.ids) == list(facts)
         assert merged.expires.tolist() == [fact.expires_at or math.inf for fact in facts.values()]
         assert np.array_equal(merged.matrix(), HashEncoder().embed([fact.text for fact in facts.values()]))
         for column in ("keys", "starts", "rows", "counts", "lengths"):
@@ -110,7 +110,7 @@ def edit(store: Store, changes: list[Upsert], then: str, at: int) -> None:
 @example(steps=[(EIGHT, "", "closed", 0), ([Upsert("f3", "a", "text 3", {"n": 1}, None)], "", "older", 0)])
 def test_segments_found_at_a_start_hold_what_the_facts_say(steps: list[Any]) -> None:
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.multiple(index, DELTA_ROWS=2, DELTA_VALUES=12, MOST_PARTS=4))
+        stack.enter_context(mock.patch.multiple(index, DELTA_ROWS=2, DELTA_VALUES=12))
         stack.enter_context(mock.patch.object(quantized, "QUANTIZED_ROWS", 3))
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         directory, backups = place / "0", []

@@ -153,7 +153,7 @@ class Stub:
         if self.finds:
             words = set(re.findall(r"\w+", question))
             held.sort(key=lambda fact: len(words & set(re.findall(r"\w+", fact["text"]))))
-        return held[-asked["top_k"] :]
+        return held[-asked.get("top_k", 8) :]
 
     def _mounted(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         asked = body.get("knowledge", {"enabled": False})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.corpus import CAPACITY, make_corpus, pasted, rewritten
+from loadtests.corpus import CAPACITY, NEAR, make_corpus, pasted, rewritten
 
 
 def test_same_seed_same_corpus() -> None:
@@ -13,10 +13,11 @@ def test_same_seed_same_corpus() -> None:
 
 
 def test_all_facts_and_questions_differ() -> None:
-    corpus = make_corpus(CAPACITY, 1)
-    assert len({item.fact.id for item in corpus}) == CAPACITY
-    assert len({item.fact.text for item in corpus}) == CAPACITY
-    assert len({item.question for item in corpus}) == CAPACITY
+    for count in (NEAR, 3 * NEAR):
+        corpus = make_corpus(count, 1)
+        assert len({item.fact.id for item in corpus}) == count
+        assert len({item.fact.text for item in corpus}) == count
+        assert len({item.question for item in corpus}) == count
 
 
 @pytest.mark.parametrize("count", [0, -1, CAPACITY + 1])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from loadtests import edit, form, phi, recency, replicas, throughput, ttft
+from loadtests import cold, edit, form, phi, recency, replicas, throughput, ttft
 from loadtests.answer import Answer, MountedReport
 from loadtests.client import Target
 from loadtests.refusals import RequestError
@@ -43,6 +43,13 @@ async def test_ttft(target: Target) -> None:
 async def test_ttft_refuses_a_run_that_mounted_fewer_facts(target: Target) -> None:
     report = await ttft.run(Options(target, count=3, facts=4), quiet)
     assert report.failures == ["3 answers did not mount 8 facts"]
+
+
+async def test_cold(target: Target) -> None:
+    report = await cold.run(1.0, _options(target), quiet)
+    assert not report.failures
+    assert report.series["TTFT, cold (ms)"].n == report.series["TTFT, warm (ms)"].n == 6
+    assert report.figures["facts"] == 40
 
 
 async def test_form(target: Target) -> None:

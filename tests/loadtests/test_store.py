@@ -17,7 +17,7 @@ def test_everything_is_measured(tmp_path: Path) -> None:
     with mock.patch.object(quantized, "QUANTIZED_ROWS", 100), mock.patch.object(namespace, "DELTA_ROWS", 4):
         Scene(StorePlan(150, 10, 1), tmp_path / "kb", HashEncoder(), report).measure(lambda *_: None)
     assert report.failures == []
-    assert len(report.series) == 5
+    assert len(report.series) == 8
     assert report.figures["recall of 8 against exact, dense"] == 1.0  # each of so few vectors is read
     assert report.figures["disk per fact (bytes): index segments"] > 0
     assert report.figures["start after kill -9 (s)"] > 0
