@@ -53,7 +53,7 @@ class SqrtBlocks:
 
     k is `chosen` for the smallest blocks, and halves when they double: chosen are always as many tokens, so what grows
     as √t is how many blocks there are to choose from. Just behind the threshold, where that many tokens would be all of
-    them, k rises from half of it, in steps, to the whole at one and a half times the threshold.
+    them, k rises from two fifths of it, in steps, to the whole at one and a half times the threshold.
 
     `threshold`   rows before this place see everything; so do all that have no more than k blocks to choose from
     """
@@ -72,7 +72,7 @@ class SqrtBlocks:
     @property
     def first_routed(self) -> int:
         """The first place whose row may not see everything before it."""
-        edges = _edges(self, self.levels(self.threshold + (self.chosen + 3) * self.smallest))
+        edges = _edges(self, self.levels(self.threshold + (self.chosen + 3) * self.smallest) + 1)
         return next(place for place in edges if self.way(place))
 
     def way(self, place: int) -> Way | None:
@@ -110,7 +110,7 @@ class SqrtBlocks:
 
     def _chosen(self, level: int, steps: int) -> int:
         """k"""
-        return max(1, self.chosen * (RISE + steps) // (2 * RISE) >> level)
+        return max(1, self.chosen * (2 * RISE + 3 * steps) // (5 * RISE) >> level)
 
 
 @lru_cache(maxsize=64)

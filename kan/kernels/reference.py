@@ -74,7 +74,7 @@ def _seen_in_blocks(pattern: SqrtBlocks, place: int, queries: Tensor, keys: Tens
     between = range(1, own - 1)
     rise = pattern.threshold // 16
     eighths = min(8, (place - pattern.threshold) // rise) if rise else 8
-    count = max(1, pattern.chosen * (8 + eighths) // 16 * pattern.smallest // size)
+    count = max(1, pattern.chosen * (16 + 3 * eighths) // 40 * pattern.smallest // size)
     if place < pattern.threshold or len(between) <= count:
         return list(range(place + 1))
     scores = {b: float(queries.sum(0) @ keys[b * size : (b + 1) * size].mean(0)) for b in between}

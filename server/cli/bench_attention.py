@@ -13,7 +13,7 @@ from server.cli.console import USAGE, CommandError, fail, output, progress_bar
 def attention(
     shortest: Annotated[int, typer.Option(min=256, help="Shortest context, in tokens.")] = 1024,
     longest: Annotated[int, typer.Option(min=512, help="Longest context; lengths double up to it.")] = 131_072,
-    blocks: Annotated[int, typer.Option(min=1, help="Of √n attention: blocks that a row chooses.")] = 64,
+    blocks: Annotated[int, typer.Option(min=1, help="Of √n attention: blocks that a row chooses.")] = 80,
     threshold: Annotated[int, typer.Option(min=0, help="Of √n attention: tokens whose rows see everything.")] = 4096,
     heads: Annotated[int, typer.Option(min=1, help="Query heads.")] = 9,
     kv_heads: Annotated[int, typer.Option(min=1, help="Heads of keys and values.")] = 3,

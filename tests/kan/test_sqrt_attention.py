@@ -29,8 +29,8 @@ from tests.tiny import base_logits, tiny_config, tiny_tensors
 
 REFERENCE = TorchKernels(ReferenceAttention)
 AS_SERVED = {
-    0: None, 4095: None, 4096: (0, 32), 4351: (0, 32), 4352: (0, 36), 5120: (0, 48), 6143: (0, 60), 6144: (0, 64),
-    16383: (0, 64), 16384: (1, 32), 65535: (1, 32), 65536: (2, 16), 131072: (2, 16), 2**22: (5, 2), 2**26: (7, 1),
+    0: None, 4095: None, 4096: (0, 32), 4351: (0, 32), 4352: (0, 38), 5120: (0, 56), 6143: (0, 74), 6144: (0, 80),
+    16383: (0, 80), 16384: (1, 40), 65535: (1, 40), 65536: (2, 20), 131072: (2, 20), 2**22: (5, 2), 2**26: (7, 1),
 }  # fmt: skip
 SMALL = SqrtBlocks(chosen=2, threshold=0, smallest=PAGE_SIZE)
 """Rows are routed from place 80 on, and have larger blocks from 1,024 on."""
@@ -284,10 +284,18 @@ def test_spans_have_one_way_each(first: int, count: int, chosen: int, threshold:
     assert pattern.way(pattern.first_routed) is not None
 
 
+@given(chosen=st.integers(1, 2**30), threshold=st.integers(0, 2**20), smallest=st.sampled_from([16, 64]))
+def test_the_first_row_that_may_not_see_everything(chosen: int, threshold: int, smallest: int) -> None:
+    pattern = SqrtBlocks(chosen, threshold, smallest)
+    first = pattern.first_routed
+    assert pattern.way(first) is not None
+    assert all(way is None for _, _, way in pattern.spans(0, first))
+
+
 @pytest.mark.parametrize(("place", "way"), AS_SERVED.items())
 def test_how_many_blocks_are_chosen(place: int, way: tuple[int, int] | None) -> None:
-    """From half of 4,096 tokens at the threshold to all of them, and as many tokens in larger blocks."""
-    assert SqrtBlocks(64, 4096).way(place) == way
+    """From two fifths of 5,120 tokens at the threshold to all of them, and as many tokens in larger blocks."""
+    assert SqrtBlocks(80, 4096).way(place) == way
 
 
 def test_what_a_row_sees() -> None:

@@ -7,14 +7,16 @@
 
 #ifdef KG_AVAILABLE
 
+#include <omp.h>
 #include <stdlib.h>
 
 enum {
     BLOCK = 64,             /* most rows of a work item, */
     SCRATCH = 256 * 1024,   /* and most bytes of its scores, unless ROWS rows need more: they should stay in L2 */
-    PLACES = 32,            /* most places of one that chooses, */
-    ROUTED = 1024 * 1024,   /* and most bytes of its scores, unless one place needs more */
-    ITEMS = 16              /* work items wanted, so that all threads have work to the end */
+    PLACES = 64,            /* most places of one that chooses, */
+    ROUTED = 4096 * 1024,   /* and most bytes of its scores: many places share a block, which is more than L2 gives */
+    ITEMS = 16,             /* work items wanted, so that all threads have work to the end, */
+    EACH = 4                /* and for each thread, where some choose */
 };
 
 /* How many of a sequence's blocks, from the first, hold every column that a query and those before it see. */
@@ -93,6 +95,7 @@ static Plan plan_of(const Attention *a)
     const int64_t column = (int64_t)sizeof(float), group = group_of(a);
     while (plan.rows > ROWS && plan.rows * plan.columns * column > SCRATCH) plan.rows /= 2;
     while (plan.places > 1 && plan.places * group * plan.routed * column > ROUTED) plan.places /= 2;
+    while (plan.places > ROWS && divide(a, &plan, NULL) < EACH * omp_get_max_threads()) plan.places /= 2;
     while (plan.rows > 2 * ROWS && divide(a, &plan, NULL) < ITEMS) plan.rows /= 2;
     return plan;
 }
