@@ -51,8 +51,8 @@ class KANConfig:
     """Symmetry group of the layers, as `kan.symmetry.group` spells it; "trivial": ordinary layers."""
     attention: str = "full"
     """Attention pattern: "full" (causal over everything) or "sqrt" (`SqrtBlocks` of `kan/patterns.py`)."""
-    attention_blocks: int = 64
-    """Of "sqrt": how many blocks a row chooses."""
+    attention_blocks: int = 80
+    """Of "sqrt": how many blocks of the smallest size a row chooses; of larger ones, as many as hold as many tokens."""
     attention_threshold: int = 4096
     """Of "sqrt": tokens of a context whose rows see everything."""
     group_action: tuple[tuple[tuple[int, ...], ...], ...] = ()

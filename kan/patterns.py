@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TypeAlias
+from functools import lru_cache
+from itertools import groupby, pairwise
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from kan.config import KANConfig
 
 SMALLEST_BLOCK = 4 * PAGE_SIZE
 """Tokens. Smaller blocks would be needed below 4,096 tokens only, where everything can as well be seen."""
+
+RISE = 8
+"""Steps in which the number of chosen blocks grows behind the threshold."""
 
 PlacePattern: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Which context tokens a row sees: places in the context of queries and of keys -> bool, broadcast over both."""
@@ -28,10 +32,17 @@ def causal(query: Tensor, key: Tensor) -> Tensor:
     return key <= query
 
 
+class Way(NamedTuple):
+    """How a row chooses: among blocks of this level, so many of them."""
+
+    level: int
+    chosen: int
+
+
 @dataclass(frozen=True, slots=True)
 class SqrtBlocks:
-    """A row sees the first block of its context, its own and the one before, and of those between them the `chosen`
-    ones that its queries point to.
+    """A row sees the first block of its context, its own and the one before, and of those between them the k that its
+    queries point to.
 
     The context lies in blocks of B tokens, B being a function of the row's place t: the largest of `smallest`,
     2·`smallest`, 4·`smallest`, … whose square is at most t, and at least `smallest`. So B is about √t, and all blocks
@@ -40,7 +51,11 @@ class SqrtBlocks:
     The query heads of a group choose together: the blocks with the greatest (Σ_h q_h) · k̄_b, where k̄_b is the mean of
     the block's keys after RoPE. So what is compared is the mean of the scores that attention would compute.
 
-    `threshold`   rows before this place see everything; so do all that have no more than `chosen` blocks to choose from
+    k is `chosen` for the smallest blocks, and halves when they double: chosen are always as many tokens, so what grows
+    as √t is how many blocks there are to choose from. Just behind the threshold, where that many tokens would be all of
+    them, k rises from two fifths of it, in steps, to the whole at one and a half times the threshold.
+
+    `threshold`   rows before this place see everything; so do all that have no more than k blocks to choose from
     """
 
     chosen: int
@@ -57,13 +72,16 @@ class SqrtBlocks:
     @property
     def first_routed(self) -> int:
         """The first place whose row may not see everything before it."""
-        return max(self.threshold, (self.chosen + 3) * self.smallest)
+        edges = _edges(self, self.levels(self.threshold + (self.chosen + 3) * self.smallest) + 1)
+        return next(place for place in edges if self.way(place))
 
-    def level(self, place: int) -> int | None:
-        """j of the block size `smallest`·2^j for a row at this place; None if it sees everything."""
+    def way(self, place: int) -> Way | None:
+        """Of a row at this place; None if it sees everything."""
+        if place < self.threshold:
+            return None
         level = self.levels(place + 1) - 1
-        between = place // self.block(level) - 2
-        return level if place >= self.threshold and between > self.chosen else None
+        chosen = self._chosen(level, self._steps(place))
+        return Way(level, chosen) if place // self.block(level) - 2 > chosen else None
 
     def block(self, level: int) -> int:
         """Tokens of a block."""
@@ -76,13 +94,33 @@ class SqrtBlocks:
             count += 1
         return count
 
-    def spans(self, first: int, end: int) -> list[tuple[int, int, int | None]]:
-        """Rows first … end-1, cut where the level changes: (first, end, level) of each."""
-        levels = range(self.levels(end))
-        edges = {self.block(level) ** 2 for level in levels}
-        edges |= {(self.chosen + 3) * self.block(level) for level in levels} | {self.threshold}
-        cuts = [first, *sorted(edge for edge in edges if first < edge < end), end]
-        return [(start, stop, self.level(start)) for start, stop in pairwise(cuts)]
+    def spans(self, first: int, end: int) -> list[tuple[int, int, Way | None]]:
+        """Rows first … end-1, cut where their way changes: (first, end, way) of each."""
+        if end == first + 1:  # decoding
+            return [(first, end, self.way(first))]
+        cuts = [first, *(edge for edge in _edges(self, self.levels(end)) if first < edge < end), end]
+        pieces = [(start, stop, self.way(start)) for start, stop in pairwise(cuts)]
+        alike = [list(some) for _, some in groupby(pieces, key=lambda one: one[2])]
+        return [(some[0][0], some[-1][1], some[0][2]) for some in alike]
+
+    def _steps(self, place: int) -> int:
+        """How many of `RISE` the row has behind it."""
+        step = self.threshold // (2 * RISE)
+        return min(RISE, (place - self.threshold) // step) if step else RISE
+
+    def _chosen(self, level: int, steps: int) -> int:
+        """k"""
+        return max(1, self.chosen * (2 * RISE + 3 * steps) // (5 * RISE) >> level)
+
+
+@lru_cache(maxsize=64)
+def _edges(pattern: SqrtBlocks, levels: int) -> tuple[int, ...]:
+    """Places, ascending, where the way of rows may change, up to this many levels."""
+    steps = range(RISE + 1)
+    edges = {pattern.block(level) ** 2 for level in range(levels)}
+    edges |= {pattern.threshold + step * (pattern.threshold // (2 * RISE)) for step in steps}
+    edges |= {(pattern._chosen(level, step) + 3) * pattern.block(level) for level in range(levels) for step in steps}
+    return tuple(sorted(edges))
 
 
 Pattern: TypeAlias = PlacePattern | SqrtBlocks

@@ -27,7 +27,7 @@ from kan.kernels.paged_cache import PagedCache
 from kan.kernels.small_pages import CacheLayer
 from kan.patterns import SqrtBlocks, pattern_of
 
-ABI = 5
+ABI = 6
 """KG_ABI of c/vectors.h. A library built from other sources is refused."""
 MAX_HEAD_DIM = 256
 BLOCK_OUTPUTS = 32
@@ -55,7 +55,7 @@ class NativeKernels:
         # The longer functions let other Python threads run meanwhile. The shortest do not: to get the interpreter's
         # lock back could take many times as long as they do.
         long, short = ctypes.CDLL(path), ctypes.PyDLL(path)
-        self._attention = _function(long.kg_attention, [c_void_p] * 10 + [c_int64] * 9)
+        self._attention = _function(long.kg_attention, [c_void_p] * 10 + [c_int64] * 8)
         self._swiglu = _function(long.kg_swiglu, [c_void_p, c_int64, c_int64, c_void_p])
         self._linear = _function(long.kg_linear, [c_void_p] * 4 + [c_int64] * 3 + [c_void_p])
         self._pack_linear = _function(long.kg_pack_linear, [c_void_p, c_int64, c_int64, c_void_p])
@@ -79,29 +79,29 @@ class NativeKernels:
     ) -> Tensor:
         """q [R, H, d] -> [R, H, d].
 
-        sequences [S, 8] and table [B, 4] int64 as `Sequence` and `Block` of c/blocks.h; phi [H, parts] float32 or
+        sequences [S, 9] and table [B, 4] int64 as `Sequence` and `Block` of c/blocks.h; phi [H, parts] float32 or
         None; mass [parts] float32, added to; `routing` is needed where rows choose blocks. IndexError for a page
         outside the cache, and for rows that have too few blocks to choose from.
         """
         rows, heads, d = q.shape
         kv_heads, cache_pages, parts = cache.kv.shape[1], cache.kv.shape[2], len(mass)
         out = torch.empty_like(q)
-        means, levels, smallest, chosen = None, 0, 0, 0
+        means, levels, smallest = None, 0, 0
         if routing is not None:
-            levels, smallest, chosen = len(routing.means), routing.smallest, routing.chosen
+            levels, smallest = len(routing.means), routing.smallest
             means = _address(routing.means, torch.float32, (levels, kv_heads, cache_pages, d))
         failure = self._attention(
             _address(q, torch.bfloat16, (rows, heads, d)),
             _address(cache.kv, torch.bfloat16, (2, kv_heads, cache_pages, PAGE_SIZE, d)),
             _address(cache.key_scales, torch.bfloat16, (kv_heads, cache_pages, d)),
             _address(cache.value_scales, torch.bfloat16, (kv_heads, cache_pages, 2 * PAGE_SIZE)),
-            _address(sequences, torch.int64, (len(sequences), 8)),
+            _address(sequences, torch.int64, (len(sequences), 9)),
             _address(table, torch.int64, (len(table), 4)),
             None if phi is None else _address(phi, torch.float32, (heads, parts)),
             _address(mass, torch.float32, (parts,)),
             out.data_ptr(),
             means,
-            *(len(sequences), heads, kv_heads, d, cache_pages, parts, levels, smallest, chosen),
+            *(len(sequences), heads, kv_heads, d, cache_pages, parts, levels, smallest),
         )
         if failure:
             raise _ERRORS[failure]("attention")

@@ -16,10 +16,10 @@ from kan.attention import PAGE_SIZE, SequenceRows, pages_for, phi_of
 from kan.kernels.block_means import BlockMeans
 from kan.kernels.paged_cache import slots_of
 from kan.kernels.small_pages import CacheLayer
-from kan.patterns import Pattern, SqrtBlocks, causal
+from kan.patterns import Pattern, SqrtBlocks, Way, causal
 
-EVERYTHING = -1
-"""The level of rows that see all before them."""
+EVERYTHING = Way(-1, 0)
+"""The level of rows that see all before them; they choose none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +28,10 @@ class Routing:
 
     means      [levels, H_kv, pages, d] float32, as `BlockMeans` keeps them
     smallest   pages of a block of level 0
-    chosen     how many blocks a row chooses
     """
 
     means: Tensor
     smallest: int
-    chosen: int
 
 
 class Compiled(Protocol):
@@ -92,31 +90,31 @@ class NativeAttention:
         if self._means is None or not isinstance(self._pattern, SqrtBlocks):
             return None
         self._means.refresh(layer, cache.kv, self._completed)
-        return Routing(self._means.all_of(layer), self._pattern.smallest // PAGE_SIZE, self._pattern.chosen)
+        return Routing(self._means.all_of(layer), self._pattern.smallest // PAGE_SIZE)
 
 
 def _tables(sequences: Sequence[SequenceRows], parts: Sequence[int], pattern: Pattern) -> tuple[Tensor, Tensor]:
-    """`Sequence` [S, 8] and `Block` [B, 4] of c/blocks.h. `parts`: the number of each sequence's first part."""
+    """`Sequence` [S, 9] and `Block` [B, 4] of c/blocks.h. `parts`: the number of each sequence's first part."""
     described, blocks = [], []
     first_query = first_block = 0
     for one, first_part in zip(sequences, parts, strict=False):
         mounted, end = len(one.prefix.table), one.computed + one.count
-        for first, stop, level in _spans(one, pattern):
+        for first, stop, way in _spans(one, pattern):
             seen = mounted + pages_for(stop)
-            described.append((first_query, stop - first, first_block, seen, mounted, first, level, stop == end))
+            described.append((first_query, stop - first, first_block, seen, mounted, first, *way, stop == end))
             first_query += stop - first
         blocks.append(_blocks(one, first_part))
         first_block += len(blocks[-1])
     return torch.tensor(described, dtype=torch.int64), torch.from_numpy(np.concatenate(blocks))
 
 
-def _spans(one: SequenceRows, pattern: Pattern) -> Iterator[tuple[int, int, int]]:
-    """Places, cut where their level changes: (first, end, level) of each."""
+def _spans(one: SequenceRows, pattern: Pattern) -> Iterator[tuple[int, int, Way]]:
+    """Places, cut where their way changes: (first, end, way) of each."""
     if not isinstance(pattern, SqrtBlocks):
         yield one.computed, one.computed + one.count, EVERYTHING
         return
-    for first, stop, level in pattern.spans(one.computed, one.computed + one.count):
-        yield first, stop, EVERYTHING if level is None else level
+    for first, stop, way in pattern.spans(one.computed, one.computed + one.count):
+        yield first, stop, way or EVERYTHING
 
 
 def _blocks(one: SequenceRows, first_part: int) -> NDArray[np.int64]:

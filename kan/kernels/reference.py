@@ -72,10 +72,13 @@ def _seen_in_blocks(pattern: SqrtBlocks, place: int, queries: Tensor, keys: Tens
         size *= 2
     own = place // size
     between = range(1, own - 1)
-    if place < pattern.threshold or len(between) <= pattern.chosen:
+    rise = pattern.threshold // 16
+    eighths = min(8, (place - pattern.threshold) // rise) if rise else 8
+    count = max(1, pattern.chosen * (16 + 3 * eighths) // 40 * pattern.smallest // size)
+    if place < pattern.threshold or len(between) <= count:
         return list(range(place + 1))
     scores = {b: float(queries.sum(0) @ keys[b * size : (b + 1) * size].mean(0)) for b in between}
-    chosen = sorted(between, key=lambda b: scores[b], reverse=True)[: pattern.chosen]
+    chosen = sorted(between, key=lambda b: scores[b], reverse=True)[:count]
     return [key for b in sorted({0, *chosen, own - 1, own}) for key in range(b * size, (b + 1) * size) if key <= place]
 
 

@@ -54,20 +54,20 @@ class RoutedAttention:
 
 
 def _spans(one: SequenceRows, first_part: int, pattern: SqrtBlocks) -> Iterator[Span]:
-    """A sequence's rows, cut where their level changes and, where they are routed, into tiles."""
+    """A sequence's rows, cut where their way changes and, where they are routed, into tiles."""
     end = one.computed + one.count
-    for first, last, level in pattern.spans(one.computed, end):
-        tiles = [] if level is None else range(first - first % TILE + TILE, last, TILE)
+    for first, last, way in pattern.spans(one.computed, end):
+        tiles = [] if way is None else range(first - first % TILE + TILE, last, TILE)
         for start, stop in pairwise([first, *tiles, last]):
             yield Span(replace(one, computed=start, count=stop - start), first_part, stop == end)
 
 
 def _pieces(spans: Sequence[Span], pattern: SqrtBlocks, parts: Parts, means: BlockMeans) -> Iterator[Piece]:
-    for level, alike in groupby(spans, key=lambda one: pattern.level(one.rows.computed)):
+    for way, alike in groupby(spans, key=lambda one: pattern.way(one.rows.computed)):
         for bundle in bundles(list(alike)):
-            if level is None:
+            if way is None:
                 yield SeenRows(bundle, causal, parts)
             elif bundle[0].rows.count == 1:
-                yield RoutedRows(bundle, pattern, level, parts, means)
+                yield RoutedRows(bundle, pattern, way, parts, means)
             else:
-                yield RoutedPrompt(bundle[0], pattern, level, parts, means)
+                yield RoutedPrompt(bundle[0], pattern, way, parts, means)

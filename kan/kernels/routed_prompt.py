@@ -18,24 +18,23 @@ from kan.kernels.chosen_blocks import attend_chosen, normalised
 from kan.kernels.routing import Blocks, choose, summed_queries
 from kan.kernels.small_pages import CacheLayer
 from kan.kernels.torch_attention import Parts, Span, group_of, scores_and_values
-from kan.patterns import SqrtBlocks, causal
+from kan.patterns import SqrtBlocks, Way, causal
 
 
 class RoutedPrompt:
     """`Piece` of consecutive rows, all with blocks of one size."""
 
-    def __init__(self, span: Span, pattern: SqrtBlocks, level: int, parts: Parts, means: BlockMeans) -> None:
+    def __init__(self, span: Span, pattern: SqrtBlocks, way: Way, parts: Parts, means: BlockMeans) -> None:
         self._parts = parts
         self._means = means
-        self._level = level
-        self._chosen = pattern.chosen
+        self._level, self._chosen = way
         self._told = span.ends
-        self._between = Blocks(span.rows, pattern, level).between()
-        own = torch.arange(span.rows.computed, span.rows.computed + span.rows.count) // pattern.block(level)
+        self._between = Blocks(span.rows, pattern, way.level).between()
+        own = torch.arange(span.rows.computed, span.rows.computed + span.rows.count) // pattern.block(way.level)
         none = torch.arange(len(self._between)) >= own[:, None] - 2
         self._mask = torch.zeros(none.shape).masked_fill_(none, -torch.inf)
         self._near = [
-            group_of([rows], [Blocks(rows.rows, pattern, level).always_seen()], causal, parts)
+            group_of([rows], [Blocks(rows.rows, pattern, way.level).always_seen()], causal, parts)
             for rows in _by_own_block(span, own)
         ]
 

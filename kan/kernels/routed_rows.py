@@ -15,23 +15,20 @@ from kan.kernels.block_means import BlockMeans
 from kan.kernels.routing import Blocks, choose, summed_queries
 from kan.kernels.small_pages import CacheLayer
 from kan.kernels.torch_attention import Parts, Span, attend, group_of
-from kan.patterns import SqrtBlocks, causal
+from kan.patterns import SqrtBlocks, Way, causal
 
 
 class RoutedRows:
     """`Piece` of one row each of several sequences, all with blocks of one size."""
 
-    def __init__(
-        self, bundle: Sequence[Span], pattern: SqrtBlocks, level: int, parts: Parts, means: BlockMeans
-    ) -> None:
+    def __init__(self, bundle: Sequence[Span], pattern: SqrtBlocks, way: Way, parts: Parts, means: BlockMeans) -> None:
         self._parts = parts
         self._means = means
-        self._level = level
-        self._chosen = pattern.chosen
+        self._level, self._chosen = way
         self._told = bundle[-1].ends
-        blocks = [Blocks(one.rows, pattern, level) for one in bundle]
+        blocks = [Blocks(one.rows, pattern, way.level) for one in bundle]
         group = group_of(bundle, [each.always_seen() for each in blocks], causal, parts)
-        self._group = replace(group, mask=F.pad(group.mask, (0, pattern.chosen * blocks[0].step * PAGE_SIZE)))
+        self._group = replace(group, mask=F.pad(group.mask, (0, way.chosen * blocks[0].step * PAGE_SIZE)))
         between = [each.between() for each in blocks]
         self._between = pad_sequence(between, batch_first=True)
         """[S, blocks, step]"""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kan.kernels.paged_cache import exact_type
 from kan.symmetry.group import FiniteGroup
 from kan.symmetry.spectrum import Irreducibles, spectrum
 
@@ -23,7 +24,7 @@ class _Size:
     """All representations of one kind and size: k of them, d² rows of x̂ in each part.
 
     weights     [k, d · c, parts · d · o]: in this order a product with few rows reads them fastest, from end to end
-    synthesis   [n, k · parts · d · parts · d]: from the products back to functions on the group
+    synthesis   [n, k · parts · d · parts · d]: from the products back to functions on the group; float32 at the least
     """
 
     k: int
@@ -43,23 +44,27 @@ class _Size:
         return cls(k, parts, kind.size, _spectral(kind, blocks), synthesis)
 
     def multiply(self, x: Tensor) -> Tensor:
-        """x̂ [k · parts · d · d, R, c] -> products [k · parts · d · parts · d, R · o]."""
+        """x̂ [k · parts · d · d, R, c] as the weights -> products [k · parts · d · parts · d, R · o] as `synthesis`."""
         k, parts, d = self.k, self.parts, self.d
         rows, channels = x.shape[1:]
         by_row = x.view(k, parts * d, d, rows, channels).transpose(2, 3).reshape(k, parts * d * rows, d * channels)
         outputs = self.weights.shape[2] // (parts * d)
         products = torch.bmm(by_row, self.weights).view(k, parts * d, rows, parts * d, outputs)
-        return products.transpose(2, 3).reshape(k * parts * d * parts * d, rows * outputs)
+        return products.transpose(2, 3).reshape(k * parts * d * parts * d, rows * outputs).to(self.synthesis.dtype)
 
 
 class FourierLinear:
-    """`Product` of a weight [o, n · c] in float32 or float64, as `kan.symmetry.linear` lays it out; bias [o]."""
+    """`Product` of a weight [o, n · c], as `kan.symmetry.linear` lays it out; bias [o].
+
+    In bfloat16 the products alone are: the transforms, which take little of the time, are computed in float32, and what
+    goes into a product is rounded once, as what comes out of it.
+    """
 
     def __init__(self, group: FiniteGroup, weight: Tensor, bias: Tensor | None = None) -> None:
         blocks = weight.view(len(weight), group.order, -1)
-        like = partial(torch.tensor, dtype=weight.dtype, device=weight.device)
+        like = partial(torch.tensor, dtype=exact_type(weight.dtype), device=weight.device)
         kinds = spectrum(group)
-        self._order, self._outputs = group.order, len(weight)
+        self._order, self._outputs, self._dtype = group.order, len(weight), weight.dtype
         self._analysis = like(np.concatenate([one.transform for one in kinds]))
         self._sizes = [_Size.of(one, blocks, like(_back(one))) for one in kinds]
         self._synthesis = torch.cat([one.synthesis for one in self._sizes], dim=1)
@@ -67,11 +72,11 @@ class FourierLinear:
         self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._product(x).contiguous().flatten(1)
+        return self._product(x).to(self._dtype).contiguous().flatten(1)
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
         y = self._product(x)
-        return (residual.reshape(y.shape) + y).view(residual.shape)
+        return (residual.reshape(y.shape) + y).view(residual.shape).to(self._dtype)
 
     def _product(self, x: Tensor) -> Tensor:
         """[R, n · c] -> [R, n, o], strided"""
@@ -79,7 +84,7 @@ class FourierLinear:
             return self._of_one(x)
         rows, n, channels = len(x), self._order, x.shape[1] // self._order
         functions = x.reshape(rows, n, channels).transpose(0, 1).reshape(n, rows * channels)
-        spectra = torch.mm(self._analysis, functions).view(n, rows, channels)
+        spectra = self._transformed(functions).view(n, rows, channels)
         y: Tensor | None = None
         for size, one in zip(self._sizes, torch.split(spectra, self._counts), strict=True):
             products = size.multiply(one)
@@ -88,14 +93,19 @@ class FourierLinear:
         values = y.view(n, rows, self._outputs).transpose(0, 1)
         return values if self._bias is None else values + self._bias
 
+    def _transformed(self, functions: Tensor) -> Tensor:
+        """[n, …] -> the same, of the weights' type."""
+        return torch.mm(self._analysis, functions.to(self._analysis.dtype)).to(self._dtype)
+
     def _of_one(self, x: Tensor) -> Tensor:
         """The same for one row."""
-        spectra = torch.mm(self._analysis, x.reshape(self._order, -1))
+        spectra = self._transformed(x.reshape(self._order, -1))
         products = [
             torch.bmm(one.view(size.inputs), size.weights).view(size.synthesis.shape[1], -1)
             for size, one in zip(self._sizes, torch.split(spectra, self._counts), strict=True)
         ]
-        y = torch.mm(self._synthesis, products[0] if len(products) == 1 else torch.cat(products))
+        joined = products[0] if len(products) == 1 else torch.cat(products)
+        y = torch.mm(self._synthesis, joined.to(self._synthesis.dtype))
         return (y if self._bias is None else y + self._bias).unsqueeze(0)
 
 

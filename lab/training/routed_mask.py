@@ -19,10 +19,10 @@ def routed_mask(pattern: SqrtBlocks, queries: Tensor, keys: Tensor) -> Tensor:
     places = torch.arange(n, device=keys.device)
     seen = (places <= places[:, None]).expand(*keys.shape[:2], n, n).clone()
     wanted = queries.sum(2)
-    for first, end, level in pattern.spans(0, n):
-        if level is not None:
-            size = pattern.block(level)
-            blocks = _blocks_seen(pattern.chosen, wanted[:, :, first:end], keys, size, places[first:end] // size)
+    for first, end, way in pattern.spans(0, n):
+        if way is not None:
+            size = pattern.block(way.level)
+            blocks = _blocks_seen(way.chosen, wanted[:, :, first:end], keys, size, places[first:end] // size)
             seen[:, :, first:end] &= blocks.repeat_interleave(size, dim=-1)[..., :n]
     return seen
 

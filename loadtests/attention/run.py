@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
@@ -13,6 +14,7 @@ from kan.kernels.memory import page_bytes
 from kan.kernels.native import KernelsUnavailable, NativeKernels
 from kan.kernels.operations import Kernels
 from loadtests.attention.measure import LAYERS, Measured, Shape, crossing, exponent, measure
+from loadtests.attention.partial import Partial
 from loadtests.report import Report
 
 log = logging.getLogger(__name__)
@@ -23,9 +25,10 @@ NATIVE = ", native"
 LEAST = 4096
 """Exponents are fitted from this length on."""
 FULL_CHUNK = 64
-"""Rows of full attention at once: more would take gigabytes, and no less time for each."""
-FULL_SAMPLES = 12
-"""Chunks of it between two lengths that are computed."""
+"""Rows of full attention by torch at once: more would take gigabytes, and no less time for each."""
+FULL_SAMPLES = {"": 12, NATIVE: 6}
+"""Chunks of full attention between two lengths that are computed, and stand for all: at even distances, and the last.
+All of a prompt of 128 K tokens would take half an hour."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -54,8 +57,12 @@ class AttentionPlan:
         return lengths
 
 
-def run(plan: AttentionPlan, progress: Progress) -> Report:
-    """Takes minutes: full attention of the longest prompt is most of it. Without compiled kernels torch's alone."""
+def run(plan: AttentionPlan, progress: Progress, partial: Path | None = None) -> Report:
+    """Takes minutes. Without compiled kernels torch's alone.
+
+    `partial`: where what is measured is kept until the end; a run with the same plan goes on behind it. Raises
+    ValueError for a file of another plan, or OSError.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(plan.threads)
     kinds: dict[str, tuple[str, Kernels | None]] = {}
@@ -64,14 +71,17 @@ def run(plan: AttentionPlan, progress: Progress) -> Report:
         kinds = {SQRT + NATIVE: (SQRT, native), FULL + NATIVE: (FULL, native)}
     except KernelsUnavailable as reason:
         log.info("torch alone is measured; no native kernels: %s", reason)
+    kinds = {SQRT: (SQRT, None), FULL: (FULL, None), **kinds}
+    kept = Partial(partial, {"plan": asdict(plan), "kinds": list(kinds)})
     try:
-        found = {
-            name: _measured(plan, name, kind, kernels, progress)
-            for name, (kind, kernels) in {SQRT: (SQRT, None), FULL: (FULL, None), **kinds}.items()
-        }
+        for name, (kind, kernels) in kinds.items():
+            if name not in kept.found:
+                kept.add(name, _measured(plan, name, kind, kernels, progress))
     finally:
         torch.set_num_threads(before)
-    return report_of(plan, found)
+    report = report_of(plan, kept.found)
+    kept.remove()
+    return report
 
 
 def _measured(plan: AttentionPlan, name: str, kind: str, kernels: Kernels | None, progress: Progress) -> Measured:
@@ -86,8 +96,9 @@ def _measured(plan: AttentionPlan, name: str, kind: str, kernels: Kernels | None
     config = plan.shape.config(kind, plan.longest + PAGE_SIZE, plan.blocks, plan.threshold)
     if kind == SQRT:
         return measure(config, plan.shape.chunk, lengths, advance, kernels=kernels, dtype=dtype)
-    chunk = min(FULL_CHUNK, plan.shape.chunk)
-    return measure(config, chunk, lengths, advance, FULL_SAMPLES, kernels=kernels, dtype=dtype)
+    chunk = min(FULL_CHUNK, plan.shape.chunk) if kernels is None else plan.shape.chunk
+    samples = FULL_SAMPLES["" if kernels is None else NATIVE]
+    return measure(config, chunk, lengths, advance, samples, kernels=kernels, dtype=dtype)
 
 
 def report_of(plan: AttentionPlan, found: dict[str, Measured]) -> Report:
@@ -107,8 +118,9 @@ def report_of(plan: AttentionPlan, found: dict[str, Measured]) -> Report:
     report.samples["tokens"] = list(map(float, plan.lengths))
     report.notes = {
         "time": f"CPU seconds of one layer; what a step makes ready for all layers is charged by 1/{LAYERS}",
-        "prefill, sqrt": f"in chunks of {shape.chunk}",
-        "prefill, full": f"in chunks of {FULL_CHUNK}, {FULL_SAMPLES} or more computed between two lengths",
+        "prefill, sqrt": f"in chunks of {shape.chunk}, all computed",
+        "prefill, full": f"in chunks of {FULL_CHUNK}, native {shape.chunk}; of those between two lengths "
+        f"{FULL_SAMPLES['']}, native {FULL_SAMPLES[NATIVE]}, or more are computed and stand for all",
         "sqrt": f"k = {plan.blocks}, threshold {plan.threshold}",
     }
     return report

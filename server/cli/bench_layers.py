@@ -15,6 +15,7 @@ def layers(
     widths: Annotated[str, typer.Option(help="Inputs and outputs of a layer.")] = "1024,2048,4096",
     rows: Annotated[str, typer.Option(help="Rows of one call; 1 is a decode step of one sequence.")] = "1,256",
     count: Annotated[int, typer.Option(min=1, max=10_000, help="Measurements per series.")] = 40,
+    dtype: Annotated[str, typer.Option(help="Of weights and rows: float32 or bfloat16.")] = "float32",
     seed: Annotated[int, typer.Option(help="Of the weights.")] = 1,
     json: Annotated[Path | None, typer.Option("--json", help="Also write the report to this file.")] = None,
 ) -> None:
@@ -22,7 +23,9 @@ def layers(
     from loadtests.layers import LayerPlan, run
 
     measure_alone(
-        "layers", lambda progress: run(LayerPlan(group, numbers(widths), numbers(rows), count, seed), progress), json
+        "layers",
+        lambda progress: run(LayerPlan(group, numbers(widths), numbers(rows), count, seed, dtype), progress),
+        json,
     )
 
 

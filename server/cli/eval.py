@@ -95,7 +95,7 @@ def knowledge(
 @app.command()
 def attention(
     data: Annotated[Path, typer.Option("--data", help="Directory of the texts' files.")],
-    blocks: Annotated[str, typer.Option(help="Numbers k of blocks that a row chooses.")] = "8,16,32",
+    blocks: Annotated[str, typer.Option(help="Numbers k of blocks that a row chooses.")] = "80",
     threshold: Annotated[int, typer.Option(min=0, help="Tokens of a context whose rows see everything.")] = 4096,
     window: Annotated[int, typer.Option(min=2, help="Tokens of a window of prose.")] = 8192,
     documents: Annotated[int, typer.Option(min=0, max=1000, help="Windows of each kind of prose.")] = 4,

@@ -114,13 +114,13 @@ def _chosen(one: SequenceRows, pattern: SqrtBlocks, q: Tensor, keys: Tensor, see
 
 
 def _is_clear(pattern: SqrtBlocks, place: int, queries: Tensor, keys: Tensor) -> bool:
-    level = pattern.level(place)
-    if level is None:
+    way = pattern.way(place)
+    if way is None:
         return True
-    size = pattern.block(level)
+    size = pattern.block(way.level)
     means = keys[size : (place // size - 1) * size].unflatten(0, (-1, size)).mean(1)
     sought = queries.sum(0)
     best = torch.sort(means @ sought, descending=True).values
     steps = size + len(queries) + len(sought)
     slip = ROUND32 * steps * float(keys.abs().amax() * queries.abs().sum())
-    return len(best) <= pattern.chosen or float(best[pattern.chosen - 1] - best[pattern.chosen]) > 2 * slip
+    return len(best) <= way.chosen or float(best[way.chosen - 1] - best[way.chosen]) > 2 * slip

@@ -159,7 +159,7 @@ def test_refuses_tensors_of_another_type(kernels: NativeKernels, part: str) -> N
     good = {
         "q": torch.zeros(2, 3, 32, dtype=torch.bfloat16),
         "cache": torch.zeros(2, 1, 4, PAGE_SIZE, 32, dtype=torch.bfloat16),
-        "sequences": torch.tensor([[0, 2, 0, 1, 0, 0, -1, 1]]),
+        "sequences": torch.tensor([[0, 2, 0, 1, 0, 0, -1, 0, 1]]),
         "table": torch.tensor([[3, 0, -1, 0]]),
         "mass": torch.zeros(3),
     }

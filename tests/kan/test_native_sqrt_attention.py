@@ -15,7 +15,7 @@ from torch import Tensor
 from kan.attention import PAGE_SIZE
 from kan.kernels import native
 from kan.kernels.native import NativeKernels
-from kan.patterns import Pattern, SqrtBlocks, causal
+from kan.patterns import Pattern, SqrtBlocks, Way, causal
 from tests.kan.attention_case import Case, case
 from tests.kan.native_truth import Truth
 from tests.kan.remembered import Remembered
@@ -92,8 +92,8 @@ def test_enough_blocks_are_full_attention_to_the_bit(kernels: NativeKernels, dra
 class Eager(SqrtBlocks):
     """Routes also where there are just as many blocks to choose from as are chosen."""
 
-    def level(self, place: int) -> int | None:
-        return 0
+    def way(self, place: int) -> Way | None:
+        return Way(0, self.chosen)
 
 
 @settings(max_examples=20)
@@ -162,7 +162,7 @@ def test_equal_blocks_are_chosen_in_order(kernels: NativeKernels) -> None:
 def test_refuses_rows_with_too_few_blocks(kernels: NativeKernels, level: int, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = case(23, [([5], 90, 2)])
     pattern = SqrtBlocks(chosen=3, threshold=0, smallest=PAGE_SIZE)
-    monkeypatch.setattr(SqrtBlocks, "level", lambda self, place: level)
+    monkeypatch.setattr(SqrtBlocks, "way", lambda self, place: Way(level, 3))
     with pytest.raises(IndexError, match="too few blocks"):
         run(kernels, wrong, pattern)
 

@@ -21,13 +21,17 @@ from kan.kernels.block_means import BlockMeans
 from kan.kernels.reference import ReferenceAttention, seen
 from kan.kernels.torch_kernels import TorchKernels
 from kan.model import KANModel
-from kan.patterns import Pattern, SqrtBlocks, causal
+from kan.patterns import Pattern, SqrtBlocks, Way, causal
 from tests.kan.attention_case import Case, case
 from tests.kan.layout import Layout
 from tests.kan.remembered import Remembered
 from tests.tiny import base_logits, tiny_config, tiny_tensors
 
 REFERENCE = TorchKernels(ReferenceAttention)
+AS_SERVED = {
+    0: None, 4095: None, 4096: (0, 32), 4351: (0, 32), 4352: (0, 38), 5120: (0, 56), 6143: (0, 74), 6144: (0, 80),
+    16383: (0, 80), 16384: (1, 40), 65535: (1, 40), 65536: (2, 20), 131072: (2, 20), 2**22: (5, 2), 2**26: (7, 1),
+}  # fmt: skip
 SMALL = SqrtBlocks(chosen=2, threshold=0, smallest=PAGE_SIZE)
 """Rows are routed from place 80 on, and have larger blocks from 1,024 on."""
 
@@ -97,8 +101,8 @@ def test_enough_blocks_are_dense_attention(drawn: Case) -> None:
 class Eager(SqrtBlocks):
     """Routes also where there are just as many blocks to choose from as are chosen."""
 
-    def level(self, place: int) -> int | None:
-        return 0
+    def way(self, place: int) -> Way | None:
+        return Way(0, self.chosen)
 
 
 @settings(max_examples=20)
@@ -255,9 +259,10 @@ def test_no_object_grows_with_the_square_of_the_length() -> None:
 @given(place=st.integers(0, 2**20), smallest=st.sampled_from([16, 64]))
 def test_blocks_are_of_about_the_square_root(place: int, smallest: int) -> None:
     pattern = SqrtBlocks(1, 0, smallest)
-    size = pattern.block(pattern.level(place) or 0)
+    way = pattern.way(place)
+    size = pattern.block(way.level if way else 0)
     assert size == smallest or size**2 <= place
-    if place >= 4 * smallest and pattern.level(place) is not None:
+    if way is not None:
         assert (2 * size) ** 2 > place
 
 
@@ -267,12 +272,30 @@ def test_blocks_are_of_about_the_square_root(place: int, smallest: int) -> None:
     chosen=st.integers(1, 200),
     threshold=st.sampled_from([0, 77, 1500]),
 )
-def test_spans_have_one_level_each(first: int, count: int, chosen: int, threshold: int) -> None:
+def test_spans_have_one_way_each(first: int, count: int, chosen: int, threshold: int) -> None:
     pattern = SqrtBlocks(chosen, threshold, PAGE_SIZE)
     spans = pattern.spans(first, first + count)
     assert [place for start, stop, _ in spans for place in range(start, stop)] == list(range(first, first + count))
-    for start, stop, level in spans:
-        assert {pattern.level(place) for place in range(start, stop)} == {level}
+    for start, stop, way in spans:
+        assert {pattern.way(place) for place in range(start, stop)} == {way}
+    assert all(one[2] != next_one[2] for one, next_one in pairwise(spans))
+    routed = [place for place in range(first, first + count) if pattern.way(place)]
+    assert not routed or routed[0] >= pattern.first_routed
+    assert pattern.way(pattern.first_routed) is not None
+
+
+@given(chosen=st.integers(1, 2**30), threshold=st.integers(0, 2**20), smallest=st.sampled_from([16, 64]))
+def test_the_first_row_that_may_not_see_everything(chosen: int, threshold: int, smallest: int) -> None:
+    pattern = SqrtBlocks(chosen, threshold, smallest)
+    first = pattern.first_routed
+    assert pattern.way(first) is not None
+    assert all(way is None for _, _, way in pattern.spans(0, first))
+
+
+@pytest.mark.parametrize(("place", "way"), AS_SERVED.items())
+def test_how_many_blocks_are_chosen(place: int, way: tuple[int, int] | None) -> None:
+    """From two fifths of 5,120 tokens at the threshold to all of them, and as many tokens in larger blocks."""
+    assert SqrtBlocks(80, 4096).way(place) == way
 
 
 def test_what_a_row_sees() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from loadtests.attention import run
 from loadtests.attention.measure import Measured, Shape, crossing, exponent
+from loadtests.attention.partial import Partial
 from loadtests.attention.run import AttentionPlan, report_of
 from server.cli import app
 
@@ -70,6 +74,41 @@ def test_a_run_leaves_a_report_and_a_picture(tmp_path: Path) -> None:
         assert all(value > 0 for value in report["samples"][f"prefill, sqrt{kernels} (ms)"])
         assert f"full / sqrt, decode step{kernels}, 1024 tokens" in report["figures"]
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.png"]
+
+
+def measured(calls: list[str]) -> Callable[..., Measured]:
+    def measure(plan: AttentionPlan, name: str, *_: object) -> Measured:
+        if name in calls:
+            raise KeyboardInterrupt
+        calls.append(name)
+        return Measured(*({n: 1.0 / len(calls) for n in plan.lengths} for _ in range(3)))
+
+    return measure
+
+
+def test_a_run_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, path, calls = AttentionPlan(512, 1024, 2, 0, 1, Shape()), tmp_path / "deep" / "a.partial.jsonl", ["full"]
+    monkeypatch.setattr(run, "_measured", measured(calls))
+    with pytest.raises(KeyboardInterrupt):
+        run.run(plan, lambda *_: None, path)
+    calls[:] = ["sqrt"]
+    path.write_text(path.read_text() + '{"name": "fu')  # while it was written
+    with pytest.raises(ValueError, match="other options"):
+        run.run(replace(plan, blocks=3), lambda *_: None, path)
+    report = run.run(plan, lambda *_: None, path)
+    assert calls[:2] == ["sqrt", "full"]
+    assert report.samples["prefill, sqrt (ms)"] == [500.0, 500.0]
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("behind", ["{}\n", "[\n", '{"name": "full", "measured": {"prefill": 3}}\n'])
+def test_what_cannot_be_read_is_told(tmp_path: Path, behind: str) -> None:
+    path = tmp_path / "a.partial.jsonl"
+    Partial(path, {"plan": 1})
+    path.write_text(path.read_text() + behind)
+    with pytest.raises(ValueError, match="remove it"):
+        Partial(path, {"plan": 1})
 
 
 def test_lengths_that_cannot_be_measured_are_refused() -> None:

@@ -36,6 +36,19 @@ def test_report(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read[0] == 4 * read[1]
 
 
+def test_bfloat16_is_measured_against_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "STACK_BYTES", 0)
+    report = run(LayerPlan("cyclic(4)", (32,), (1, 2), 1, 1, "bfloat16"), lambda *_: None)
+    assert (report.failures, "bfloat16" in report.server) == ([], True)
+    assert report.figures["width 32, rows 1: weights read by a layer, dense (MiB)"] == 2 * 32 * 32 / 2**20
+    errors = [
+        report.figures[f"width 32, rows 2: greatest error, {kind}"] for kind in ("dense", "blocked", "transformed")
+    ]
+    assert min(errors) > 1e-4  # so it was not computed in float32
+    monkeypatch.setattr(layers, "TOLERANCES", {"bfloat16": 1e-4})
+    assert len(run(LayerPlan("cyclic(4)", (32,), (2,), 1, 1, "bfloat16"), lambda *_: None).failures) == 3
+
+
 def test_a_wrong_product_is_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "STACK_BYTES", 0)
     monkeypatch.setattr(layers, "FourierLinear", lambda group, weight: layers.Linear(-layers.dense(group, weight)))
@@ -53,6 +66,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(file.read_text())["figures"]["width 24, rows 2: dense / blocked"] > 0
 
 
-@pytest.mark.parametrize("options", [["--group", "Z2"], ["--widths", "1025"], ["--rows", "0"], ["--rows", "a"]])
+@pytest.mark.parametrize(
+    "options", [["--group", "Z2"], ["--widths", "1025"], ["--rows", "0"], ["--rows", "a"], ["--dtype", "int8"]]
+)
 def test_bad_input_is_refused(options: list[str]) -> None:
     assert CliRunner().invoke(app, ["bench", "layers", *options]).exit_code == 2

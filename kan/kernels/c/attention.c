@@ -7,14 +7,16 @@
 
 #ifdef KG_AVAILABLE
 
+#include <omp.h>
 #include <stdlib.h>
 
 enum {
     BLOCK = 64,             /* most rows of a work item, */
     SCRATCH = 256 * 1024,   /* and most bytes of its scores, unless ROWS rows need more: they should stay in L2 */
-    PLACES = 32,            /* most places of one that chooses, */
-    ROUTED = 1024 * 1024,   /* and most bytes of its scores, unless one place needs more */
-    ITEMS = 16              /* work items wanted, so that all threads have work to the end */
+    PLACES = 64,            /* most places of one that chooses, */
+    ROUTED = 4096 * 1024,   /* and most bytes of its scores: many places share a block, which is more than L2 gives */
+    ITEMS = 16,             /* work items wanted, so that all threads have work to the end, */
+    EACH = 4                /* and for each thread, where some choose */
 };
 
 /* How many of a sequence's blocks, from the first, hold every column that a query and those before it see. */
@@ -43,7 +45,7 @@ typedef struct {
     int64_t places;  /* the same of one that chooses */
     int64_t routed;
     int64_t near, context; /* most blocks that are always seen, and most of a context */
-    int64_t step;          /* most pages of what is chosen as one */
+    int64_t step, chosen;  /* most pages of what is chosen as one, and most that is chosen */
 } Plan;
 
 /* Where the item of a choosing sequence that begins at this query ends: it is in one block. */
@@ -79,19 +81,21 @@ static inline int64_t larger(int64_t one, int64_t other) { return one > other ? 
 /* Rows per work item: many share the preparation of a page, few spread the work evenly. */
 static Plan plan_of(const Attention *a)
 {
-    Plan plan = {BLOCK, 0, PLACES, 0, 0, 0, 0};
+    Plan plan = {BLOCK, 0, PLACES, 0, 0, 0, 0, 0};
     for (const Sequence *s = a->sequences; s < a->sequences + a->count; s++)
         if (s->level < 0) {
             plan.columns = larger(plan.columns, s->blocks * PAGE);
         } else {
             plan.near = larger(plan.near, s->mounted + 3 * step_of(a, s));
             plan.step = larger(plan.step, step_of(a, s));
+            plan.chosen = larger(plan.chosen, s->chosen);
             plan.context = larger(plan.context, s->blocks - s->mounted);
-            plan.routed = larger(plan.routed, (s->mounted + (3 + a->chosen) * step_of(a, s)) * PAGE);
+            plan.routed = larger(plan.routed, (s->mounted + (3 + s->chosen) * step_of(a, s)) * PAGE);
         }
     const int64_t column = (int64_t)sizeof(float), group = group_of(a);
     while (plan.rows > ROWS && plan.rows * plan.columns * column > SCRATCH) plan.rows /= 2;
     while (plan.places > 1 && plan.places * group * plan.routed * column > ROUTED) plan.places /= 2;
+    while (plan.places > ROWS && divide(a, &plan, NULL) < EACH * omp_get_max_threads()) plan.places /= 2;
     while (plan.rows > 2 * ROWS && divide(a, &plan, NULL) < ITEMS) plan.rows /= 2;
     return plan;
 }
@@ -123,7 +127,7 @@ static size_t lay_out(const Attention *a, const Plan *plan, char *memory, Scratc
     s->block = take(&memory, &taken, plan->step * PAGE / 2 * a->d, sizeof(pair));
     s->sought = take(&memory, &taken, a->d, sizeof(float));
     s->marks = take(&memory, &taken, plan->context, sizeof(float));
-    s->choice = take(&memory, &taken, choosing * a->chosen, sizeof(int32_t));
+    s->choice = take(&memory, &taken, choosing * plan->chosen, sizeof(int32_t));
     s->cursor = take(&memory, &taken, choosing, sizeof(int32_t));
     s->choosers = take(&memory, &taken, choosing, sizeof(int32_t));
     return taken;
@@ -164,8 +168,8 @@ static int can_choose(const Attention *a)
 {
     for (const Sequence *s = a->sequences; s < a->sequences + a->count; s++) {
         if (s->level < 0) continue;
-        if (!a->means || s->level >= a->levels || a->chosen < 1 || a->smallest < 1) return 0;
-        if (s->computed / (step_of(a, s) * PAGE) < a->chosen + 2) return 0;
+        if (!a->means || s->level >= a->levels || s->chosen < 1 || a->smallest < 1) return 0;
+        if (s->computed / (step_of(a, s) * PAGE) < s->chosen + 2) return 0;
         if (s->blocks < visible_blocks(s, s->queries - 1)) return 0;
     }
     return 1;
@@ -183,10 +187,10 @@ int kg_page_size(void) { return PAGE; }
 int kg_attention(const bf16 *q, const bf16 *kv, const bf16 *key_scales, const bf16 *value_scales,
                  const Sequence *sequences, const Block *table, const float *phi, float *mass, bf16 *out,
                  const float *means, int64_t count, int64_t heads, int64_t kv_heads, int64_t d, int64_t cache_pages,
-                 int64_t parts, int64_t levels, int64_t smallest, int64_t chosen)
+                 int64_t parts, int64_t levels, int64_t smallest)
 {
     const Attention a = {q,     kv,       key_scales, value_scales, sequences, table, phi,    mass,     out,   means,
-                         count, heads,    kv_heads,   d,            cache_pages, parts, levels, smallest, chosen};
+                         count, heads,    kv_heads,   d,            cache_pages, parts, levels, smallest};
     if (!in_the_cache(&a) || !can_choose(&a)) return BAD_INDEX;
     const Plan plan = plan_of(&a);
     const int64_t items = divide(&a, &plan, NULL);

@@ -23,6 +23,7 @@ typedef struct {
     int64_t mounted;              /* how many are mounted */
     int64_t computed;             /* context tokens before the first query */
     int64_t level;                /* of the blocks that its queries choose from; -1: they see everything */
+    int64_t chosen;               /* how many of them a query chooses */
     int64_t ends;                 /* whether what the last query gives to mounted parts is asked for */
 } Sequence;
 
@@ -38,7 +39,7 @@ typedef struct {
     bf16 *out;                 /* [queries, heads, d] */
     const float *means;        /* [levels, kv_heads, cache_pages, d]: of the keys of blocks, at their last pages */
     int64_t count, heads, kv_heads, d, cache_pages, parts;
-    int64_t levels, smallest, chosen; /* a block of level l has smallest << l pages; of these a query chooses */
+    int64_t levels, smallest; /* a block of level l has smallest << l pages */
 } Attention;
 
 INLINE int64_t bytes_of(const Attention *a, const Block *block)

@@ -74,16 +74,16 @@ AVX512 static void choose(const Attention *a, const Item *item, int64_t own, Scr
                 sum = _mm512_fmadd_ps(_mm512_loadu_ps(scratch.sought + i), _mm512_loadu_ps(mean + i), sum);
             scratch.marks[b - 1] = _mm512_reduce_add_ps(sum);
         }
-        greatest(scratch.marks, own - 2, a->chosen, 1, scratch.choice + r / group * a->chosen);
+        greatest(scratch.marks, own - 2, s->chosen, 1, scratch.choice + r / group * s->chosen);
     }
 }
 
 /* Those of the item's places that chose this block, behind what their cursors have passed. */
-static int64_t find_choosers(const Attention *a, int64_t places, int64_t block, Scratch scratch)
+static int64_t find_choosers(const Sequence *s, int64_t places, int64_t block, Scratch scratch)
 {
     int64_t found = 0;
     for (int32_t p = 0; p < places; p++)
-        if (scratch.cursor[p] < a->chosen && scratch.choice[p * a->chosen + scratch.cursor[p]] == block)
+        if (scratch.cursor[p] < s->chosen && scratch.choice[p * s->chosen + scratch.cursor[p]] == block)
             scratch.choosers[found++] = p;
     for (int64_t i = 0; i < found; i++) scratch.cursor[scratch.choosers[i]]++;
     return found;
@@ -103,7 +103,7 @@ static int64_t list_far(const Attention *a, const Item *item, int64_t own, Scrat
     int64_t pages = 0;
     rewind_cursors(places, scratch);
     for (int64_t block = 1; block < own - 1; block++)
-        if (find_choosers(a, places, block, scratch)) {
+        if (find_choosers(s, places, block, scratch)) {
             memcpy(scratch.far + pages, context + block * step, (size_t)step * sizeof(Block));
             pages += step;
         }
@@ -142,7 +142,7 @@ AVX512 static void each_chosen(const Attention *a, const Item *item, int64_t own
     rewind_cursors(places, scratch);
     fetch(a, plane, page, NEXT, end);
     for (int64_t block = 1; block < own - 1; block++) {
-        const int64_t found = find_choosers(a, places, block, scratch);
+        const int64_t found = find_choosers(item->sequence, places, block, scratch);
         for (int64_t p = 0; found && p < step; p++, page++) {
             pair *tile = scratch.block + p * PAGE / 2 * a->d;
             fetch(a, plane, page + NEXT, 1, end);
@@ -184,7 +184,7 @@ AVX512 static void attend_routed(const Attention *a, const Item *item, float *ma
 {
     const Sequence *s = item->sequence;
     const int64_t step = step_of(a, s), own = (s->computed + query_of(a, item, 0)) / (step * PAGE);
-    const int64_t near = list_near(a, item, own, scratch.near), all = near + a->chosen * step, columns = all * PAGE;
+    const int64_t near = list_near(a, item, own, scratch.near), all = near + s->chosen * step, columns = all * PAGE;
 
     choose(a, item, own, scratch);
     const int64_t pages = list_far(a, item, own, scratch);

@@ -11,7 +11,7 @@ from lab.evaluation.plot import require_matplotlib
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from lab.evaluation.scan.runs import ScanRun
+    from lab.evaluation.scan.stored import ScanRun
 
 
 def draw_runs(runs: Sequence[ScanRun], path: Path) -> None:
@@ -45,8 +45,7 @@ def _draw_losses(runs: Sequence[ScanRun], axes: Axes) -> None:
     models = list(dict.fromkeys(run.model for run in runs))
     for run in runs:
         if run.split == runs[0].split:
-            steps, fallen = [point.step for point in run.curve], [point.loss for point in run.curve]
-            axes.plot(steps, fallen, color=f"C{models.index(run.model)}", linewidth=1)
+            axes.plot(*zip(*run.curve, strict=True), color=f"C{models.index(run.model)}", linewidth=1)
     axes.set(xlabel="step", ylabel="nats per token of a reply", yscale="log")
     axes.set_title(f"training part of {runs[0].split}" if runs else "", fontsize="small")
     axes.grid(alpha=0.3)

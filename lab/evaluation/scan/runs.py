@@ -1,10 +1,11 @@
-"""`kalmagrove eval scan-runs`: every run of `kalmagrove train lm` below a directory, by model and split."""
+"""`kalmagrove eval scan-runs`: every run of `kalmagrove train lm` below a directory, by model and split.
+
+Runs that the report knew already and that are not below the directory stay in it: a study may take several machines.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -17,58 +18,45 @@ from lab.errors import DataError
 from lab.evaluation.scan.exact import drawn_commands, exact
 from lab.evaluation.scan.plot import draw_runs
 from lab.evaluation.scan.run import Subject
-from lab.evaluation.statistics import Estimate, bootstrap
+from lab.evaluation.scan.stored import TARGET_LOSS, ScanRun, configuration_of, merged, read_runs, write_runs
+from lab.evaluation.statistics import bootstrap
 from lab.training.lm.configuration import LMPlan, read_plan_json
 from lab.training.lm.curve import read_csv
 from lab.training.lm.run import PLAN, TABLE
 from lab.training.points import Point
 
-TARGET_LOSS = 0.05
-"""Nats per token of a reply, on the fixed sample of the training part: how fast a model gets there is compared."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScanRun:
-    """One that ended.
-
-    parameters      free ones, that is those of the checkpoint
-    exact           share of the split's test part that greedy decoding gets right
-    to_target       the first step at which the loss of the fixed sample was at most TARGET_LOSS; None: never
-    """
-
-    model: str
-    split: str
-    seed: int
-    steps: int
-    parameters: int
-    exact: Estimate
-    to_target: int | None
-    curve: Sequence[Point]
-
 
 def evaluate_runs(
     directory: Path, questions: int, report: Path | None, plot: Path | None, bar: Progress, console: Console
 ) -> None:
-    """Measure, print the table, write it and draw it. Raises DataError, CheckpointError, PlotError or OSError."""
+    """Measure, add what `report` knows of other runs, print the table, write it and draw it.
+
+    Raises DataError, CheckpointError, PlotError or OSError.
+    """
     plans = sorted(path.parent for path in directory.rglob(PLAN))
-    if not plans:
+    known = read_runs(report) if report else []
+    if not plans and not known:
         raise DataError(f"{directory}: holds no run of `kalmagrove train lm`")
     with bar:
         task = bar.add_task("asking", total=len(plans))
-        runs = []
+        measured = []
         for path in plans:
             plan = read_plan_json(path / PLAN)
             if (path / f"{plan.name}.md").is_file():
-                runs.append(_measured(path, plan, questions))
+                measured.append(_measured(path, plan, questions))
             bar.advance(task)
-    unfinished = len(plans) - len(runs)
+    unfinished = len(plans) - len(measured)
+    runs, stale = merged(measured, known)
     console.print(_table(runs))
     if unfinished:
         console.print(f"{unfinished} unfinished runs are left out")
+    if kept := len(runs) - len(measured):
+        console.print(f"{kept} of these stood in {report} and were not measured again")
+    if stale:
+        names = ", ".join("/".join(map(str, run.key)) for run in stale)
+        console.print(f"left out of what stood in {report}, being of another configuration: {names}")
     if report:
-        found = {"target_loss": TARGET_LOSS, "unfinished": unfinished, "runs": [_json(run) for run in runs]}
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+        write_runs(runs, unfinished, report)
     if plot:
         draw_runs(runs, plot)
 
@@ -91,13 +79,9 @@ def _measured(path: Path, plan: LMPlan, questions: int) -> ScanRun:
         parameters=count(subject.checkpoint.config).free,
         exact=bootstrap(list(map(float, right))),
         to_target=first_at(curve, TARGET_LOSS),
-        curve=curve,
+        curve=[(point.step, float(f"{point.loss:.4g}")) for point in curve],
+        configuration=configuration_of(plan),
     )
-
-
-def _json(run: ScanRun) -> dict[str, object]:
-    found = {name: value for name, value in asdict(run).items() if name != "curve"}
-    return {**found, "curve": [[point.step, point.loss, point.exact] for point in run.curve]}
 
 
 def _table(runs: Sequence[ScanRun]) -> Table:

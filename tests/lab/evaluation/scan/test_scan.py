@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from rich.progress import Progress
 from typer.testing import CliRunner
 
 from kan.checkpoint.directory import Checkpoint
-from kan.prompt import PromptBuilder
+from kan.prompt import ChatMessage, PromptBuilder
 from kan.shipped import shipped_model
 from lab.errors import PlanError
 from lab.evaluation.scan.exact import drawn_commands, exact, taught_samples
 from lab.evaluation.scan.run import Subject
 from lab.evaluation.scan.runs import first_at
+from lab.evaluation.scan.stored import ScanRun, configuration_of, merged, read_runs, write_runs
+from lab.evaluation.statistics import Estimate
 from lab.questions.scan import SPLITS
 from lab.training.lm.run import train_lm
+from lab.training.lm.sample import Sample
 from lab.training.points import Point
 from server.cli import app
 from server.engine.protocol import FactTokens, GenerationRequest, MountedFact, SamplingParams
@@ -55,6 +62,28 @@ async def test_exact_match_is_what_the_engine_generates(shipped: Checkpoint) -> 
     assert set(found) == {True, False}
 
 
+async def test_of_equally_likely_words_the_first_is_right_as_for_the_engine(
+    shipped: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing exchanges the words of the command, so actions tie; in their logits' last bits the later ones lead."""
+    subject = Subject(shipped)
+    samples = subject.samples
+    prompt = samples.prompt.chat([ChatMessage("user", "twice and thrice")], with_knowledge=False)
+    world = World(shipped, PromptBuilder.from_checkpoint(shipped))
+    sampling = SamplingParams(temperature=0.0, max_tokens=1)
+    async with world.engine(dtype="float32") as engine:
+        said = await answer(engine, GenerationRequest("tie", tuple(prompt), (), sampling))
+    (first,) = said.tokens
+    tied = sorted({int(word) for word in subject.checkpoint.config.vocabulary_action.table[:, first]})
+    assert (len(tied) > 1, tied[0]) == (True, first)
+    plain = subject.model.logits
+    monkeypatch.setattr(
+        subject.model, "logits", lambda hidden: plain(hidden) + 1e-5 * torch.arange(plain(hidden).shape[1])
+    )
+    found = exact(subject.model, [Sample(prompt, [word]) for word in tied], samples.preamble, lambda done: None)
+    assert found == [True] + [False] * (len(tied) - 1)
+
+
 def test_what_is_tested() -> None:
     everything = drawn_commands("length", 0, seed=0)
     assert everything == list(SPLITS["length"]().test)
@@ -88,7 +117,7 @@ def test_the_command(shipped: Checkpoint, tiny: Checkpoint, tmp_path: Path) -> N
 
 def test_runs_are_found_and_compared(tmp_path: Path) -> None:
     for group in (True, False):
-        plan = tiny_plan(group=group, steps=2, taught=0.0)
+        plan = tiny_plan(group=group, steps=2, taught=0.0).model_copy(update={"name": "group" if group else "dense"})
         train_lm(plan, tmp_path / "runs" / str(group), Progress(disable=True))
     begun = tmp_path / "runs" / "begun"
     begun.mkdir()
@@ -98,13 +127,72 @@ def test_runs_are_found_and_compared(tmp_path: Path) -> None:
     run = CliRunner().invoke(app, [*command, "--json", str(report), "--plot", str(plot)])
     assert run.exit_code == 0, run.output
     found = json.loads(report.read_text())
-    assert found["unfinished"] == 1
-    assert len(found["runs"]) == 2
+    assert (found["target_loss"], found["unfinished"], len(found["runs"])) == (0.05, 1, 2)
+    assert len(report.read_text().splitlines()) == 2 + len(found["runs"])
     for one in found["runs"]:
         assert (one["split"], one["seed"], one["exact"]["n"], one["to_target"]) == ("add-jump", 0, 8, None)
-        assert [point[0] for point in one["curve"]] == [0, 2]
+        assert [step for step, _ in one["curve"]] == [0, 2]
     dense, group = sorted((one["parameters"] for one in found["runs"]), reverse=True)
     assert dense == 8 * group
     assert plot.read_bytes().startswith(b"\x89PNG")
     empty = CliRunner().invoke(app, ["eval", "scan-runs", str(tmp_path / "nothing")])
     assert (empty.exit_code, "holds no run" in empty.stderr) == (1, True)
+
+    shutil.rmtree(tmp_path / "runs" / "False")  # as on another machine: what is known of it stays
+    again = CliRunner().invoke(app, [*command, "--json", str(report)])
+    assert (again.exit_code, "1 of these stood in" in " ".join(again.output.split())) == (0, True)
+    assert json.loads(report.read_text())["runs"] == found["runs"]
+
+
+def one_run(**changed: Any) -> ScanRun:
+    known = {"model": "a", "split": "length", "seed": 0, "steps": 9, "parameters": 5, "to_target": None}
+    return ScanRun(**{**known, "exact": Estimate(0.5, 0.1, 0.9, 8), "curve": [(0, 3.25), (25, 0.04)], **changed})
+
+
+def test_what_is_known_is_kept_and_what_is_stale_is_told() -> None:
+    old, other = one_run(configuration="x"), one_run(seed=1, configuration="x")
+    new = replace(old, steps=10)
+    assert merged([new], [old, other]) == ([new, other], [])
+    changed = replace(new, configuration="y")
+    assert merged([changed], [old, other]) == ([changed], [other])
+    assert merged([changed], [replace(other, model="b")]) == ([changed, replace(other, model="b")], [])
+    assert merged([], [other, old]) == ([old, other], [])
+
+
+def test_runs_stored_without_their_configuration_are_told_apart_by_steps_and_parameters() -> None:
+    measured, unnamed = one_run(configuration="x"), one_run(seed=1)
+    assert merged([measured], [unnamed])[1] == []
+    assert merged([measured], [replace(unnamed, steps=10)])[1] == [replace(unnamed, steps=10)]
+    assert merged([measured], [replace(unnamed, parameters=6)])[1] == [replace(unnamed, parameters=6)]
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "docs" / "scan.json"
+    assert read_runs(path) == []
+    runs = [one_run(configuration="x"), one_run(seed=1, to_target=25)]
+    write_runs(runs, 1, path)
+    assert read_runs(path) == runs
+    write_runs([], 0, path)
+    assert read_runs(path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "JSON"),
+        ('{"target_loss": 0.05}', "unfinished"),
+        ('{"target_loss": 0.1, "unfinished": 0, "runs": []}', "0.1"),
+        ("[]", ""),
+    ],
+)
+def test_a_file_of_something_else_is_not_written_over(text: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "scan.json"
+    path.write_text(text)
+    refused = CliRunner().invoke(app, ["eval", "scan-runs", str(tmp_path / "runs"), "--json", str(path)])
+    assert (refused.exit_code, told in refused.stderr, path.read_text()) == (1, True, text)
+
+
+def test_configurations_differ_by_all_but_split_and_seed() -> None:
+    plan = tiny_plan()
+    assert configuration_of(plan) == configuration_of(plan.changed(split="length", seed=4))
+    assert len({configuration_of(one) for one in (plan, plan.changed(steps=7), tiny_plan(group=False))}) == 3
