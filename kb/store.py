@@ -12,14 +12,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
 
 from kb.conditions import conflicts
-from kb.encoder.embeddings import EmbeddingCache
+from kb.edit import Commit, Prepared
 from kb.encoder.protocol import Encoder
 from kb.errors import (
     FactNotFound,
@@ -27,8 +27,8 @@ from kb.errors import (
     StoreClosed,
     StoreCorrupt,
     StoreUnavailable,
-    UnknownVersion,
     VersionConflict,
+    VersionGone,
     WriteFailed,
 )
 from kb.facts import Change, Delete, Limits, Upsert
@@ -36,19 +36,18 @@ from kb.following import Follower, LogState
 from kb.index.compaction import Compactor
 from kb.index.part import Part
 from kb.index.segment import Vectors
-from kb.index.stored import SegmentStore
-from kb.loading import Loader, Progress, check_head, open_marker, open_segments
-from kb.log.batch import GENESIS, Batch, Entry
-from kb.log.difference import Differences, differences
-from kb.log.fact_log import FactLog, HeadMoved
-from kb.log.history import FactVersion, History, LogEntry
-from kb.log.location import Location, StoreLock
-from kb.log.marker import Head, HeadMarker
-from kb.log.opening import open_log
+from kb.loading import Progress
+from kb.log import compaction
+from kb.log.batch import Batch, Entry
+from kb.log.fact_log import HeadMoved
+from kb.log.location import Location
+from kb.log.marker import Head
 from kb.log.postgres import PostgresLog
-from kb.log.state import state_of, state_path
+from kb.opening import Parts, open_parts
+from kb.past import Past
 from kb.publishing import Published, Subscriber, Subscribers
-from kb.replay import TextCounts, Transition, changes_towards, replay, successor
+from kb.replay import TextCounts, Transition, changed_facts, changes_towards, leap, successor
+from kb.retention import KEPT_VERSIONS, Retention
 from kb.saving import StateSaver
 from kb.snapshot import Snapshot
 from kb.validation import validate_batch
@@ -66,25 +65,6 @@ def _anything(_: Snapshot) -> None:
     """Whatever holds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A validated batch with its vectors. Committing it is all that is left."""
-
-    changes: tuple[Change, ...]
-    """Every upsert has its id."""
-    vectors: Mapping[str, Vectors] = field(repr=False)
-    """float32 [dimension] of each upserted text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """An edit that is durable and visible."""
-
-    version: int
-    upserted: int
-    deleted: int
-
-
 class Store:
     """Open it with `Store.open`. Every method is thread-safe."""
 
@@ -100,66 +80,46 @@ class Store:
         limits: Limits | None = None,
         progress: Progress | None = None,
         poll_seconds: float = POLL_SECONDS,
+        history_days: float | None = None,
+        local: Path | None = None,
     ) -> Store:
         """Opens a store directory (made when missing) or a database URL, checking everything that it reads: what
         holds now. Older history is checked when it is read, and by `kb.verification.verify`.
 
         `progress(done, total)` is called while the log is replayed and facts are indexed. A shared log is looked at
-        every `poll_seconds`, and whenever it says that somebody has appended.
+        every `poll_seconds`, and whenever it says that somebody has appended. Versions older than `history_days` are
+        let go, if that is set. `local` is a directory for what only saves a start time where the log is no file here.
 
         Raises StoreLocked, StoreUnavailable, StoreCorrupt (naming the damaged file).
         """
-        location = Location.of(path_or_url)
-        with ExitStack() as cleanup:
-            marker = None
-            if location.database is not None:
-                cleanup.callback(StoreLock(location.beside(".lock")).release)
-                marker = open_marker(location)
-                cleanup.callback(marker.close)
-            log = open_log(location)
-            cleanup.callback(log.close)
-            cache = EmbeddingCache(log.engine, encoder)
-            segments = open_segments(location, encoder)
-            loader = Loader(log, state_of(location, log), cache, encoder.dimension, segments, progress)
-            snapshot = loader.load(lambda head: check_head(head, marker, log, location))
-            store = cls(snapshot, loader.head, log, marker, cache, segments, limits or Limits(), cleanup.pop_all())
-            store._save_states(state_path(location), loader.replayed)
-            store._compactor.notify(snapshot.indexes)
-            if isinstance(log, PostgresLog):
-                store._follow(log, poll_seconds)
-            return store
+        parts = open_parts(Location.of(path_or_url), encoder, local, progress)
+        store = cls(parts, limits or Limits())
+        store._begin(parts, poll_seconds, history_days)
+        return store
 
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        head: Head,
-        log: FactLog,
-        marker: HeadMarker | None,
-        cache: EmbeddingCache,
-        segments: SegmentStore | None,
-        limits: Limits,
-        resources: ExitStack,
-    ) -> None:
-        self.snapshot = snapshot
+    def __init__(self, parts: Parts, limits: Limits) -> None:
+        self.snapshot = parts.snapshot
         self.limits = limits
         self.merges = 0
         """Background merges of index segments that took effect."""
         self.followed = 0
         """Versions published that others have made."""
-        self._head = head
-        self._log = log
-        self._marker = marker
-        self._cache = cache
-        self._history = History(log)
-        self.texts = TextCounts(snapshot.by_key.values())  # for others to look at
+        self.past = Past(parts.log, self._published, self.catch_up)
+        """What held before."""
+        self._head = parts.head
+        self._log = parts.log
+        self._marker = parts.marker
+        self._cache = parts.cache
+        self.texts = TextCounts(parts.snapshot.by_key.values())  # for others to look at
         self._subscribers = Subscribers()
-        self._resources = resources
+        self._resources = parts.resources
         self._writer = threading.RLock()
         self._follower: Follower | None = None
+        self._retention: Retention | None = None
         # True while the log may hold something that was not published: from the start of a write to its end.
         self._unsettled = False
         self._closed = False
-        self._compactor = Compactor(lambda: self.snapshot, self._install_merged, segments)
+        self._compactor = Compactor(lambda: self.snapshot, self._install_merged, parts.segments)
 
     def close(self) -> None:
         """Waits for the edit under way and releases every file. Snapshots stay readable."""
@@ -169,6 +129,8 @@ class Store:
             self._closed = True
         if self._follower is not None:
             self._follower.stop()
+        if self._retention is not None:
+            self._retention.stop()
         self._compactor.stop()
         self._resources.close()
 
@@ -215,13 +177,16 @@ class Store:
             raise StoreCorrupt(
                 "the log", f"ends at version {end.version}, but is not what was published here up to {ours.version}"
             )
-        if self._follower is not None:
-            self._follower.saw(end.version, self.snapshot.version)
+        self._saw(end)
         taken = 0
-        for batch in self._log.scan(ours) if end.version > ours.version else ():
-            taken += self._take_in(batch)
-            if self._follower is not None:
-                self._follower.saw(end.version, self.snapshot.version)
+        while self._head.version < end.version:
+            try:
+                for batch in self._log.scan(self._head):
+                    taken += self._take_in(batch)
+                    self._saw(end)
+            except VersionGone:
+                taken += self._start_over()
+            self._saw(end)
         return taken
 
     def prepare(self, changes: Sequence[Change]) -> Prepared:
@@ -247,10 +212,8 @@ class Store:
 
     def rollback(self, version: int, namespaces: Collection[str] | None = None) -> Commit:
         """A new version that says what `version` said, in some namespaces or in all, as one batch. Raises
-        UnknownVersion."""
-        self._require_open()
-        self._require_version(version)
-        target = replay(self._log.scan(Head(0, GENESIS), upto=version), {})
+        UnknownVersion, VersionGone."""
+        target = self.past.facts_at(version)
         vectors = self._cache.vectors(_texts(changes_towards(target, self.snapshot.by_key, namespaces)))
 
         def plan() -> tuple[Sequence[Change], Mapping[str, Vectors]]:
@@ -276,36 +239,24 @@ class Store:
                 return self._attempt("expiry", over, {})
             return None
 
-    def history(self, namespace: str, fact_id: str, limit: int = 100, before: int | None = None) -> list[FactVersion]:
-        """Every version of one fact, newest first; `before` is a version to continue below."""
+    def compact(self, cutoff: float) -> int:
+        """Lets some of the versions go that were made before `cutoff` (unix seconds); how many. 0: there are none, but
+        the newest few, or somebody else does it. Raises WriteFailed, StoreUnavailable, StoreCorrupt."""
         self._require_open()
-        return self._history.of_fact(namespace, fact_id, limit, self._published_before(before))
-
-    def log_entries(
-        self, limit: int = 100, before: int | None = None, namespaces: Collection[str] | None = None
-    ) -> list[LogEntry]:
-        """The store's versions, newest first; `before` is a version to continue below. `namespaces`: only versions that
-        touched one of these, and what they did there."""
-        self._require_open()
-        before = self._published_before(before)
-        if namespaces is None:
-            return self._history.of_store(limit, before)
-        return self._history.of_namespaces(namespaces, limit, before)
-
-    def differences(
-        self,
-        before: int,
-        after: int,
-        limit: int = 100,
-        start: tuple[str, str] | None = None,
-        namespaces: Collection[str] | None = None,
-    ) -> Differences:
-        """How version `after` differs from version `before`, which may be the newer one, in some namespaces or in all;
-        `start`: (namespace, id) to continue after. Raises UnknownVersion."""
-        self._require_open()
-        for version in (before, after):
-            self._require_version(version)
-        return differences(self._log, before, after, limit, start, namespaces)
+        try:
+            step = compaction.plan(self._log, cutoff, self.snapshot.version - KEPT_VERSIONS)
+        except VersionGone:
+            return 0
+        if step is None:
+            return 0
+        with self._writer:
+            self._require_open()
+            self._settle()
+            unused = self._cache.keys(text for text in step.texts if text not in self.texts)
+            self._unsettled = True
+            done = self._log.compact(step, unused)
+            self._unsettled = False
+        return step.versions if done else 0
 
     def _commit(self, kind: str, plan: Plan, require: Require = _anything) -> Commit:
         """In the writer's turn. Where others write too, what they did is taken in until nothing comes between."""
@@ -351,7 +302,9 @@ class Store:
                 self._settle()
             error.recorded |= self._head.chain == batch.chain
             raise
-        return self._publish(batch, transition)
+        head, counts = Head(batch.version, batch.chain), (batch.upserted, batch.deleted)
+        self._publish(head, batch.kind, counts, transition)
+        return Commit(batch.version, *counts)
 
     def _mark(self, head: Head) -> None:
         if self._marker is None:
@@ -361,15 +314,13 @@ class Store:
         except OSError as error:
             raise WriteFailed(f"{self._marker.path}: {error}", recorded=True) from error
 
-    def _publish(self, batch: Batch, transition: Transition) -> Commit:
-        self._head = Head(batch.version, batch.chain)
+    def _publish(self, head: Head, kind: str, counts: tuple[int, int], transition: Transition) -> None:
+        self._head = head
         self.snapshot = transition.snapshot
         self._unsettled = False
         gone = self.texts.follow(transition)
         self._compactor.notify({fact.namespace for fact in (*transition.removed, *transition.added)})
-        counts = (batch.upserted, batch.deleted)
-        self._subscribers.tell(Published(transition.snapshot, batch.kind, *counts, gone, transition.added_texts))
-        return Commit(batch.version, batch.upserted, batch.deleted)
+        self._subscribers.tell(Published(transition.snapshot, kind, *counts, gone, transition.added_texts))
 
     def _settle(self) -> None:
         """After a failed write: cleans the log, and publishes what it holds after all."""
@@ -380,6 +331,10 @@ class Store:
             self._take_in(batch)
         self._unsettled = False
 
+    def _saw(self, end: Head) -> None:
+        if self._follower is not None:
+            self._follower.saw(end.version, self.snapshot.version)
+
     def _take_in(self, batch: Batch) -> bool:
         """Publishes a batch of the log; False if it has been."""
         # Before the writer's turn, which may be another thread's: this may take long.
@@ -389,9 +344,25 @@ class Store:
                 return False
             transition = successor(self.snapshot, batch, vectors)
             self._mark(Head(batch.version, batch.chain))
-            self._publish(batch, transition)
+            self._publish(Head(batch.version, batch.chain), batch.kind, (batch.upserted, batch.deleted), transition)
             self.followed += self._log.shared
             return True
+
+    def _start_over(self) -> int:
+        """What was to be published next is no longer kept: publishes the log's base, as one change."""
+        beginning = self._log.beginning()
+        ours, theirs = self._head, beginning.base.head
+        vectors = self._cache.vectors(fact.text for fact in changed_facts(self.snapshot, beginning.facts))
+        with self._writer:
+            if theirs.version <= self._head.version:
+                return 0
+            vectors |= self._cache.vectors(
+                fact.text for fact in changed_facts(self.snapshot, beginning.facts) if fact.text not in vectors
+            )
+            transition = leap(self.snapshot, theirs.version, beginning.facts, beginning.changes, vectors)
+            self._publish(theirs, "edit", (len(transition.added), len(transition.gone)), transition)
+            self.followed += theirs.version - ours.version
+            return theirs.version - ours.version
 
     def _install_merged(self, namespace: str, plan: tuple[Part, ...], merged: Part) -> None:
         with self._writer:
@@ -402,29 +373,23 @@ class Store:
                 self.snapshot = replace(self.snapshot, indexes=indexes.set(namespace, edited))
                 self.merges += 1
 
-    def _save_states(self, path: Path | None, replayed: int) -> None:
-        if path is None:
-            return
-        saver = StateSaver(path, self._log)
-        self._resources.callback(saver.close)
-        self.subscribe(saver.follow)
-        saver.count(replayed, self.snapshot)
+    def _begin(self, parts: Parts, poll_seconds: float, history_days: float | None) -> None:
+        """What goes on beside edits."""
+        if parts.state_path is not None:
+            saver = StateSaver(parts.state_path, self._log)
+            self._resources.callback(saver.close)
+            self.subscribe(saver.follow)
+            saver.count(parts.replayed, self.snapshot)
+        self._compactor.notify(self.snapshot.indexes)
+        if isinstance(self._log, PostgresLog):
+            self._follower = Follower(self._log, self.catch_up, self.snapshot.version, poll_seconds)
+            self._follower.start()
+        if history_days is not None:
+            self._retention = Retention(self.compact, history_days)
 
-    def _follow(self, log: PostgresLog, poll_seconds: float) -> None:
-        self._follower = Follower(log, self.catch_up, self.snapshot.version, poll_seconds)
-        self._follower.start()
-
-    def _published_before(self, before: int | None) -> int:
-        """Others' newest versions may be in the log and not published here yet."""
-        end = self.snapshot.version + 1
-        return end if before is None else min(before, end)
-
-    def _require_version(self, version: int) -> None:
-        """Raises UnknownVersion if nobody has made it."""
-        if version > self.snapshot.version:
-            self.catch_up()
-        if not 0 <= version <= self.snapshot.version:
-            raise UnknownVersion(version, self.snapshot.version)
+    def _published(self) -> int:
+        self._require_open()
+        return self.snapshot.version
 
     def _require_open(self) -> None:
         if self._closed:

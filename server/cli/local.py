@@ -115,11 +115,11 @@ class StoreTarget:
             if fact_id is None:
                 return [
                     HistoryRow(e.version, e.created_at, f"{e.kind}: +{e.upserted} -{e.deleted}")
-                    for e in self._store.log_entries(limit, before)
+                    for e in self._store.past.log_entries(limit, before)
                 ]
             return [
                 HistoryRow(v.version, v.created_at, f"{v.kind}: {v.op}", v.text)
-                for v in self._store.history(_named(namespace), fact_id, limit, before)
+                for v in self._store.past.history(_named(namespace), fact_id, limit, before)
             ]
 
     def rollback(self, version: int) -> Written:

@@ -78,7 +78,7 @@ def _serve(directory: Path | str, connection: Connection, switch: Path | None) -
             except EOFError:
                 return
             if "published" in request:
-                connection.send({"events": [_event(one) for one in published], "log": store.log_entries(1000)})
+                connection.send({"events": [_event(one) for one in published], "log": store.past.log_entries(1000)})
             else:
                 connection.send(_answer(store, request))
 

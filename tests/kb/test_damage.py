@@ -24,8 +24,8 @@ def state(store: Store) -> Any:
         fact.key: (fact.text, dict(fact.metadata), fact.expires_at, fact.version, fact.created_at)
         for fact in store.snapshot.by_key.values()
     }
-    histories = {key: store.history(*key) for key in sorted(facts)}
-    return store.snapshot.version, facts, histories, store.log_entries()
+    histories = {key: store.past.history(*key) for key in sorted(facts)}
+    return store.snapshot.version, facts, histories, store.past.log_entries()
 
 
 @pytest.fixture(scope="module")

@@ -164,7 +164,7 @@ async def fact_history(
     """What was ever said under this id, newest first."""
     store, name = context.services.store, namespace or access.home
     readable = access.reads(name)
-    found = await _read(context, caller, lambda: store.history(name, id, limit, before) if readable else [])
+    found = await _read(context, caller, lambda: store.past.history(name, id, limit, before) if readable else [])
     if not found and before is None:
         raise not_found(f"There never was a fact {id!r} in namespace {name!r}.", "id")
     reply = FactHistory(
@@ -221,7 +221,7 @@ async def history(
 ) -> Response:
     """The store's versions, newest first; for a key that is bound to namespaces what they did there."""
     store = context.services.store
-    found = await _read(context, caller, lambda: store.log_entries(limit, before, access.seen))
+    found = await _read(context, caller, lambda: store.past.log_entries(limit, before, access.seen))
     reply = LogPage(
         versions=[
             {
@@ -257,7 +257,7 @@ async def diff(
     start = None if cursor is None else (cursor.partition("/")[0], cursor.partition("/")[2])
     for one in (before, after):
         access.require_version(one, store.snapshot)
-    found = await _read(context, caller, lambda: store.differences(before, after, limit, start, access.read))
+    found = await _read(context, caller, lambda: store.past.differences(before, after, limit, start, access.read))
     reply = VersionDiff(
         before=before,
         after=after,
