@@ -1,14 +1,14 @@
 """Where a log begins: version 0, or the facts as of the oldest version that is kept, once older batches were let go.
 
-The base is checked as a whole by a sum: of the SHA-256 of every row, modulo 2²⁵⁶. So a step that lets history go reads and
-writes only the rows that it changes, however many there are; what the sum is of is told apart by the rows' contents.
+The base is checked as a whole by a sum: of the SHA-256 of every row, modulo 2²⁵⁶. So a step that lets history go reads
+and writes only the rows that it changes, however many there are.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -28,7 +28,7 @@ _MODULUS = 1 << 256
 class Base:
     """The version that the log goes on from."""
 
-    head: Head = Head(0, GENESIS)
+    head: Head = field(default_factory=lambda: Head(0, GENESIS))
     created_at: float = 0.0
     """Unix seconds of its batch."""
     total: int = 0

@@ -1,7 +1,7 @@
 """Letting old history go, in steps: each moves the log's base on over some batches, in one transaction.
 
-What is kept says the same as before, to the versions and times of the facts: only versions older than the base cannot be
-read any more.
+What is kept says the same as before, to the versions and times of the facts: only versions older than the base cannot
+be read any more.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _folded(base: Base, gone: Sequence[Batch], log: LogReader) -> Compaction:
 
 
 def apply(connection: Connection, name: str, step: Compaction, unused: Sequence[Mapping[str, Any]]) -> bool:
-    """Within a transaction that nobody else can write in; `unused`: keys of rows of the embedding cache that go as well.
+    """Within a transaction beside which nobody else writes; `unused`: keys of rows of the embedding cache that go, too.
     False, and nothing is written, if the log does not begin where the step does. Raises StoreCorrupt."""
     if Base.read(connection, name) != step.before:
         return False

@@ -135,6 +135,21 @@ class PostgresLog(FactLog):
                 connection.exec_driver_sql(f"LISTEN {CHANNEL}")
             yield Listener(self._name, connection)
 
+    @contextmanager
+    def replacing(self) -> Iterator[tuple[Head, Connection]]:
+        """A transaction that finds the log empty, and where it ended; nobody else can write during the block. Raises
+        WriteFailed."""
+        with self._writing(), self._writes.begin() as connection:
+            there = connection.execute(select(heads.c.version, heads.c.chain).with_for_update()).one()
+            for table in (*schema.metadata.sorted_tables, batch_ids):
+                connection.execute(delete(table))
+            yield Head(*there), connection
+
+    def set_head(self, connection: Connection, head: Head) -> None:
+        """At the end of such a transaction."""
+        connection.execute(update(heads).values(version=head.version, chain=head.chain))
+        connection.execute(select(func.pg_notify(CHANNEL, str(head.version))))
+
     def _connected(self) -> AbstractContextManager[Connection]:
         return self._writes.connect() if self._held is None else nullcontext(self._held)
 
@@ -167,14 +182,10 @@ class PostgresLog(FactLog):
                 time.sleep(RECHECK_PAUSE_S)
 
     def _connecting(self, location: Location) -> Engine:
-        if find_spec("psycopg") is None:
-            raise ImportError("there is no driver: pip install 'kalmagrove[postgres]'")
-        defaults = {name: value for name, value in _CONNECTION.items() if name not in location.url.query}
-        url = location.url.update_query_dict(defaults)
-        self._writes = create_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=1)
+        engine = reading_engine(location)
+        self._writes = create_engine(engine.url, hide_parameters=True, pool_pre_ping=True, pool_size=1)
         event.listen(self._writes, "connect", _configure_writer)
-        # Of one state of the log, however many queries a reader needs.
-        return create_engine(url, hide_parameters=True, pool_pre_ping=True, isolation_level="REPEATABLE READ")
+        return engine
 
     def _prepare_database(self, check_seconds: float) -> None:
         with self._writes.begin() as connection:
@@ -196,6 +207,15 @@ class PostgresLog(FactLog):
                 connection.execute(insert(heads).values(values))
             elif (head.version, head.chain) != (version, chain):
                 raise StoreCorrupt(self._name, f"its head is at version {head.version}, its last batch at {version}")
+
+
+def reading_engine(location: Location) -> Engine:
+    """Each transaction is of one state of the log, however many queries a reader needs. Raises ImportError."""
+    if find_spec("psycopg") is None:
+        raise ImportError("there is no driver: pip install 'kalmagrove[postgres]'")
+    defaults = {name: value for name, value in _CONNECTION.items() if name not in location.url.query}
+    url = location.url.update_query_dict(defaults)
+    return create_engine(url, hide_parameters=True, pool_pre_ping=True, isolation_level="REPEATABLE READ")
 
 
 class Listener:
