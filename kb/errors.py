@@ -92,10 +92,11 @@ class UnknownVersion(KnowledgeError):
 
 
 class VersionGone(KnowledgeError):
-    """A version that is no longer kept: the log begins at `oldest`."""
+    """A version that is no longer kept: the log begins at `oldest`, which not everybody is told (None)."""
 
-    def __init__(self, version: int, oldest: int) -> None:
-        super().__init__(f"version {version} is no longer kept: the oldest version kept is {oldest}")
+    def __init__(self, version: int, oldest: int | None) -> None:
+        more = "" if oldest is None else f": the oldest version kept is {oldest}"
+        super().__init__(f"version {version} is no longer kept{more}")
         self.version = version
         self.oldest = oldest
 

@@ -1,7 +1,7 @@
 """Bringing one back: into a store directory, or into PostgreSQL.
 
-In a directory the head marker comes first. From then on until the log is in its place a start is refused, so what a crash
-leaves is the old store, the new one, or nothing that opens.
+In a directory the head marker comes first. From then on until the log is in its place a start is refused, so what a
+crash leaves is the old store, the new one, or nothing that opens.
 """
 
 from __future__ import annotations

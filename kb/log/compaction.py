@@ -86,7 +86,7 @@ def apply(connection: Connection, name: str, step: Compaction, unused: Sequence[
     if Base.read(connection, name) != step.before:
         return False
     touched = base_changes.c.namespace.in_(step.changes)
-    older = dict(connection.execute(select(base_changes).where(touched)).tuples().all())
+    older: dict[str, int] = {row[0]: row[1] for row in connection.execute(select(base_changes).where(touched))}
     rows = [row for row in step.facts.values() if row is not None]
     plus = [int.from_bytes(row.digest, "big") for row in rows]
     minus = [int.from_bytes(row.digest, "big") for row in step.replaced.values()]

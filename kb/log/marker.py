@@ -36,7 +36,7 @@ _START = Head(0, GENESIS)
 
 
 def acknowledged(path: Path) -> Head | None:
-    """The newest acknowledged head as another process may have written it; None when there is none, or it is damaged."""
+    """The newest acknowledged head, perhaps of another process's store; None when there is none, or it is damaged."""
     try:
         data = path.read_bytes()
     except OSError:
