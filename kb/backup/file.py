@@ -53,10 +53,9 @@ _seals = Table(
 class Copy(LogReader):
     """A log in a file that nobody else uses."""
 
-    def __init__(self, path: Path) -> None:
-        """One that is missing is made. Raises StoreCorrupt."""
-        super().__init__(str(path))
-        self.path = path
+    def __init__(self, path: Path, name: str) -> None:
+        """One that is missing is made; `name` is what errors call it."""
+        super().__init__(name)
         url = URL.create("sqlite+pysqlite", database=str(path))
         self.engine = create_engine(url, hide_parameters=True, poolclass=NullPool)
         sqlite.configure(self.engine)
@@ -125,7 +124,8 @@ class Copy(LogReader):
 def require_sealed(path: Path) -> None:
     """Raises StoreCorrupt if this cannot be a backup, before it is copied."""
     try:
-        header = path.open("rb").read(100)
+        with path.open("rb") as file:
+            header = file.read(100)
     except OSError as error:
         raise StoreCorrupt(path, f"cannot be read: {error.strerror or error}") from error
     if not header.startswith(b"SQLite format 3\0") or int.from_bytes(header[68:72], "big") != APPLICATION_ID:

@@ -54,7 +54,7 @@ def _copied(location: Location, partial: Path) -> Copy:
     if location.database is None:
         return _exported(location, partial)
     head = _vacuumed(location, location.database, partial)
-    copy = Copy(partial)
+    copy = Copy(partial, str(location.database))
     if head is not None and head.version and copy.found_chain(head.version) not in (head.chain, None):
         raise StoreCorrupt(location.database, f"its content at version {head.version} is not what was acknowledged")
     return copy
@@ -86,7 +86,8 @@ def _exported(location: Location, partial: Path) -> Copy:
     """In one transaction of the database's, which sees one version however many come after it."""
     from kb.log.postgres import reading_engine
 
-    copy, name = Copy(partial), location.url.render_as_string(hide_password=True)
+    name = location.url.render_as_string(hide_password=True)
+    copy = Copy(partial, name)
     engine = reading_engine(location)
     try:
         with engine.connect() as source, copy.changing() as sink:

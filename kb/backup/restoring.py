@@ -50,7 +50,7 @@ def _into_directory(
             raise NotOverwritten(f"{database.parent} holds a store already")
         remove(partial)
         shutil.copyfile(file, partial)
-        head, found = Copy(partial).unseal(progress)
+        head, found = Copy(partial, str(file)).unseal(progress)
         _fold_in_write_ahead_log(database)
         _mark(location, head)
         for suffix in ("-wal", "-shm", "-journal", ".state"):
@@ -99,7 +99,7 @@ def _into_postgres(file: Path, location: Location, overwrite: bool, progress: Pr
         copied = Path(directory) / "facts.db"
         shutil.copyfile(file, copied)
         os.chmod(copied, 0o600)
-        copy = Copy(copied)
+        copy = Copy(copied, str(file))
         head, found = copy.unseal(progress)
         with closing(PostgresLog(location)) as log, log.replacing() as (there, sink):
             if there.version and not overwrite:

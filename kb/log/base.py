@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,10 +132,11 @@ class Beginning:
         base = Base.read(connection, name)
         facts, changes, total = dict[Key, Fact](), dict[str, int](), 0
         rows = connection.execution_options(yield_per=rows_at_once).execute(select(base_facts))
-        for row in rows:
-            found = BaseRow.read(row, name)
-            facts[found.key] = found.fact
-            total += int.from_bytes(row.digest, "big")
+        with closing(rows):
+            for row in rows:
+                found = BaseRow.read(row, name)
+                facts[found.key] = found.fact
+                total += int.from_bytes(row.digest, "big")
         for namespace, version in connection.execute(select(base_changes)):
             changes[namespace] = version
             total += change_digest(namespace, version)

@@ -47,7 +47,7 @@ class Compaction:
         return self.head.version - self.before.head.version
 
 
-def plan(log: LogReader, cutoff: float, upto: int, most_entries: int = ENTRIES_PER_STEP) -> Compaction | None:
+def plan(log: LogReader, cutoff: float, upto: int) -> Compaction | None:
     """A step over batches made before `cutoff` (unix seconds), up to version `upto`; None if there are none.
 
     Raises StoreCorrupt, StoreUnavailable; VersionGone if somebody else has just made one.
@@ -59,7 +59,7 @@ def plan(log: LogReader, cutoff: float, upto: int, most_entries: int = ENTRIES_P
                 break
             gone.append(batch)
             count += len(batch.entries)
-            if count >= most_entries:
+            if count >= ENTRIES_PER_STEP:
                 break
     return _folded(base, gone, log) if gone else None
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+from kb.edit import Commit
 from kb.encoder.minilm import MiniLMEncoder
 from kb.facts import (
     DEFAULT_NAMESPACE,
@@ -24,7 +25,7 @@ from kb.facts import (
 from kb.filters import parse_filter
 from kb.loading import Progress
 from kb.ndjson import export_lines, read_batches
-from kb.store import Commit, Store
+from kb.store import Store
 from kb.verification import Verified
 from server.cli.console import CONFLICT, FAILED, NOT_FOUND, CommandError, progress_bar
 from server.cli.targets import FactRow, HistoryRow, HitRow, NewFact, Written

@@ -6,6 +6,7 @@ import logging
 import random
 import shutil
 import sqlite3
+import tempfile
 import threading
 import time
 from contextlib import closing
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kb import retention
@@ -25,6 +26,7 @@ from kb.verification import verify
 from tests.kb.hashing import HashEncoder
 
 VERSIONS = 30
+STEPS = st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3), st.integers(0, 2))
 
 
 def edit(store: Store, number: int) -> None:
@@ -52,7 +54,9 @@ def let_go(store: Store, cutoff: float = 5e9) -> int:
 def everything(store: Store, oldest: int) -> Any:
     """All that can be asked of the versions from `oldest` on."""
     newest = store.snapshot.version
-    histories = [[one for one in store.past.history(*key) if one.version > oldest] for key in sorted(store.snapshot.by_key)]
+    histories = [
+        [one for one in store.past.history(*key) if one.version > oldest] for key in sorted(store.snapshot.by_key)
+    ]
     differences = [store.past.differences(*pair, 1000) for pair in ((oldest, newest), (newest, oldest))]
     states = [store.past.facts_at(version) for version in range(oldest, newest + 1)]
     entries = [entry for entry in store.past.log_entries() if entry.version > oldest]
@@ -129,11 +133,10 @@ def test_texts_that_are_gone_take_their_vectors_along(tmp_path: Path) -> None:
     assert b'own 1"' not in (tmp_path / "facts.db").read_bytes()
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3), st.integers(0, 2)), max_size=25), st.data())
+@settings(max_examples=5)
+@given(st.lists(STEPS, max_size=20), st.data())
 def test_any_history_any_cut(steps: list[tuple[bool, int, int, int]], data: st.DataObject) -> None:
     """Facts, times and `changed` are those of a store that keeps everything, after a restart too."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as name:
         with Store.open(Path(name), HashEncoder()) as store:
             for delete, fact, text, cut in steps:
@@ -174,7 +177,7 @@ def test_edits_and_readers_go_on_meanwhile(tmp_path: Path, monkeypatch: pytest.M
         threads = [threading.Thread(target=again, args=(work,)) for work in reads]
         for thread in threads:
             thread.start()
-        for number in range(VERSIONS, 3 * VERSIONS):
+        for number in range(VERSIONS, 2 * VERSIONS):
             edit(store, number)
         over.set()
         for thread in threads:
