@@ -184,9 +184,10 @@ class Store:
                 for batch in self._log.scan(self._head):
                     taken += self._take_in(batch)
                     self._saw(end)
+                break  # or the log was replaced meanwhile, which the next look tells
             except VersionGone:
                 taken += self._start_over()
-            self._saw(end)
+                self._saw(end)
         return taken
 
     def prepare(self, changes: Sequence[Change]) -> Prepared:

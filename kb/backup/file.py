@@ -1,10 +1,11 @@
-"""The file: a SQLite database with the log's own tables, and a seal that is written last.
+"""The file: a SQLite database with the log's own tables and a seal, and behind it the digest of all that.
 
-Whatever was not written to its end has no seal, and is no backup.
+Whatever was not written to its end has no such ending, and is no backup.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ from kb.verification import Verified, read_all
 
 APPLICATION_ID = 0x4B474255
 """In the header of a sealed file."""
+_ENDING = b"kalmagrove backup, sha256:"
+_PIECE = 1 << 20
 
 _metadata = MetaData()
 _seals = Table(
@@ -121,15 +124,29 @@ class Copy(LogReader):
         return head, Verified(head.version, len(facts))
 
 
-def require_sealed(path: Path) -> None:
-    """Raises StoreCorrupt if this cannot be a backup, before it is copied."""
+def close_up(path: Path) -> None:
+    """Ends a sealed file with the digest of all of it. Raises OSError."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+    with path.open("ab") as file:
+        file.write(_ENDING + digest)
+
+
+def copy_out(path: Path, target: Path) -> None:
+    """The database in a backup, if every byte is what was written. Raises StoreCorrupt, OSError."""
     try:
-        with path.open("rb") as file:
-            header = file.read(100)
+        left = path.stat().st_size - len(_ENDING) - 32
+        source = path.open("rb")
     except OSError as error:
         raise StoreCorrupt(path, f"cannot be read: {error.strerror or error}") from error
-    if not header.startswith(b"SQLite format 3\0") or int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        raise StoreCorrupt(path, "is no backup, or was not written to its end")
+    with source, target.open("wb") as sink:
+        digest = hashlib.sha256()
+        while left > 0 and (some := source.read(min(left, _PIECE))):
+            digest.update(some)
+            sink.write(some)
+            left -= len(some)
+        if source.read() != _ENDING + digest.digest():
+            raise StoreCorrupt(path, "is no backup, was not written to its end, or is damaged")
 
 
 def settle(partial: Path, place: Path) -> None:

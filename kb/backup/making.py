@@ -11,7 +11,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection, Table, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from kb.backup.file import Copy, remove, settle
+from kb.backup.file import Copy, close_up, remove, settle
 from kb.errors import KnowledgeError, StoreCorrupt, StoreUnavailable
 from kb.loading import Progress
 from kb.log import schema
@@ -41,6 +41,7 @@ def back_up(source: Path | str, target: Path, *, overwrite: bool = False, progre
     try:
         remove(partial)
         found = _copied(location, partial).seal(progress)
+        close_up(partial)
         settle(partial, target)
     except OSError as error:
         raise StoreUnavailable(f"{target}: {error.strerror or error}") from error

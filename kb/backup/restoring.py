@@ -6,15 +6,13 @@ crash leaves is the old store, the new one, or nothing that opens.
 
 from __future__ import annotations
 
-import os
-import shutil
 import sqlite3
 import tempfile
 from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from kb.backup.file import Copy, remove, require_sealed, settle
+from kb.backup.file import Copy, copy_out, remove, settle
 from kb.backup.making import NotOverwritten, copy_rows
 from kb.errors import StoreUnavailable
 from kb.loading import Progress
@@ -31,7 +29,6 @@ def restore(file: Path, target: Path | str, *, overwrite: bool = False, progress
     the damaged file).
     """
     location = Location.of(target)
-    require_sealed(file)
     try:
         if location.database is None:
             return _into_postgres(file, location, overwrite, progress)
@@ -49,7 +46,7 @@ def _into_directory(
         if not overwrite and _holds_something(location, database):
             raise NotOverwritten(f"{database.parent} holds a store already")
         remove(partial)
-        shutil.copyfile(file, partial)
+        copy_out(file, partial)
         head, found = Copy(partial, str(file)).unseal(progress)
         _fold_in_write_ahead_log(database)
         _mark(location, head)
@@ -97,8 +94,7 @@ def _into_postgres(file: Path, location: Location, overwrite: bool, progress: Pr
 
     with tempfile.TemporaryDirectory(prefix="kalmagrove-restore-") as directory:
         copied = Path(directory) / "facts.db"
-        shutil.copyfile(file, copied)
-        os.chmod(copied, 0o600)
+        copy_out(file, copied)
         copy = Copy(copied, str(file))
         head, found = copy.unseal(progress)
         with closing(PostgresLog(location)) as log, log.replacing() as (there, sink):

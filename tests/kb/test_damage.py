@@ -239,7 +239,7 @@ def test_the_database_of_another_store_is_noticed(tmp_path: Path, encoder: Any) 
         "DELETE FROM batches WHERE version = 80",
         "DROP TABLE entries",
         "DROP TABLE batches",
-        "PRAGMA user_version = 2",
+        "PRAGMA user_version = 3",
         "ALTER TABLE embeddings RENAME COLUMN checksum TO checksun",
         "ALTER TABLE embeddings DROP COLUMN checksum",
         "CREATE TABLE more (stuff)",

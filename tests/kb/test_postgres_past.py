@@ -154,7 +154,7 @@ def test_a_state_of_a_log_that_was_replaced_is_not_used(url: str, tmp_path: Path
     engine.dispose()
     with Store.open(url, HashEncoder(), local=tmp_path) as store:
         assert store.snapshot.version == 0
-        for number in range(20, 30):
+        for number in range(12):
             edit(store, number)
         expected = state(store)
     with Store.open(url, HashEncoder(), local=tmp_path) as store:
