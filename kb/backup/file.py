@@ -67,8 +67,8 @@ class Copy(LogReader):
 
     @contextmanager
     def changing(self) -> Iterator[Connection]:
-        """A transaction. Raises StoreCorrupt, OSError."""
-        with self._reading(), self.engine.begin() as connection:
+        """A transaction. Raises SQLAlchemyError."""
+        with self.engine.begin() as connection:
             yield connection
 
     def found_chain(self, version: int) -> bytes | None:
@@ -82,7 +82,7 @@ class Copy(LogReader):
         """Checks everything that the copied log holds, and says of it that it is whole. Raises StoreCorrupt."""
         self._modernize()
         head, found = self._checked(progress)
-        with self.changing() as connection:
+        with self._reading(), self.changing() as connection:
             _metadata.create_all(connection)
             row = {"version": head.version, "chain": head.chain, "facts": found.facts, "made_at": time.time()}
             connection.execute(insert(_seals), row)
@@ -91,7 +91,7 @@ class Copy(LogReader):
 
     def unseal(self, progress: Progress | None) -> tuple[Head, Verified]:
         """Checks the seal and everything that it is of; leaves the log alone. Raises StoreCorrupt."""
-        with self.changing() as connection:
+        with self._reading(), self.changing() as connection:
             (application,) = connection.exec_driver_sql("PRAGMA application_id").one()
             if application != APPLICATION_ID:
                 raise StoreCorrupt(self._name, "is no backup, or was not written to its end")
@@ -105,7 +105,7 @@ class Copy(LogReader):
         return head, found
 
     def _modernize(self) -> None:
-        with self.changing() as connection:
+        with self._reading(), self.changing() as connection:
             (version,) = connection.exec_driver_sql("PRAGMA user_version").one()
             schema.require_format(version, self._name)
             if version < schema.FORMAT:

@@ -37,6 +37,8 @@ def back_up(source: Path | str, target: Path, *, overwrite: bool = False, progre
     location = Location.of(source)
     if target.exists() and not overwrite:
         raise NotOverwritten(f"{target} exists")
+    if not target.parent.is_dir():
+        raise StoreUnavailable(f"{target.parent} is not a directory")
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         remove(partial)

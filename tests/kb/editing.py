@@ -102,6 +102,8 @@ def _answer(store: Store, request: dict[str, Any]) -> dict[str, Any]:
         fact = store.snapshot.get("default", request["read"], time.time())
         return {"ok": True, "text": fact.text if fact else None}
     try:
+        if "compact" in request:
+            return {"ok": True, "gone": store.compact(math.inf), "oldest": store.past.oldest()}
         commit = _edit(store, request)
     except WriteFailed as error:
         return {"ok": False, "recorded": error.recorded, "error": str(error), "version": store.snapshot.version}
