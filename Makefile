@@ -62,10 +62,15 @@ test-clients: $(VENV)/.test-installed $(VENV_C)/.installed $(if $(shell command 
 	KALMAGROVE_TEST_PYTHON=$(abspath $(BIN)/python) $(BIN_C)/python -m pytest -W default -m slow --confcutdir=tests/clients \
 	  tests/clients $(ARGS)
 
+.PHONY: test-kills
+test-kills: $(VENV)/.test-installed ## kill -9 while history is let go, backed up, restored (DEATHS=200 each)
+	DEATHS=$(or $(DEATHS),200) $(BIN)/python -m pytest -m slow tests/kb/test_retention_deaths.py tests/kb/test_backup.py $(ARGS)
+
 .PHONY: test-postgres
 test-postgres: $(VENV)/.test-installed ## replicas on real PostgreSQL, killed at random (DEATHS=24; Debian's postgresql; not as CI, which may lack it)
 	@$(BIN)/python -c 'import sys; from loadtests.database import missing; why = missing(); sys.exit(why and f"test-postgres: {why}")'
-	DEATHS=$(or $(DEATHS),24) $(BIN)/python -m pytest -m "slow or not slow" tests/kb/test_postgres.py tests/kb/test_postgres_deaths.py \
+	DEATHS=$(or $(DEATHS),24) $(BIN)/python -m pytest -m "slow or not slow" tests/kb/test_postgres.py tests/kb/test_postgres_past.py \
+	  tests/kb/test_postgres_deaths.py \
 	  tests/server/test_replicas.py tests/server/test_replica_deaths.py $(ARGS)
 
 .PHONY: test-deploy

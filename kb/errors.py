@@ -91,6 +91,16 @@ class UnknownVersion(KnowledgeError):
         self.newest = newest
 
 
+class VersionGone(KnowledgeError):
+    """A version that is no longer kept: the log begins at `oldest`, which not everybody is told (None)."""
+
+    def __init__(self, version: int, oldest: int | None) -> None:
+        more = "" if oldest is None else f": the oldest version kept is {oldest}"
+        super().__init__(f"version {version} is no longer kept{more}")
+        self.version = version
+        self.oldest = oldest
+
+
 class WriteFailed(KnowledgeError):
     """The edit could not be made durable and is not visible; readers go on, and a later edit may succeed.
 

@@ -17,6 +17,7 @@ from kb.errors import (
     StoreUnavailable,
     UnknownVersion,
     VersionConflict,
+    VersionGone,
     WriteFailed,
 )
 
@@ -123,5 +124,6 @@ __all__ = [
     "UnknownVersion",
     "Upsert",
     "VersionConflict",
+    "VersionGone",
     "WriteFailed",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from kb.edit import Commit
 from kb.facts import Change
-from kb.store import Commit, Store
+from kb.store import Store
 
 
 def imported(store: Store, batches: Iterable[Sequence[Change]]) -> Iterator[Commit]:

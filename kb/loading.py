@@ -12,7 +12,6 @@ from itertools import islice
 import immutables
 
 from kb.encoder.embeddings import EmbeddingCache
-from kb.encoder.protocol import Encoder
 from kb.errors import StoreUnavailable, WriteFailed
 from kb.facts import Fact
 from kb.index.merging import built
@@ -62,17 +61,6 @@ def check_head(head: Head, marker: HeadMarker | None, log: FactLog, location: Lo
         marker.repair(head)
     except OSError as error:
         raise StoreUnavailable(f"{marker.path}: {error}") from error
-
-
-def open_segments(location: Location, encoder: Encoder) -> SegmentStore | None:
-    """Where large segments are kept beside a SQLite database; None where they cannot be."""
-    if location.database is None:
-        return None
-    try:
-        return SegmentStore(location.beside(".index"), encoder.fingerprint, encoder.dimension)
-    except OSError:
-        _logger.warning("index segments cannot be kept, so the next start takes longer", exc_info=True)
-        return None
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import immutables
@@ -56,6 +56,11 @@ class Transition:
     """Facts inserted or replacing."""
 
     @property
+    def gone(self) -> tuple[Fact, ...]:
+        """Those of `removed` in whose place there is none."""
+        return tuple(fact for fact in self.removed if fact.key not in self.snapshot.by_key)
+
+    @property
     def added_texts(self) -> tuple[str, ...]:
         """What those say."""
         return tuple(fact.text for fact in self.added)
@@ -77,6 +82,28 @@ def successor(snapshot: Snapshot, batch: Batch, vectors: Mapping[str, Vectors]) 
     indexes = _edited(snapshot.indexes, removed, added, vectors)
     changed = snapshot.changed.update(dict.fromkeys((namespace for namespace, _ in touched), batch.version))
     return Transition(Snapshot(batch.version, facts, indexes, changed), removed, added)
+
+
+def changed_facts(snapshot: Snapshot, facts: Mapping[Key, Fact]) -> Iterator[Fact]:
+    """Those that `snapshot` does not hold as they are."""
+    return (fact for key, fact in facts.items() if snapshot.by_key.get(key) != fact)
+
+
+def leap(
+    snapshot: Snapshot,
+    version: int,
+    facts: Mapping[Key, Fact],
+    changes: Mapping[str, int],
+    vectors: Mapping[str, Vectors],
+) -> Transition:
+    """From `snapshot` to the facts of a later version, whatever batches led there; `vectors` holds those of the texts
+    of `changed_facts`, `changes` the newest version of every namespace."""
+    added = tuple(changed_facts(snapshot, facts))
+    replaced = tuple(old for fact in added if (old := snapshot.by_key.get(fact.key)) is not None)
+    removed = replaced + tuple(fact for key, fact in snapshot.by_key.items() if key not in facts)
+    indexes = _edited(snapshot.indexes, removed, added, vectors)
+    changed = snapshot.changed.update(changes)
+    return Transition(Snapshot(version, immutables.Map(facts), indexes, changed), removed, added)
 
 
 def _edited(

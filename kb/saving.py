@@ -7,8 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from kb.errors import KnowledgeError
-from kb.log.fact_log import FactLog
 from kb.log.marker import Head
+from kb.log.reader import LogReader
 from kb.log.state import State, write_state
 from kb.publishing import Published
 from kb.snapshot import Snapshot
@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 class StateSaver:
     """Writes snapshots on a thread of its own, beside edits. `follow` is called in the writer's turn."""
 
-    def __init__(self, path: Path, log: FactLog) -> None:
+    def __init__(self, path: Path, log: LogReader) -> None:
         self._path = path
         self._log = log
         self._entries = 0
@@ -48,7 +48,8 @@ class StateSaver:
     def _save(self, snapshot: Snapshot) -> None:
         try:
             chain = self._log.chain_at(snapshot.version)
-            assert chain is not None, "what is published is in the log"
+            if chain is None:
+                return  # history was let go up to a later version: there will be another state
             write_state(self._path, State(Head(snapshot.version, chain), snapshot.by_key))
         except (OSError, KnowledgeError):
             _logger.warning("the state could not be saved, so the next start takes longer", exc_info=True)

@@ -1,7 +1,7 @@
 """The knowledge store: one writer, many readers, no reader lock.
 
 An edit is validated and embedded without a lock, appended to the durable log, noted in the head marker, and
-published by swapping one reference; only then does the caller learn its version.
+published by swapping one reference (`kb/writer.py`); only then does the caller learn its version.
 
 A log in PostgreSQL is shared: what others append is published as well, in the log's order (`kb/following.py`). An edit
 then goes through if nothing has come between; else what came is taken in, and the edit looks at the facts anew.
@@ -9,87 +9,34 @@ then goes through if nothing has come between; else what came is taken in, and t
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias
 
-from kb.conditions import conflicts
-from kb.encoder.embeddings import EmbeddingCache
+from kb.edit import Commit, Prepared
 from kb.encoder.protocol import Encoder
-from kb.errors import (
-    FactNotFound,
-    KnowledgeError,
-    StoreClosed,
-    StoreCorrupt,
-    StoreUnavailable,
-    UnknownVersion,
-    VersionConflict,
-    WriteFailed,
-)
-from kb.facts import Change, Delete, Limits, Upsert
+from kb.errors import StoreUnavailable
+from kb.facts import Change, Limits
 from kb.following import Follower, LogState
-from kb.index.compaction import Compactor
-from kb.index.part import Part
 from kb.index.segment import Vectors
-from kb.index.stored import SegmentStore
-from kb.loading import Loader, Progress, check_head, open_marker, open_segments
-from kb.log.batch import GENESIS, Batch, Entry
-from kb.log.difference import Differences, differences
-from kb.log.fact_log import FactLog, HeadMoved
-from kb.log.history import FactVersion, History, LogEntry
-from kb.log.location import Location, StoreLock
-from kb.log.marker import Head, HeadMarker
-from kb.log.opening import open_log
+from kb.loading import Progress
+from kb.log.location import Location
 from kb.log.postgres import PostgresLog
-from kb.log.state import state_of, state_path
-from kb.publishing import Published, Subscriber, Subscribers
-from kb.replay import TextCounts, Transition, changes_towards, replay, successor
+from kb.opening import Parts, open_parts
+from kb.past import Past
+from kb.publishing import Subscriber
+from kb.replay import TextCounts, changes_towards
+from kb.retention import Retention
 from kb.saving import StateSaver
 from kb.snapshot import Snapshot
 from kb.validation import validate_batch
+from kb.writer import Require, Writer, anything, texts_of
 
-HURRIED_ATTEMPTS = 3
-"""At an edit of a shared log, before others are kept from appending meanwhile."""
 POLL_SECONDS = 1.0
-Plan: TypeAlias = Callable[[], tuple[Sequence[Change], Mapping[str, Vectors]]]
-"""What an edit changes, given what is published now, and vectors of the texts."""
-Require: TypeAlias = Callable[[Snapshot], None]
-"""What must hold of the snapshot before an edit: raises if it does not."""
-
-
-def _anything(_: Snapshot) -> None:
-    """Whatever holds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A validated batch with its vectors. Committing it is all that is left."""
-
-    changes: tuple[Change, ...]
-    """Every upsert has its id."""
-    vectors: Mapping[str, Vectors] = field(repr=False)
-    """float32 [dimension] of each upserted text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """An edit that is durable and visible."""
-
-    version: int
-    upserted: int
-    deleted: int
 
 
 class Store:
     """Open it with `Store.open`. Every method is thread-safe."""
-
-    snapshot: Snapshot
-    """The newest published state; reading the attribute takes no lock."""
 
     @classmethod
     def open(
@@ -100,77 +47,44 @@ class Store:
         limits: Limits | None = None,
         progress: Progress | None = None,
         poll_seconds: float = POLL_SECONDS,
+        history_days: float | None = None,
+        local: Path | None = None,
     ) -> Store:
         """Opens a store directory (made when missing) or a database URL, checking everything that it reads: what
         holds now. Older history is checked when it is read, and by `kb.verification.verify`.
 
         `progress(done, total)` is called while the log is replayed and facts are indexed. A shared log is looked at
-        every `poll_seconds`, and whenever it says that somebody has appended.
+        every `poll_seconds`, and whenever it says that somebody has appended. Versions older than `history_days` are
+        let go, if that is set. `local` is a directory for what only saves a start time where the log is no file here.
 
         Raises StoreLocked, StoreUnavailable, StoreCorrupt (naming the damaged file).
         """
-        location = Location.of(path_or_url)
-        with ExitStack() as cleanup:
-            marker = None
-            if location.database is not None:
-                cleanup.callback(StoreLock(location.beside(".lock")).release)
-                marker = open_marker(location)
-                cleanup.callback(marker.close)
-            log = open_log(location)
-            cleanup.callback(log.close)
-            cache = EmbeddingCache(log.engine, encoder)
-            segments = open_segments(location, encoder)
-            loader = Loader(log, state_of(location, log), cache, segments, progress)
-            snapshot = loader.load(lambda head: check_head(head, marker, log, location))
-            store = cls(snapshot, loader.head, log, marker, cache, segments, limits or Limits(), cleanup.pop_all())
-            store._save_states(state_path(location), loader.replayed)
-            store._compactor.notify(snapshot.indexes)
-            if isinstance(log, PostgresLog):
-                store._follow(log, poll_seconds)
-            return store
+        parts = open_parts(Location.of(path_or_url), encoder, local, progress)
+        store = cls(parts, limits or Limits())
+        store._begin(poll_seconds, history_days)
+        return store
 
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        head: Head,
-        log: FactLog,
-        marker: HeadMarker | None,
-        cache: EmbeddingCache,
-        segments: SegmentStore | None,
-        limits: Limits,
-        resources: ExitStack,
-    ) -> None:
-        self.snapshot = snapshot
+    def __init__(self, parts: Parts, limits: Limits) -> None:
         self.limits = limits
-        self.merges = 0
-        """Background merges of index segments that took effect."""
-        self.followed = 0
-        """Versions published that others have made."""
-        self._head = head
-        self._log = log
-        self._marker = marker
-        self._cache = cache
-        self._history = History(log)
-        self.texts = TextCounts(snapshot.by_key.values())  # for others to look at
-        self._subscribers = Subscribers()
-        self._resources = resources
-        self._writer = threading.RLock()
+        self._parts = parts
+        self._log = parts.log
+        self._cache = parts.cache
+        self._writer = Writer(parts)
+        self.past = Past(parts.log, self._published, self._writer.catch_up)
+        """What held before."""
         self._follower: Follower | None = None
-        # True while the log may hold something that was not published: from the start of a write to its end.
-        self._unsettled = False
-        self._closed = False
-        self._compactor = Compactor(lambda: self.snapshot, self._install_merged, segments)
+        self._retention: Retention | None = None
 
     def close(self) -> None:
         """Waits for the edit under way and releases every file. Snapshots stay readable."""
-        with self._writer:
-            if self._closed:
-                return
-            self._closed = True
+        if not self._writer.close():
+            return
         if self._follower is not None:
             self._follower.stop()
-        self._compactor.stop()
-        self._resources.close()
+        if self._retention is not None:
+            self._retention.stop()
+        self._writer.stop_merging()
+        self._parts.resources.close()
 
     def __enter__(self) -> Store:
         return self
@@ -186,7 +100,7 @@ class Store:
         It is called in the writer's turn, before the edit is acknowledged, so it must be quick and may read the
         store but not edit it. What it raises is logged and fails nothing. The function returned unsubscribes it.
         """
-        return self._subscribers.add(subscriber)
+        return self._writer.subscribers.add(subscriber)
 
     @property
     def log_state(self) -> LogState:
@@ -204,32 +118,37 @@ class Store:
         if self._follower is not None:
             self._follower.wake()
 
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest published state; reading it takes no lock."""
+        return self._writer.snapshot
+
+    @property
+    def texts(self) -> TextCounts:
+        """How many facts hold each text now."""
+        return self._writer.texts
+
+    @property
+    def merges(self) -> int:
+        """Background merges of index segments that took effect."""
+        return self._writer.merges
+
+    @property
+    def followed(self) -> int:
+        """Versions published that others have made."""
+        return self._writer.followed
+
     def catch_up(self) -> int:
         """Publishes what others have appended; how many versions. Raises StoreUnavailable, StoreCorrupt if the log is
         not one that goes on from what is published here."""
-        if not isinstance(self._log, PostgresLog):
-            return 0
-        ours = self._head
-        end = self._log.head()
-        if end.version < ours.version or (end.version == ours.version and end.chain != ours.chain):
-            raise StoreCorrupt(
-                "the log", f"ends at version {end.version}, but is not what was published here up to {ours.version}"
-            )
-        if self._follower is not None:
-            self._follower.saw(end.version, self.snapshot.version)
-        taken = 0
-        for batch in self._log.scan(ours) if end.version > ours.version else ():
-            taken += self._take_in(batch)
-            if self._follower is not None:
-                self._follower.saw(end.version, self.snapshot.version)
-        return taken
+        return self._writer.catch_up()
 
     def prepare(self, changes: Sequence[Change]) -> Prepared:
         """Validates and embeds; takes no writer's lock and changes nothing. Raises InvalidChange, StoreUnavailable."""
-        self._require_open()
+        self._writer.require_open()
         self.require_log()
         checked = validate_batch(changes, self.limits)
-        return Prepared(checked, self._cache.vectors(_texts(checked)))
+        return Prepared(checked, self._cache.vectors(texts_of(checked)))
 
     def commit(self, prepared: Prepared, require: Require | None = None) -> Commit:
         """Makes the batch durable, then visible. All or nothing. `require` is asked about the snapshot before it in the
@@ -238,8 +157,7 @@ class Store:
         Raises VersionConflict when a fact is not at the version that a change expects, FactNotFound when it deletes
         one that does not exist (any more), WriteFailed when it could not be made durable, StoreUnavailable.
         """
-        with self._writer:
-            return self._commit("edit", lambda: (prepared.changes, prepared.vectors), require or _anything)
+        return self._writer.commit("edit", lambda: (prepared.changes, prepared.vectors), require or anything)
 
     def apply(self, changes: Sequence[Change]) -> Commit:
         """`commit(prepare(changes))`."""
@@ -247,189 +165,40 @@ class Store:
 
     def rollback(self, version: int, namespaces: Collection[str] | None = None) -> Commit:
         """A new version that says what `version` said, in some namespaces or in all, as one batch. Raises
-        UnknownVersion."""
-        self._require_open()
-        self._require_version(version)
-        target = replay(self._log.scan(Head(0, GENESIS), upto=version), {})
-        vectors = self._cache.vectors(_texts(changes_towards(target, self.snapshot.by_key, namespaces)))
+        UnknownVersion, VersionGone."""
+        target = self.past.facts_at(version)
+        vectors = self._cache.vectors(texts_of(changes_towards(target, self.snapshot.by_key, namespaces)))
 
         def plan() -> tuple[Sequence[Change], Mapping[str, Vectors]]:
             changes = changes_towards(target, self.snapshot.by_key, namespaces)
             # Texts that an edit took away since: they come from the cache.
-            return changes, vectors | self._cache.vectors(text for text in _texts(changes) if text not in vectors)
+            return changes, vectors | self._cache.vectors(text for text in texts_of(changes) if text not in vectors)
 
-        with self._writer:
-            return self._commit("rollback", plan)
+        return self._writer.commit("rollback", plan)
 
     def sweep_expired(self, now: float) -> Commit | None:
         """Deletes the facts whose time is over at `now` (unix seconds); None when there are none, or no log."""
+        return self._writer.sweep_expired(now) if self.log_state.contact == "connected" else None
 
-        if self.log_state.contact != "connected":
-            return None
-        with self._writer:
-            over = [Delete(fact.id, fact.namespace) for fact in self.snapshot.expired(now)]
-            if not over:
-                return None
-            self._require_open()
-            self._settle()
-            with suppress(HeadMoved):  # perhaps by somebody who does the same; if not, it is done next time
-                return self._attempt("expiry", over, {})
-            return None
+    def compact(self, cutoff: float) -> int:
+        """Lets some of the versions go that were made before `cutoff` (unix seconds); how many. 0: there are none, but
+        the newest few, or somebody else does it. Raises WriteFailed, StoreUnavailable, StoreCorrupt."""
+        return self._writer.compact(cutoff)
 
-    def history(self, namespace: str, fact_id: str, limit: int = 100, before: int | None = None) -> list[FactVersion]:
-        """Every version of one fact, newest first; `before` is a version to continue below."""
-        self._require_open()
-        return self._history.of_fact(namespace, fact_id, limit, self._published_before(before))
+    def _begin(self, poll_seconds: float, history_days: float | None) -> None:
+        """What goes on beside edits."""
+        if self._parts.state_path is not None:
+            saver = StateSaver(self._parts.state_path, self._log)
+            self._parts.resources.callback(saver.close)
+            self.subscribe(saver.follow)
+            saver.count(self._parts.replayed, self.snapshot)
+        if isinstance(self._log, PostgresLog):
+            self._follower = Follower(self._log, self._writer.catch_up, self.snapshot.version, poll_seconds)
+            self._writer.follower = self._follower
+            self._follower.start()
+        if history_days is not None:
+            self._retention = Retention(self._writer.compact, history_days)
 
-    def log_entries(
-        self, limit: int = 100, before: int | None = None, namespaces: Collection[str] | None = None
-    ) -> list[LogEntry]:
-        """The store's versions, newest first; `before` is a version to continue below. `namespaces`: only versions that
-        touched one of these, and what they did there."""
-        self._require_open()
-        before = self._published_before(before)
-        if namespaces is None:
-            return self._history.of_store(limit, before)
-        return self._history.of_namespaces(namespaces, limit, before)
-
-    def differences(
-        self,
-        before: int,
-        after: int,
-        limit: int = 100,
-        start: tuple[str, str] | None = None,
-        namespaces: Collection[str] | None = None,
-    ) -> Differences:
-        """How version `after` differs from version `before`, which may be the newer one, in some namespaces or in all;
-        `start`: (namespace, id) to continue after. Raises UnknownVersion."""
-        self._require_open()
-        for version in (before, after):
-            self._require_version(version)
-        return differences(self._log, before, after, limit, start, namespaces)
-
-    def _commit(self, kind: str, plan: Plan, require: Require = _anything) -> Commit:
-        """In the writer's turn. Where others write too, what they did is taken in until nothing comes between."""
-        self._require_open()
-        self._settle()
-        for _ in range(HURRIED_ATTEMPTS):
-            try:
-                require(self.snapshot)
-                return self._attempt(kind, *plan())
-            except HeadMoved:
-                self.catch_up()
-            except (VersionConflict, FactNotFound):
-                if not self.catch_up():
-                    raise
-        with self._log.alone():
-            self.catch_up()
-            require(self.snapshot)
-            return self._attempt(kind, *plan())
-
-    def _attempt(self, kind: str, changes: Sequence[Change], vectors: Mapping[str, Vectors]) -> Commit:
-        """Raises HeadMoved."""
-        if failed := conflicts(changes, self.snapshot, time.time()):
-            raise VersionConflict(failed)
-        for index, change in enumerate(changes):
-            if isinstance(change, Delete) and (change.namespace, change.id) not in self.snapshot.by_key:
-                raise FactNotFound(change.namespace, change.id, index)
-        batch = Batch.following(
-            self._head.chain,
-            self._head.version + 1,
-            time.time(),
-            kind,
-            [Entry.of(change) for change in changes],
-        )
-        transition = successor(self.snapshot, batch, vectors)
-        new = {text: vectors[text] for text in _texts(changes) if text not in self.texts}
-        self._unsettled = True
-        try:
-            self._log.append(batch, self._cache.rows(new), self._head)
-            self._mark(Head(batch.version, batch.chain))
-        except WriteFailed as error:
-            # At once if possible, so that a restart does not find a batch that was refused.
-            with suppress(KnowledgeError):
-                self._settle()
-            error.recorded |= self._head.chain == batch.chain
-            raise
-        return self._publish(batch, transition)
-
-    def _mark(self, head: Head) -> None:
-        if self._marker is None:
-            return
-        try:
-            self._marker.advance(head)
-        except OSError as error:
-            raise WriteFailed(f"{self._marker.path}: {error}", recorded=True) from error
-
-    def _publish(self, batch: Batch, transition: Transition) -> Commit:
-        self._head = Head(batch.version, batch.chain)
-        self.snapshot = transition.snapshot
-        self._unsettled = False
-        gone = self.texts.follow(transition)
-        self._compactor.notify({fact.namespace for fact in (*transition.removed, *transition.added)})
-        counts = (batch.upserted, batch.deleted)
-        self._subscribers.tell(Published(transition.snapshot, batch.kind, *counts, gone, transition.added_texts))
-        return Commit(batch.version, batch.upserted, batch.deleted)
-
-    def _settle(self) -> None:
-        """After a failed write: cleans the log, and publishes what it holds after all."""
-        if not self._unsettled:
-            return
-        self._log.recover()
-        for batch in self._log.scan(self._head):
-            self._take_in(batch)
-        self._unsettled = False
-
-    def _take_in(self, batch: Batch) -> bool:
-        """Publishes a batch of the log; False if it has been."""
-        # Before the writer's turn, which may be another thread's: this may take long.
-        vectors = self._cache.vectors(entry.text for entry in batch.entries if entry.text is not None)
-        with self._writer:
-            if batch.version <= self._head.version:
-                return False
-            transition = successor(self.snapshot, batch, vectors)
-            self._mark(Head(batch.version, batch.chain))
-            self._publish(batch, transition)
-            self.followed += self._log.shared
-            return True
-
-    def _install_merged(self, namespace: str, plan: tuple[Part, ...], merged: Part) -> None:
-        with self._writer:
-            indexes = self.snapshot.indexes
-            index = indexes.get(namespace)
-            edited = index.replaced(plan, merged) if index is not None else None
-            if edited is not None:
-                self.snapshot = replace(self.snapshot, indexes=indexes.set(namespace, edited))
-                self.merges += 1
-
-    def _save_states(self, path: Path | None, replayed: int) -> None:
-        if path is None:
-            return
-        saver = StateSaver(path, self._log)
-        self._resources.callback(saver.close)
-        self.subscribe(saver.follow)
-        saver.count(replayed, self.snapshot)
-
-    def _follow(self, log: PostgresLog, poll_seconds: float) -> None:
-        self._follower = Follower(log, self.catch_up, self.snapshot.version, poll_seconds)
-        self._follower.start()
-
-    def _published_before(self, before: int | None) -> int:
-        """Others' newest versions may be in the log and not published here yet."""
-        end = self.snapshot.version + 1
-        return end if before is None else min(before, end)
-
-    def _require_version(self, version: int) -> None:
-        """Raises UnknownVersion if nobody has made it."""
-        if version > self.snapshot.version:
-            self.catch_up()
-        if not 0 <= version <= self.snapshot.version:
-            raise UnknownVersion(version, self.snapshot.version)
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise StoreClosed("the store is closed")
-
-
-def _texts(changes: Sequence[Change]) -> list[str]:
-    return [change.text for change in changes if isinstance(change, Upsert)]
+    def _published(self) -> int:
+        self._writer.require_open()
+        return self.snapshot.version

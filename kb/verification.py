@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,13 @@ from pathlib import Path
 from kb.errors import StoreCorrupt
 from kb.facts import Fact, Key
 from kb.loading import Progress, check_head, open_marker
-from kb.log.batch import GENESIS, Batch
+from kb.log.batch import Batch
 from kb.log.fact_log import FactLog
 from kb.log.location import Location, StoreLock
 from kb.log.marker import Head, HeadMarker
 from kb.log.opening import open_log
-from kb.log.state import read_state, state_path
+from kb.log.reader import LogReader
+from kb.log.state import base_state, read_state
 from kb.replay import replay
 
 
@@ -59,21 +60,34 @@ class _Whole:
 
     def read(self, progress: Progress | None) -> tuple[Head, dict[Key, Fact]]:
         """The log's end and the facts there, from its beginning, once."""
-        total, done, head = self.log.entry_count(), 0, Head(0, GENESIS)
-        path = state_path(self.location)
+        path = None if self.location.database is None else self.location.beside(".state")
         saved = None if path is None else read_state(path)
-        facts: dict[Key, Fact] = {}
 
-        def follow(batch: Batch) -> None:
-            nonlocal done, head
-            done, head = done + len(batch.entries), Head(batch.version, batch.chain)
+        def check(head: Head, facts: dict[Key, Fact]) -> None:
             if saved is not None and saved.head == head and saved.facts != facts:
                 raise StoreCorrupt(str(path), f"its facts are not those of version {head.version}")
-            if progress is not None:
-                progress(done, total)
 
-        replay(self.log.scan(head), facts, follow)
-        return head, facts
+        return read_all(self.log, progress, check)
+
+
+def read_all(
+    log: LogReader, progress: Progress | None = None, check: Callable[[Head, dict[Key, Fact]], None] | None = None
+) -> tuple[Head, dict[Key, Fact]]:
+    """Every version that a log holds: its end and the facts there. `check` is asked about each version. Raises
+    StoreUnavailable, StoreCorrupt."""
+    state = base_state(log)
+    total, done, head, facts = log.entry_count(), 0, state.head, dict(state.facts)
+
+    def follow(batch: Batch) -> None:
+        nonlocal done, head
+        done, head = done + len(batch.entries), Head(batch.version, batch.chain)
+        if check is not None:
+            check(head, facts)
+        if progress is not None:
+            progress(done, total)
+
+    replay(log.scan(head), facts, follow)
+    return head, facts
 
 
 @contextmanager

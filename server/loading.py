@@ -217,6 +217,8 @@ def _open_store(settings: Settings, encoder: Encoder, console: Console) -> Store
             encoder,
             limits=Limits(batch_changes=settings.max_batch_facts),
             poll_seconds=settings.knowledge_poll_s,
+            history_days=settings.history_days,
+            local=settings.replica_dir,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 

@@ -159,6 +159,8 @@ class Settings(BaseSettings):
     """Path or database URL of the facts log; none: data_dir/kb. Servers may share one in PostgreSQL."""
     knowledge_poll_s: float = Field(1.0, ge=0.05, le=60)
     """How often a log in PostgreSQL is looked at for what others did, if it does not say so itself."""
+    history_days: float | None = Field(None, gt=0)
+    """How long older versions of the knowledge can be read and gone back to; none: for ever."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """At info every request is logged."""
     console: bool = True
@@ -251,6 +253,11 @@ class Settings(BaseSettings):
     def knowledge_location(self) -> str:
         """What Store.open gets."""
         return self.knowledge_url or str(self.data_dir / "kb")
+
+    @property
+    def replica_dir(self) -> Path:
+        """For what saves a start time where the log is in a database."""
+        return self.data_dir / "replica"
 
     @property
     def page_dir(self) -> Path | None:

@@ -77,6 +77,10 @@ class EmbeddingCache:
             )
         return rows
 
+    def keys(self, texts: Iterable[str]) -> list[dict[str, Any]]:
+        """Of the rows of these texts."""
+        return [{"encoder": self._encoder.fingerprint, "text_hash": _hash(text)} for text in texts]
+
     def _rows(self, hashes: list[bytes]) -> list[Any]:
         table = embeddings.c
         statement = select(table.text_hash, table.vector, table.checksum).where(

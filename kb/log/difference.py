@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from kb.errors import VersionGone
 from kb.facts import Key
 from kb.log.batch import Entry
-from kb.log.fact_log import FactLog
+from kb.log.reader import LogReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +29,34 @@ class Differences:
 
 
 def differences(
-    log: FactLog, before: int, after: int, limit: int, start: Key | None, namespaces: Collection[str] | None = None
+    log: LogReader, before: int, after: int, limit: int, start: Key | None, namespaces: Collection[str] | None = None
 ) -> Differences:
     """How version `after` differs from version `before`, in some namespaces or in all; either may be the older one.
 
     Looks at `limit` facts (at least 1) with keys greater than `start` that were touched in between. Those that say the
-    same in the end are left out, so there may be fewer. Raises StoreCorrupt, StoreUnavailable.
+    same in the end are left out, so there may be fewer. Raises VersionGone, StoreCorrupt, StoreUnavailable.
     """
     older, newer = sorted((before, after))
     touched = log.keys_between(older + 1, newer, limit + 1, start, namespaces)
     keys = touched[:limit]
     earlier, later = (log.last_touches(keys, version) for version in (before, after))
     told = _told(log, [*earlier.items(), *later.items()])
-    found = [Difference(key, told.get((key, earlier.get(key))), told.get((key, later.get(key)))) for key in keys]
+    # No batch that is kept touched these so early: the base has them, or there was no such fact.
+    base = log.base_rows([key for key in keys if key not in earlier or key not in later])
+    old = {key: row.entry for key, row in base.items()}
+
+    def said(key: Key, touches: dict[Key, int]) -> Entry | None:
+        return told.get((key, touches[key])) if key in touches else old.get(key)
+
+    found = [Difference(key, said(key, earlier), said(key, later)) for key in keys]
+    if older < (oldest := log.base().head.version):
+        raise VersionGone(older, oldest)  # now, or it went while it was read
     return Differences(
         tuple(one for one in found if one.before != one.after), keys[-1] if len(touched) > limit else None
     )
 
 
-def _told(log: FactLog, places: Sequence[tuple[Key, int]]) -> dict[tuple[Key, int | None], Entry]:
+def _told(log: LogReader, places: Sequence[tuple[Key, int]]) -> dict[tuple[Key, int], Entry]:
     """What versions say of facts, without those that they delete. Each version is read once."""
     wanted: dict[int, set[Key]] = {}
     for key, version in places:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,29 @@ class Head:
     chain: bytes
 
 
+_START = Head(0, GENESIS)
+
+
+def acknowledged(path: Path) -> Head | None:
+    """The newest acknowledged head, perhaps of another process's store; None when there is none, or it is damaged."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    return _newest([_slot(data[start : start + _SLOT]) for start in (0, _STRIDE)])
+
+
+def _newest(slots: Iterable[Head | None]) -> Head | None:
+    return max((slot for slot in slots if slot), key=lambda slot: slot.version, default=None)
+
+
+def _slot(block: bytes) -> Head | None:
+    if len(block) < _SLOT or hashlib.sha256(block[: _BODY.size]).digest() != block[_BODY.size :]:
+        return None
+    magic, version, chain = _BODY.unpack(block[: _BODY.size])
+    return Head(version, chain) if magic == _MAGIC else None
+
+
 class HeadMarker:
     """The open marker file. Not thread-safe: used by the store's one writer."""
 
@@ -41,9 +65,9 @@ class HeadMarker:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._slots = (self._read(0), self._read(1))
 
-    def create(self) -> None:
-        """Makes a marker for an empty store, durable before the database exists."""
-        self.restore(Head(0, GENESIS))
+    def create(self, head: Head = _START) -> None:
+        """Makes a marker for a store that is empty, or is to hold this; durable before the database exists."""
+        self.restore(head)
         directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(directory)
@@ -53,7 +77,7 @@ class HeadMarker:
     @property
     def head(self) -> Head | None:
         """The newest acknowledged head; None when both slots are damaged."""
-        return max((slot for slot in self._slots if slot), key=lambda slot: slot.version, default=None)
+        return _newest(self._slots)
 
     @property
     def most_ahead(self) -> int:
@@ -117,8 +141,4 @@ class HeadMarker:
         self._slots = (head, self._slots[1]) if slot == 0 else (self._slots[0], head)
 
     def _read(self, slot: int) -> Head | None:
-        block = os.pread(self._file, _SLOT, slot * _STRIDE)
-        if len(block) < _SLOT or hashlib.sha256(block[: _BODY.size]).digest() != block[_BODY.size :]:
-            return None
-        magic, version, chain = _BODY.unpack(block[: _BODY.size])
-        return Head(version, chain) if magic == _MAGIC else None
+        return _slot(os.pread(self._file, _SLOT, slot * _STRIDE))

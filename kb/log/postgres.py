@@ -16,15 +16,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
+from sqlalchemy import Connection, Engine, create_engine, delete, event, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from kb.errors import StoreCorrupt, StoreUnavailable, WriteFailed, WriteUnknown
-from kb.log import schema
-from kb.log.batch import GENESIS, Batch
-from kb.log.fact_log import FactLog, HeadMoved, reason
+from kb.log import compaction, migrations, schema
+from kb.log.base import Base
+from kb.log.batch import Batch
+from kb.log.compaction import Compaction
+from kb.log.fact_log import FactLog, HeadMoved
 from kb.log.location import Location
 from kb.log.marker import Head
+from kb.log.reader import reason
 from kb.log.schema import batch_ids, batches, heads
 
 CHANNEL = "kalmagrove_log"
@@ -96,6 +99,15 @@ class PostgresLog(FactLog):
         if not self._committed(batch_id):
             raise WriteFailed(f"{self._name}: the commit failed")
 
+    def compact(self, step: Compaction, unused: Sequence[Mapping[str, Any]]) -> bool:
+        """Behind the head's lock, as an append."""
+        with self._writing(), self._writes.begin() as connection:
+            connection.execute(select(heads.c.version).with_for_update())
+            if not compaction.apply(connection, self._name, step, unused):
+                return False
+            connection.execute(delete(batch_ids).where(batch_ids.c.version <= step.head.version))
+            return True
+
     def store_cache(self, cache_rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows of the embedding cache alone. Raises WriteFailed."""
         with self._writing(), self._writes.begin() as connection:
@@ -122,6 +134,21 @@ class PostgresLog(FactLog):
             with self._reading():
                 connection.exec_driver_sql(f"LISTEN {CHANNEL}")
             yield Listener(self._name, connection)
+
+    @contextmanager
+    def replacing(self) -> Iterator[tuple[Head, Connection]]:
+        """A transaction that finds the log empty, and where it ended; nobody else can write during the block. Raises
+        WriteFailed."""
+        with self._writing(), self._writes.begin() as connection:
+            there = connection.execute(select(heads.c.version, heads.c.chain).with_for_update()).one()
+            for table in (*schema.metadata.sorted_tables, batch_ids):
+                connection.execute(delete(table))
+            yield Head(*there), connection
+
+    def set_head(self, connection: Connection, head: Head) -> None:
+        """At the end of such a transaction."""
+        connection.execute(update(heads).values(version=head.version, chain=head.chain))
+        connection.execute(select(func.pg_notify(CHANNEL, str(head.version))))
 
     def _connected(self) -> AbstractContextManager[Connection]:
         return self._writes.connect() if self._held is None else nullcontext(self._held)
@@ -155,31 +182,40 @@ class PostgresLog(FactLog):
                 time.sleep(RECHECK_PAUSE_S)
 
     def _connecting(self, location: Location) -> Engine:
-        if find_spec("psycopg") is None:
-            raise ImportError("there is no driver: pip install 'kalmagrove[postgres]'")
-        defaults = {name: value for name, value in _CONNECTION.items() if name not in location.url.query}
-        url = location.url.update_query_dict(defaults)
-        self._writes = create_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=1)
+        engine = reading_engine(location)
+        self._writes = create_engine(engine.url, hide_parameters=True, pool_pre_ping=True, pool_size=1)
         event.listen(self._writes, "connect", _configure_writer)
-        # Of one state of the log, however many queries a reader needs.
-        return create_engine(url, hide_parameters=True, pool_pre_ping=True, isolation_level="REPEATABLE READ")
+        return engine
 
     def _prepare_database(self, check_seconds: float) -> None:
         with self._writes.begin() as connection:
             connection.execute(select(func.pg_advisory_xact_lock(_MAKING_TABLES)))
-            schema.metadata.create_all(connection)
             schema.shared.create_all(connection)
             ends = select(heads.c.format, heads.c.version, heads.c.chain).with_for_update()
             head = connection.execute(ends).one_or_none()
+            if head is not None:
+                schema.require_format(head.format, self._name)
+                if head.format < schema.FORMAT:
+                    migrations.upgrade(connection, head.format, schema.FORMAT)
+                    connection.execute(update(heads).values(format=schema.FORMAT))
+            schema.metadata.create_all(connection)
+            base = Base.read(connection, self._name).head
             newest = select(batches.c.version, batches.c.chain).order_by(batches.c.version.desc()).limit(1)
-            version, chain = connection.execute(newest).one_or_none() or (0, GENESIS)
+            version, chain = connection.execute(newest).one_or_none() or (base.version, base.chain)
             if head is None:
                 values = {"one": True, "format": schema.FORMAT, "version": version, "chain": chain}
                 connection.execute(insert(heads).values(values))
-            elif head.format != schema.FORMAT:
-                raise StoreCorrupt(self._name, f"has format {head.format}; this program reads format {schema.FORMAT}")
             elif (head.version, head.chain) != (version, chain):
                 raise StoreCorrupt(self._name, f"its head is at version {head.version}, its last batch at {version}")
+
+
+def reading_engine(location: Location) -> Engine:
+    """Each transaction is of one state of the log, however many queries a reader needs. Raises ImportError."""
+    if find_spec("psycopg") is None:
+        raise ImportError("there is no driver: pip install 'kalmagrove[postgres]'")
+    defaults = {name: value for name, value in _CONNECTION.items() if name not in location.url.query}
+    url = location.url.update_query_dict(defaults)
+    return create_engine(url, hide_parameters=True, pool_pre_ping=True, isolation_level="REPEATABLE READ")
 
 
 class Listener:

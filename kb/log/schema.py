@@ -19,8 +19,11 @@ from sqlalchemy import (
     text,
 )
 
-# Kept in SQLite's user_version, so that a later format is refused rather than misread.
-FORMAT = 1
+from kb.errors import StoreCorrupt
+
+# Kept in SQLite's user_version and in PostgreSQL's heads, so that a later format is refused rather than misread. An
+# earlier one is brought to this one by `kb/log/migrations`.
+FORMAT = 2
 
 metadata = MetaData()
 
@@ -62,6 +65,44 @@ embeddings = Table(
     Column("checksum", LargeBinary, nullable=False),
 )
 
+bases = Table(
+    "bases",
+    metadata,
+    # One row once history was let go, none before: where the log begins now (`kb/log/base.py`).
+    Column("one", Boolean, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("chain", LargeBinary, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("total", LargeBinary, nullable=False),
+    Column("seal", LargeBinary, nullable=False),
+)
+
+base_facts = Table(
+    "base_facts",
+    metadata,
+    # The facts at the base, each with the batch that wrote it.
+    Column("namespace", _NAME, primary_key=True),
+    Column("id", _NAME, primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("expires_at", Double),
+    Column("version", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("written_at", Double, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+base_changes = Table(
+    "base_changes",
+    metadata,
+    # The newest version up to the base that touched each namespace.
+    Column("namespace", _NAME, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 shared = MetaData()
 """What a log of several writers needs besides: PostgreSQL's only."""
 
@@ -88,6 +129,14 @@ _SHAPE = (
     "SELECT m.name, c.* FROM sqlite_master m, pragma_table_xinfo(m.name) c WHERE m.type = 'table'",
     "SELECT m.name, c.* FROM sqlite_master m, pragma_index_xinfo(m.name) c WHERE m.type = 'index'",
 )
+
+
+def require_format(found: int, name: str) -> None:
+    """Raises StoreCorrupt unless it is one that this program reads, or brings to one."""
+    if found > FORMAT:
+        raise StoreCorrupt(name, f"is of a newer program: it has format {found}, this one reads formats 1 to {FORMAT}")
+    if found < 1:
+        raise StoreCorrupt(name, f"has format {found}; this program reads formats 1 to {FORMAT}")
 
 
 def shape(connection: Connection) -> list[list[str]]:

@@ -11,7 +11,14 @@ from kb.errors import StoreCorrupt, StoreUnavailable, WriteFailed
 from kb.log import schema
 from kb.log.damage import damage
 
-_PRAGMAS = ("synchronous=FULL", "busy_timeout=5000", "cell_size_check=ON", "trusted_schema=OFF")
+_PRAGMAS = (
+    "synchronous=FULL",
+    "busy_timeout=5000",
+    "cell_size_check=ON",
+    "trusted_schema=OFF",
+    # What history let go of is overwritten.
+    "secure_delete=ON",
+)
 
 
 def configure(engine: Engine) -> None:
@@ -29,9 +36,9 @@ def configure(engine: Engine) -> None:
     event.listen(engine, "begin", on_begin)
 
 
-def check(connection: Connection, name: str, seconds: float) -> None:
-    """The database's own structure (for so long at most) and format; one without tables gets ours. Raises
-    StoreCorrupt, StoreUnavailable."""
+def check(connection: Connection, name: str, seconds: float) -> int:
+    """The database's own structure, for so long at most; its format, 0 for one without tables. Raises StoreCorrupt,
+    StoreUnavailable."""
     driver = _driver(connection)
     if driver.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):
         raise StoreUnavailable(f"{name}: SQLite cannot keep a write-ahead log here")
@@ -43,12 +50,16 @@ def check(connection: Connection, name: str, seconds: float) -> None:
     found = damage(driver, seconds)
     if found:
         raise StoreCorrupt(name, f"SQLite finds it damaged: {found}")
-    (version,) = driver.execute("PRAGMA user_version").fetchone()
+    version = found_format(driver)
     (tables,) = driver.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables == 0 and version == 0:
-        driver.execute(f"PRAGMA user_version={schema.FORMAT}")
-    elif version != schema.FORMAT:
-        raise StoreCorrupt(name, f"has format {version}; this program reads format {schema.FORMAT}")
+    if tables or version:
+        schema.require_format(version, name)
+    return version
+
+
+def found_format(driver: Any) -> int:
+    """What a database says of itself."""
+    return int(driver.execute("PRAGMA user_version").fetchone()[0])
 
 
 def cut_write_ahead_log(connection: Connection, name: str) -> None:

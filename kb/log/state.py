@@ -14,10 +14,8 @@ from pathlib import Path
 import orjson
 
 from kb.facts import Fact, Key
-from kb.log.batch import GENESIS
-from kb.log.fact_log import FactLog
-from kb.log.location import Location
 from kb.log.marker import Head
+from kb.log.reader import LogReader
 
 _FORMAT = 1
 _DIGEST = 32
@@ -31,18 +29,18 @@ class State:
     facts: Mapping[Key, Fact]
 
 
-def state_path(location: Location) -> Path | None:
-    """Where the state is kept; None for a database that is no file here."""
-    return None if location.database is None else location.beside(".state")
-
-
-def state_of(location: Location, log: FactLog) -> State:
-    """The saved state if it is one of this log's, else that of version 0, when nothing held."""
-    path = state_path(location)
+def state_of(path: Path | None, log: LogReader) -> State:
+    """The state saved at `path` if it is one of this log's, else that of its base."""
     state = None if path is None else read_state(path)
     if state is None or log.chain_at(state.head.version) != state.head.chain:
-        return State(Head(0, GENESIS), {})
+        return base_state(log)
     return state
+
+
+def base_state(log: LogReader) -> State:
+    """What held where the log begins. Raises StoreCorrupt, StoreUnavailable."""
+    beginning = log.beginning()
+    return State(beginning.base.head, beginning.facts)
 
 
 def write_state(path: Path, state: State) -> None:

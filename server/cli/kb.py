@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kb.facts import SearchMethod
-from server.cli import kb_documents, kb_tables
+from server.cli import kb_backup, kb_documents, kb_tables
 from server.cli.console import CommandError, fail, messages, output, progress_bar
 from server.cli.kb_files import reading, writing
 from server.cli.kb_options import Json, Key, Namespace, json_object, show
@@ -180,6 +180,10 @@ def rollback(
         written = target.rollback(version)
     changes = f"{written.upserted} facts written, {written.deleted} deleted"
     messages().print(f"{changes}: version {written.version}")
+
+
+app.command()(kb_backup.backup)
+app.command()(kb_backup.restore)
 
 
 @app.command("accept-log")

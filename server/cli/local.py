@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+from kb.edit import Commit
 from kb.encoder.minilm import MiniLMEncoder
 from kb.facts import (
     DEFAULT_NAMESPACE,
@@ -25,7 +26,7 @@ from kb.filters import parse_filter
 from kb.importing import imported
 from kb.loading import Progress
 from kb.ndjson import export_lines, read_batches
-from kb.store import Commit, Store
+from kb.store import Store
 from kb.verification import Verified
 from server.cli.console import CONFLICT, FAILED, NOT_FOUND, CommandError, progress_bar
 from server.cli.targets import FactRow, HistoryRow, HitRow, NewFact, Written
@@ -116,11 +117,11 @@ class StoreTarget:
             if fact_id is None:
                 return [
                     HistoryRow(e.version, e.created_at, f"{e.kind}: +{e.upserted} -{e.deleted}")
-                    for e in self._store.log_entries(limit, before)
+                    for e in self._store.past.log_entries(limit, before)
                 ]
             return [
                 HistoryRow(v.version, v.created_at, f"{v.kind}: {v.op}", v.text)
-                for v in self._store.history(_named(namespace), fact_id, limit, before)
+                for v in self._store.past.history(_named(namespace), fact_id, limit, before)
             ]
 
     def rollback(self, version: int) -> Written:

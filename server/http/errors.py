@@ -33,6 +33,7 @@ KnowledgeError              500  internal_error (StoreCorrupt too)
 ├─ InvalidChange            400  invalid_fact
 ├─ InvalidLine              400  invalid_line
 ├─ UnknownVersion           400  unknown_version
+├─ VersionGone              410  version_gone
 ├─ InvalidFilter            400  invalid_value
 ├─ FactNotFound             404  not_found
 ├─ DocumentNotFound         404  not_found

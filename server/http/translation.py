@@ -24,6 +24,7 @@ from kb.errors import (
     StoreUnavailable,
     UnknownVersion,
     VersionConflict,
+    VersionGone,
     WriteFailed,
     WriteUnknown,
 )
@@ -153,6 +154,8 @@ def _from_knowledge(error: KnowledgeError) -> ApiError:
         return invalid(str(error), error.path, "invalid_value")
     if isinstance(error, UnknownVersion):
         return invalid(str(error), "version", "unknown_version")
+    if isinstance(error, VersionGone):
+        return invalid(str(error), "version", "version_gone", status=410)
     return _from_store(error)
 
 

@@ -24,12 +24,13 @@ from typing import Any, Final, TypeAlias
 
 from kb.conditions import conflicts
 from kb.documents import Outdated
+from kb.edit import Commit, Prepared
 from kb.errors import InvalidChange, Problem, VersionConflict
 from kb.facts import Change, Upsert
 from kb.index.segment import Vectors
 from kb.metadata import has_surrogate
 from kb.snapshot import Snapshot
-from kb.store import Commit, Prepared, Store
+from kb.store import Store
 from kb.validation import validate_batch
 from server.engine.protocol import Engine, FactTokens
 from server.metrics import Metrics

@@ -272,3 +272,24 @@ def test_accept_log_opens_a_store_that_lost_its_head_marker(store: Path) -> None
     assert "1 facts" in _done(run("accept-log", str(store), "--yes")).output
     assert "sound, with 1 facts at version 1" in _done(run("verify", str(store))).output
     assert "nine" in _done(run("get", "ferry", "--store", str(store))).output
+
+
+def test_backup_and_restore(store: Path, tmp_path: Path) -> None:
+    def run(*arguments: str | Path) -> Result:
+        return CliRunner().invoke(app, ["kb", *map(str, arguments)])
+
+    _done(run("add", "The ferry leaves at nine.", "--id", "ferry", "--store", store))
+    file, elsewhere = tmp_path / "backup", tmp_path / "elsewhere"
+    assert "1 facts at version 1 backed up" in _done(run("backup", store, file)).output
+    again = run("backup", store, file)
+    assert again.exit_code == 5
+    assert "--overwrite" in again.output
+    assert "1 facts at version 1 restored" in _done(run("restore", file, elsewhere)).output
+    assert run("restore", file, elsewhere).exit_code == 5
+    _done(run("restore", file, elsewhere, "--overwrite"))
+    assert "nine" in _done(run("get", "ferry", "--store", elsewhere)).output
+    file.write_bytes(file.read_bytes()[:-1])
+    damaged = run("restore", file, tmp_path / "new")
+    assert damaged.exit_code == 1
+    assert "backup" in damaged.output
+    assert "Traceback" not in damaged.output

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,9 +15,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from kb.edit import Commit
 from kb.facts import Delete, KnowledgeError, StoreUnavailable, Upsert, WriteFailed
+from kb.log import compaction
 from kb.publishing import Published
-from kb.store import Commit, Store
+from kb.store import Store
 from tests.kb.hashing import HashEncoder
 
 
@@ -78,7 +82,7 @@ def _serve(directory: Path | str, connection: Connection, switch: Path | None) -
             except EOFError:
                 return
             if "published" in request:
-                connection.send({"events": [_event(one) for one in published], "log": store.log_entries(1000)})
+                connection.send({"events": [_event(one) for one in published], "log": store.past.log_entries(1000)})
             else:
                 connection.send(_answer(store, request))
 
@@ -91,16 +95,29 @@ def _answer(store: Store, request: dict[str, Any]) -> dict[str, Any]:
     if "file_bytes" in request:  # a limit of the kernel's: writing beyond it fails with EFBIG
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_bytes"], resource.RLIM_INFINITY))
         return {"ok": True}
+    if "compacting" in request:
+        threading.Thread(target=_keep_compacting, args=(store,), daemon=True).start()
+        return {"ok": True}
     if "read" in request:
         fact = store.snapshot.get("default", request["read"], time.time())
         return {"ok": True, "text": fact.text if fact else None}
     try:
+        if "compact" in request:
+            return {"ok": True, "gone": store.compact(math.inf), "oldest": store.past.oldest()}
         commit = _edit(store, request)
     except WriteFailed as error:
         return {"ok": False, "recorded": error.recorded, "error": str(error), "version": store.snapshot.version}
     except KnowledgeError as error:
         return {"ok": False, "error": repr(error)}
     return {"ok": True, "version": commit.version}
+
+
+def _keep_compacting(store: Store) -> None:
+    """Lets go what may go, whatever its age, a few entries at a time."""
+    compaction.ENTRIES_PER_STEP = 4
+    while True:
+        if not store.compact(math.inf):
+            time.sleep(0.001)
 
 
 def _edit(store: Store, request: dict[str, Any]) -> Commit:

@@ -56,7 +56,7 @@ def test_a_fact_whose_time_is_over_does_not_exist(store: Store, monkeypatch: pyt
     expecting = store.prepare([Upsert("a", "default", "two", if_version=1)])
     with pytest.raises(VersionConflict):
         store.commit(prepared)
-    monkeypatch.setattr("kb.store.time.time", lambda: 4e9 + 1)
+    monkeypatch.setattr("kb.writer.time.time", lambda: 4e9 + 1)
     with pytest.raises(VersionConflict, match="does not exist"):
         store.commit(expecting)
     assert store.commit(prepared).version == 2

@@ -24,8 +24,8 @@ def state(store: Store) -> Any:
         fact.key: (fact.text, dict(fact.metadata), fact.expires_at, fact.version, fact.created_at)
         for fact in store.snapshot.by_key.values()
     }
-    histories = {key: store.history(*key) for key in sorted(facts)}
-    return store.snapshot.version, facts, histories, store.log_entries()
+    histories = {key: store.past.history(*key) for key in sorted(facts)}
+    return store.snapshot.version, facts, histories, store.past.log_entries()
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_the_database_of_another_store_is_noticed(tmp_path: Path, encoder: Any) 
         "DELETE FROM batches WHERE version = 80",
         "DROP TABLE entries",
         "DROP TABLE batches",
-        "PRAGMA user_version = 2",
+        "PRAGMA user_version = 3",
         "ALTER TABLE embeddings RENAME COLUMN checksum TO checksun",
         "ALTER TABLE embeddings DROP COLUMN checksum",
         "CREATE TABLE more (stuff)",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kb.verification import verify
 from tests.kb.editing import StartEditor
 
 
@@ -95,3 +96,25 @@ def test_a_failing_marker_refuses_the_edit_which_the_log_still_holds(
             editor.kill()
     expected = {"a": "two", "b": "three"} if after == "edit" else {"a": "two"}
     assert content(editors, directory) == expected
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_history_that_could_not_be_let_go_is_kept(tmp_path: Path, editors: StartEditor, crash: bool) -> None:
+    directory, switch = tmp_path / "kb", tmp_path / "failing"
+    with editors(directory, switch) as editor:
+        for number in range(6):
+            editor.ask(upsert={"a": str(number), f"b{number}": "text"})
+        switch.write_text("-wal")
+        refused = editor.ask(compact=True)
+        assert (refused["ok"], refused["recorded"]) == (False, False)
+        if crash:
+            editor.kill()
+        switch.unlink()
+        if not crash:
+            assert editor.ask(compact=True) == {"ok": True, "gone": 4, "oldest": 4}
+            assert editor.ask(upsert={"a": "6"})["version"] == 7
+    with editors(directory, switch) as editor:
+        assert editor.start["version"] == 7 - crash
+        assert editor.start["content"]["a"] == str(6 - crash)
+        assert editor.ask(upsert={"a": "more"})["version"] == 8 - crash
+    assert verify(directory).version == 8 - crash

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kb.documents import ID_FIELD, Document, DocumentConflict, Outdated, Piece, documents, plan
+from kb.edit import Prepared
 from kb.facts import Delete, Upsert
 from kb.filters import OneOf
-from kb.store import Prepared, Store
+from kb.store import Store
 from tests.kb.hashing import HashEncoder
 
 TEXTS = st.sampled_from(["one", "two", "three", "four"])

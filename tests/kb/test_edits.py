@@ -168,7 +168,7 @@ def test_integers_of_64_bits_are_kept_exactly(tmp_path: Path, encoder: Any, numb
         store.apply([Upsert("a", "default", "x", {"n": [number]})])
     with Store.open(tmp_path, encoder) as store:
         assert store.snapshot.by_key["default", "a"].metadata == {"n": [number]}
-        assert store.history("default", "a")[0].metadata == {"n": [number]}
+        assert store.past.history("default", "a")[0].metadata == {"n": [number]}
 
 
 def test_what_expired_meanwhile_is_still_replayed_and_rolled_back_to(
@@ -248,7 +248,7 @@ def test_an_expired_fact_is_gone_before_it_is_swept(store: Store, encoder: Any) 
     assert swept is not None
     assert (swept.version, swept.deleted) == (3, 1)
     assert store.snapshot.count("default") == 2
-    assert store.history("default", "a")[0].kind == "expiry"
+    assert store.past.history("default", "a")[0].kind == "expiry"
     store.sweep_expired(NOW + 5)
     assert found(NOW + 5) == {"c"}
 
@@ -275,7 +275,7 @@ def test_one_process_at_a_time(tmp_path: Path, encoder: Any) -> None:
     with pytest.raises(StoreClosed):
         store.apply([Upsert("a", "default", "two")])
     with pytest.raises(StoreClosed):
-        store.history("default", "a")
+        store.past.history("default", "a")
     store.close()
     with Store.open(f"sqlite:///{tmp_path}/facts.db", encoder) as store:
         assert texts(store) == {"a": "one"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -18,10 +19,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kb import saving
-from kb.facts import Change, Delete, FactNotFound, Key, SearchMethod, Upsert, VersionConflict
+from kb.facts import Change, Delete, FactNotFound, Key, SearchMethod, Upsert, VersionConflict, VersionGone
 from kb.filters import read_filter
 from kb.index import namespace as index
 from kb.index.search import relevance
+from kb.log import compaction
 from kb.store import Store
 from tests.kb.reference import FILTERS, METADATA, ranked, satisfies
 
@@ -50,12 +52,14 @@ class StoreMachine(RuleBasedStateMachine):
         self.small = ExitStack()
         self.small.enter_context(mock.patch.multiple(index, DELTA_ROWS=3, DELTA_VALUES=12))
         self.small.enter_context(mock.patch.object(saving, "LEAST_ENTRIES", 5))
+        self.small.enter_context(mock.patch.object(compaction, "ENTRIES_PER_STEP", 6))
         self.directory = Path(tempfile.mkdtemp())
         self.encoder = self.encoder_factory()
         self.store = Store.open(self.directory, self.encoder)
         self.content: Content = {}
         self.versions: list[Content] = [{}]
         self.touched: dict[Key, int] = {}
+        self.oldest = 0
 
     def teardown(self) -> None:
         self.store.close()
@@ -114,8 +118,34 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(back=st.integers(0, 5))
     def rollback(self, back: int) -> None:
         version = max(0, len(self.versions) - 1 - back)
+        if version < self.oldest:
+            with pytest.raises(VersionGone, match=f"oldest version kept is {self.oldest}"):
+                self.store.rollback(version)
+            return
         self.store.rollback(version)
         self._new_version(self.versions[version])
+
+    @rule(back=st.integers(0, 5))
+    def look_back(self, back: int) -> None:
+        version = max(self.oldest, len(self.versions) - 1 - back)
+        past = {
+            fact.key: (fact.text, fact.metadata, fact.expires_at) for fact in self.store.past.facts_at(version).values()
+        }
+        assert repr(sorted(past.items())) == repr(sorted(self.versions[version].items()))
+        told = {one.key: one for one in self.store.past.differences(version, len(self.versions) - 1, 100).differences}
+        for key in past.keys() | self.content.keys():
+            if repr(past.get(key)) != repr(self.content.get(key)):
+                before, after = told[key].before, told[key].after
+                assert (before and before.text) == (past[key][0] if key in past else None)
+                assert (after and after.text) == (self.content[key][0] if key in self.content else None)
+
+    @rule()
+    def let_history_go(self) -> None:
+        """Some of it; the newest two versions stay."""
+        gone = self.store.compact(math.inf)
+        self.oldest += gone
+        assert self.store.past.oldest() == self.oldest
+        assert gone > 0 or self.oldest >= len(self.versions) - 1 - 2
 
     @rule(now=st.sampled_from(TIMES))
     def sweep(self, now: int) -> None:

@@ -42,11 +42,11 @@ def test_the_last_change_of_a_namespace_outlives_a_start(tmp_path: Path) -> None
 def test_the_past_of_a_namespace_is_its_own(tmp_path: Path) -> None:
     _edited(tmp_path)
     with Store.open(tmp_path, HashEncoder()) as store:
-        told = [(one.version, one.upserted, one.deleted) for one in store.log_entries(namespaces={"a"})]
+        told = [(one.version, one.upserted, one.deleted) for one in store.past.log_entries(namespaces={"a"})]
         assert told == [(4, 0, 2), (2, 2, 0), (1, 1, 0)]
-        assert [one.version for one in store.log_entries(1, 4, {"a"})] == [2]
-        assert store.log_entries(namespaces=()) == []
-        found = store.differences(1, 5, namespaces={"b"}).differences
+        assert [one.version for one in store.past.log_entries(1, 4, {"a"})] == [2]
+        assert store.past.log_entries(namespaces=()) == []
+        found = store.past.differences(1, 5, namespaces={"b"}).differences
         assert [(one.key, one.after and one.after.text) for one in found] == [(("b", "y"), "Six.")]
 
 

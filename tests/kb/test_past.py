@@ -25,7 +25,7 @@ def test_history_tells_every_version_newest_first(store: Store) -> None:
     store.apply([Upsert("a", "default", "two")])
     store.apply([Delete("a", "default")])
     store.rollback(1)
-    history = store.history("default", "a")
+    history = store.past.history("default", "a")
     assert [(item.version, item.kind, item.op, item.text) for item in history] == [
         (5, "rollback", "upsert", "one"),
         (4, "edit", "delete", None),
@@ -33,12 +33,12 @@ def test_history_tells_every_version_newest_first(store: Store) -> None:
         (1, "edit", "upsert", "one"),
     ]
     assert (history[-1].metadata, history[-1].expires_at) == ({"n": 1}, NOW)
-    assert [item.version for item in store.history("default", "a", limit=2, before=5)] == [4, 3]
-    assert store.history("default", "nobody") == []
-    entries = [(entry.version, entry.kind, entry.upserted, entry.deleted) for entry in store.log_entries()]
+    assert [item.version for item in store.past.history("default", "a", limit=2, before=5)] == [4, 3]
+    assert store.past.history("default", "nobody") == []
+    entries = [(entry.version, entry.kind, entry.upserted, entry.deleted) for entry in store.past.log_entries()]
     assert entries[:2] == [(5, "rollback", 1, 1), (4, "edit", 0, 1)]
     assert entries[2:] == [(version, "edit", 1, 0) for version in (3, 2, 1)]
-    assert [entry.version for entry in store.log_entries(limit=2, before=4)] == [3, 2]
+    assert [entry.version for entry in store.past.log_entries(limit=2, before=4)] == [3, 2]
 
 
 def test_differences_keep_nothing_of_what_is_not_asked_for(store: Store) -> None:
@@ -48,7 +48,7 @@ def test_differences_keep_nothing_of_what_is_not_asked_for(store: Store) -> None
         others = [Upsert(f"other{i}", "default", f"{version} {i} {text}") for i in range(50)]
         store.apply([Upsert(f"a{version}", "default", "is told"), *others])
     tracemalloc.start()
-    found = store.differences(0, versions, limit=versions)
+    found = store.past.differences(0, versions, limit=versions)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert [one.key[1] for one in found.differences] == sorted(f"a{version}" for version in range(versions))
@@ -68,8 +68,8 @@ def test_a_large_batch_is_read_in_slices(store: Store, monkeypatch: pytest.Monke
     with monkeypatch.context() as patched:
         patched.setattr(Chaining, "add", noted)
         store.apply([Upsert(f"f{i}", "default", f"number {i}") for i in range(many)])
-        assert len(store.differences(0, 1, limit=5).differences) == 5
-        assert [one.text for one in store.history("default", "f7")] == ["number 7"]
+        assert len(store.past.differences(0, 1, limit=5).differences) == 5
+        assert [one.text for one in store.past.history("default", "f7")] == ["number 7"]
     assert slices == 3 * [*[HASHED_AT_ONCE] * 3, 1]
 
 
@@ -99,7 +99,7 @@ def test_differences_tell_what_two_versions_say(store: Store) -> None:
     store.apply([Upsert("b", "default", "kept")])
 
     def told(before: int, after: int, **page: Any) -> dict[str, tuple[str | None, str | None]]:
-        found = store.differences(before, after, **page).differences
+        found = store.past.differences(before, after, **page).differences
         return {"/".join(one.key): (one.before and one.before.text, one.after and one.after.text) for one in found}
 
     assert told(1, 4) == {"default/a": ("one", "two"), "other/c": (None, "new")}
@@ -107,13 +107,13 @@ def test_differences_tell_what_two_versions_say(store: Store) -> None:
     assert told(2, 3) == {"default/b": ("kept", "else"), "default/z": ("short-lived", None), "other/c": (None, "new")}
     assert told(0, 1) == {"default/a": (None, "one"), "default/b": (None, "kept")}
     assert told(3, 3) == {}
-    first = store.differences(2, 3, limit=2)
+    first = store.past.differences(2, 3, limit=2)
     assert first.next_after == ("default", "z")
     assert told(2, 3, limit=2, start=first.next_after) == {"other/c": (None, "new")}
-    assert store.differences(2, 3, limit=3).next_after is None
+    assert store.past.differences(2, 3, limit=3).next_after is None
     store.apply([Upsert("a", "default", "two", {"n": 2})])
-    (one,) = store.differences(4, 5).differences  # metadata count
+    (one,) = store.past.differences(4, 5).differences  # metadata count
     assert (one.before and one.before.metadata, one.after and one.after.metadata) == ("{}", '{"n":2}')
     for unknown in ((-1, 2), (1, 6)):
         with pytest.raises(UnknownVersion):
-            store.differences(*unknown)
+            store.past.differences(*unknown)

@@ -140,7 +140,7 @@ def test_edits_look_at_the_newest_facts(replica: Open) -> None:
     late.catch_up()
     assert {name: said for name, (said, *_) in held(late).items()} == {"a": "first"}
     assert held(one) == held(late)
-    (change,) = late.differences(2, 6).differences
+    (change,) = late.past.differences(2, 6).differences
     assert (change.before and change.before.text, change.after and change.after.text) == ("second", "first")
 
 
@@ -150,11 +150,11 @@ def test_the_past_ends_where_the_present_does(replica: Open) -> None:
     put(one, a="first")
     late.catch_up()
     put(one, a="second")
-    assert [entry.version for entry in late.log_entries()] == [1]
-    assert [entry.text for entry in late.history("default", "a")] == ["first"]
+    assert [entry.version for entry in late.past.log_entries()] == [1]
+    assert [entry.text for entry in late.past.history("default", "a")] == ["first"]
     # Who names a version has seen it somewhere.
-    assert len(late.differences(1, 2).differences) == 1
-    assert [entry.text for entry in late.history("default", "a")] == ["second", "first"]
+    assert len(late.past.differences(1, 2).differences) == 1
+    assert [entry.text for entry in late.past.history("default", "a")] == ["second", "first"]
 
 
 def test_writers_in_each_others_way_all_get_through(replica: Open, url: str) -> None:
@@ -271,7 +271,7 @@ def test_a_commit_whose_end_nobody_can_tell_is_not_acknowledged(
     proxy.closed = proxy.close_at_cut = False
     until(at(behind, 2))
     assert held(behind) == held(direct)
-    assert [entry.version for entry in behind.history("default", "a")] == [2, 1]
+    assert [entry.version for entry in behind.past.history("default", "a")] == [2, 1]
 
 
 def test_a_lost_log_leaves_what_was_published(replica: Open, proxy: Proxy) -> None:
@@ -283,7 +283,7 @@ def test_a_lost_log_leaves_what_was_published(replica: Open, proxy: Proxy) -> No
     with pytest.raises(StoreUnavailable):
         behind.prepare([Upsert("a", "default", "second")])
     with pytest.raises(StoreUnavailable):
-        behind.history("default", "a")
+        behind.past.history("default", "a")
     assert behind.sweep_expired(time.time()) is None
     assert held(behind)["a"][0] == "first"
     put(direct, a="third")

@@ -129,12 +129,12 @@ def test_damage_to_history_that_a_start_does_not_read_is_found_by_what_reads_it(
     damaged(copy, statement)
     with Store.open(copy, encoder) as store:
         assert content(store) == sound[1]
-        for read in (lambda: store.log_entries(), lambda: store.rollback(7)):
+        for read in (lambda: store.past.log_entries(), lambda: store.rollback(7)):
             with pytest.raises(StoreCorrupt, match=r"facts\.db: .*damaged at version [56]"):
                 read()
         if not statement.startswith("DELETE FROM entries"):  # then the fact's history does not lead there
             with pytest.raises(StoreCorrupt, match=r"facts\.db: .*damaged at version 5"):
-                store.history("default", "f4")
+                store.past.history("default", "f4")
         assert content(store) == sound[1]
     for check in (verify, accept_log):
         with pytest.raises(StoreCorrupt, match=r"facts\.db: .*damaged at version 5"):

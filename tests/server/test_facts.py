@@ -296,3 +296,26 @@ async def test_an_edit_that_cannot_be_written_leaves_no_pages(
     assert (await informed.http.put("/admin/kb/facts", json=body)).status_code == 503
     await informed.engine.audit()
     assert (informed.engine.stats().pages_knowledge, informed.version) == (before, version)
+
+
+async def test_versions_that_are_no_longer_kept_are_gone(service: Service) -> None:
+    for number in range(6):
+        await service.put(ceo=f"The chief executive is number {number}.")
+    store = service.context.services.store
+    while store.compact(time.time() + 1):
+        pass
+    for response in (
+        await service.http.post("/admin/kb/rollback", json={"version": 2}),
+        await service.http.get("/admin/kb/diff", params={"before": 2, "after": 6}),
+        await service.http.get("/admin/kb/history", params={"before": 3}),
+        await service.http.get("/admin/kb/facts/ceo/history", params={"before": 3}),
+    ):
+        assert response.status_code == 410
+        refused = error(response)
+        assert (refused["type"], refused["code"]) == ("invalid_request_error", "version_gone")
+        assert "the oldest version kept is 4" in refused["message"]
+    listed = (await service.http.get("/admin/kb/history")).json()
+    assert [one["version"] for one in listed["versions"]] == [6, 5]
+    told = (await service.http.get("/admin/kb/facts/ceo/history")).json()
+    assert [one["version"] for one in told["versions"]] == [6, 5, 4]
+    assert (await service.http.post("/admin/kb/rollback", json={"version": 4})).json()["version"] == 7

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from kan.checkpoint.directory import Checkpoint
+from kb.edit import Commit, Prepared
 from kb.encoder.minilm import MiniLMEncoder
 from kb.errors import StoreClosed
 from kb.facts import Delete
-from kb.store import Commit, Prepared
 from server.service.errors import Overloaded
 from server.service.versions import Versions
 from tests.server.support import FACTS, Service, build_services, chat_body, error, events, running, until

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, TypeVar
 
 from fastapi import Path, Query
 from starlette.responses import Response
 
-from kb.facts import Delete, Fact, Upsert, VersionConflict
+from kb.facts import Delete, Fact, Upsert, VersionConflict, VersionGone
 from kb.filters import parse_filter
 from kb.log.batch import Entry
 from kb.log.history import FactVersion
@@ -42,7 +43,7 @@ from server.http.schemas.admin import (
     VersionResponse,
 )
 from server.http.schemas.knowledge import FactId, Namespace, Version
-from server.service.access import Access
+from server.service.access import EVERYTHING, Access
 from server.service.admission import Key
 from server.service.documents import Text
 from server.service.errors import NotAllowed
@@ -164,9 +165,11 @@ async def fact_history(
     """What was ever said under this id, newest first."""
     store, name = context.services.store, namespace or access.home
     readable = access.reads(name)
-    found = await _read(context, caller, lambda: store.history(name, id, limit, before) if readable else [])
+    found = await _read(
+        context, caller, lambda: store.past.history(name, id, limit, before) if readable else [], access
+    )
     if not found and before is None:
-        raise not_found(f"There never was a fact {id!r} in namespace {name!r}.", "id")
+        raise not_found(f"No version that is kept tells of a fact {id!r} in namespace {name!r}.", "id")
     reply = FactHistory(
         id=id,
         namespace=name,
@@ -221,7 +224,7 @@ async def history(
 ) -> Response:
     """The store's versions, newest first; for a key that is bound to namespaces what they did there."""
     store = context.services.store
-    found = await _read(context, caller, lambda: store.log_entries(limit, before, access.seen))
+    found = await _read(context, caller, lambda: store.past.log_entries(limit, before, access.seen), access)
     reply = LogPage(
         versions=[
             {
@@ -257,7 +260,9 @@ async def diff(
     start = None if cursor is None else (cursor.partition("/")[0], cursor.partition("/")[2])
     for one in (before, after):
         access.require_version(one, store.snapshot)
-    found = await _read(context, caller, lambda: store.differences(before, after, limit, start, access.read))
+    found = await _read(
+        context, caller, lambda: store.past.differences(before, after, limit, start, access.read), access
+    )
     reply = VersionDiff(
         before=before,
         after=after,
@@ -284,7 +289,8 @@ async def rollback(
     access.require_version(body.version, store.snapshot)
     if access.edit == frozenset():
         raise NotAllowed("This key may not edit.", None)
-    edited = await context.edits.rollback(caller, body.version, account, access.edit)
+    with _what_is_kept(access):
+        edited = await context.edits.rollback(caller, body.version, account, access.edit)
     changed = edited.upserted + edited.deleted > 0
     reply = RollbackResponse(
         # One that changed nothing here is none that the key may know of.
@@ -302,9 +308,19 @@ def _text(fact: FactInput, access: Access) -> Text:
     return Text(fact.id, namespace, fact.text, "text", *about, single=True)
 
 
-async def _read(context: Context, caller: str, function: Callable[[], T]) -> T:
+async def _read(context: Context, caller: str, function: Callable[[], T], access: Access = EVERYTHING) -> T:
     async with context.reads.enter(Key(caller)):
-        return await context.lanes.reads.run(function)
+        with _what_is_kept(access):
+            return await context.lanes.reads.run(function)
+
+
+@contextmanager
+def _what_is_kept(access: Access) -> Iterator[None]:
+    """Which versions there are of everybody's is nothing for a key that is bound."""
+    try:
+        yield
+    except VersionGone as error:
+        raise error if access.whole else VersionGone(error.version, None) from error
 
 
 def _access_view(access: Access) -> AccessView:
