@@ -75,6 +75,7 @@ def test_locks_are_exact_and_name_no_host() -> None:
         "requirements-browser.lock",
         "requirements-chart.lock",
         "requirements-clients.lock",
+        "requirements-clients-openai2.lock",
         "requirements-llama.lock",
         *VLLM_LOCKS,
     ):
