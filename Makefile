@@ -61,7 +61,7 @@ test-vllm: $(SMOLLM2) $(VENV_V)/.test-installed ## the vLLM engine: its own test
 
 .PHONY: test-clients
 test-clients: TEST_CLIENTS = -m pytest -p no:cacheprovider -W default -m slow --confcutdir=tests/clients
-test-clients: $(VENV)/.browser-installed $(VENV_C)/.installed $(VENV_C2)/.installed $(if $(shell command -v npm),$(NODE_C)/.package-lock.json) ## other people's clients (README's table) in environments of their own; npm's, Java's and Chromium where they are
+test-clients: $(VENV)/.test-installed $(VENV_C)/.installed $(VENV_C2)/.installed $(if $(shell command -v npm),$(NODE_C)/.package-lock.json) ## other people's clients (README's table) in environments of their own; npm's, Java's and Chromium where they are
 	KALMAGROVE_TEST_PYTHON=$(abspath $(BIN)/python) $(BIN_C)/python $(TEST_CLIENTS) tests/clients $(ARGS)
 	KALMAGROVE_TEST_PYTHON=$(abspath $(BIN)/python) $(BIN_C2)/python $(TEST_CLIENTS) \
 	  tests/clients/test_llama_index.py tests/clients/test_openai.py $(ARGS)
