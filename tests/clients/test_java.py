@@ -32,7 +32,9 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.feature("Java HttpClient", "chat", "streaming", "embeddings", "forms", "responses", "knowledge", "citations")
+@pytest.mark.feature(
+    "Java HttpClient", "chat", "streaming", "embeddings", "forms", "responses", "knowledge", "citations"
+)
 def test_every_call(informed: str) -> None:
     lines = [f"{name} {path} {json.dumps({'model': MODEL, **body})}" for name, (path, body) in ASKED.items()]
     command = ["java", str(PROGRAM), informed]

@@ -17,7 +17,14 @@ TOOL = {"type": "function", "function": {"name": "Ticket", "parameters": Ticket.
 
 
 def asked(url: str, **fields: Any) -> dict[str, Any]:
-    return {"model": f"openai/{MODEL}", "api_base": url, "api_key": "none", "max_retries": 0, "messages": USER, **fields}
+    return {
+        "model": f"openai/{MODEL}",
+        "api_base": url,
+        "api_key": "none",
+        "max_retries": 0,
+        "messages": USER,
+        **fields,
+    }
 
 
 @pytest.mark.feature("LiteLLM", "chat", "streaming")

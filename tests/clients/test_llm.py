@@ -18,8 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def home(tmp_path: Path, url: str) -> Path:
-    abilities = "  supports_schema: true\n  supports_tools: true\n"
-    named = f"- model_id: {MODEL}\n  model_name: {MODEL}\n  api_base: {url}\n{abilities}"
+    named = f"- model_id: {MODEL}\n  model_name: {MODEL}\n  api_base: {url}\n  supports_schema: true\n"
     (tmp_path / "extra-openai-models.yaml").write_text(named)
     return tmp_path
 
@@ -42,12 +41,3 @@ def test_chat(home: Path) -> None:
 def test_a_schema(home: Path) -> None:
     schema = json.dumps(Ticket.model_json_schema())
     assert Ticket.model_validate_json(llm(home, QUESTION, "--schema", schema))
-
-
-@pytest.mark.feature("llm", "tools", "streamed tools")
-def test_functions_are_offered(home: Path) -> None:
-    """The tiny model may call or not: what it is asked is taken, and what it says read."""
-    function = "def sell(line: str) -> str:\n    'Sell a ticket.'\n    return 'sold'\n"
-    offered = (QUESTION, "--functions", function, "-o", "max_tokens", "16", "--cl", "2")
-    llm(home, *offered)
-    llm(home, *offered, "--no-stream")
