@@ -36,7 +36,7 @@ def listed(page: Any) -> list[str]:
 def test_a_document_is_looked_into_and_deleted(
     tiny_server: Live, open_page: Callable[..., Any], viewport: dict[str, int], scheme: str
 ) -> None:
-    put(tiny_server.url, "handbook", "long/path/" + "x" * 80)
+    put(tiny_server.url, "handbook", "long." + "x" * 80)
     page = open_page(tiny_server.url, viewport=viewport, color_scheme=scheme)
     page.get_by_text("Documents", exact=True).click()
     handbook = page.locator('[data-document="handbook"]')
