@@ -15,6 +15,8 @@ VENV_V   := .venv-vllm
 BIN_V    := $(VENV_V)/bin
 VENV_C   := .venv-clients
 BIN_C    := $(VENV_C)/bin
+VENV_C2  := .venv-clients-openai2
+BIN_C2   := $(VENV_C2)/bin
 NODE_C   := tests/clients/node/node_modules
 VENV_L   := .venv-llama
 BIN_L    := $(VENV_L)/bin
@@ -58,9 +60,11 @@ test-vllm: $(SMOLLM2) $(VENV_V)/.test-installed ## the vLLM engine: its own test
 	KALMAGROVE_TEST_ENGINE=vllm $(BIN_V)/python -m pytest -W default tests/vllm tests/contract $(ARGS)
 
 .PHONY: test-clients
-test-clients: $(VENV)/.test-installed $(VENV_C)/.installed $(if $(shell command -v npm),$(NODE_C)/.package-lock.json) ## other people's clients (instructor, LangChain, pydantic-ai, Agents SDK, Vercel's AI SDK) in environments of their own
-	KALMAGROVE_TEST_PYTHON=$(abspath $(BIN)/python) $(BIN_C)/python -m pytest -W default -m slow --confcutdir=tests/clients \
-	  tests/clients $(ARGS)
+test-clients: TEST_CLIENTS = -m pytest -p no:cacheprovider -W default -m slow --confcutdir=tests/clients
+test-clients: $(VENV)/.test-installed $(VENV_C)/.installed $(VENV_C2)/.installed $(if $(shell command -v npm),$(NODE_C)/.package-lock.json) ## other people's clients (README's table) in environments of their own; npm's, Java's and Chromium where they are
+	KALMAGROVE_TEST_PYTHON=$(abspath $(BIN)/python) $(BIN_C)/python $(TEST_CLIENTS) tests/clients $(ARGS)
+	KALMAGROVE_TEST_PYTHON=$(abspath $(BIN)/python) $(BIN_C2)/python $(TEST_CLIENTS) \
+	  tests/clients/test_llama_index.py tests/clients/test_openai.py $(ARGS)
 
 .PHONY: test-kills
 test-kills: $(VENV)/.test-installed ## kill -9 while history is let go, backed up, restored (DEATHS=200 each)
@@ -174,7 +178,7 @@ eval-scan: $(VENV)/.test-installed ## exact match of what train-scan made; JSON 
 
 .PHONY: clean
 clean: ## remove the virtual environments (imported models and knowledge stay)
-	rm -rf $(VENV) $(VENV_V) $(VENV_C) $(VENV_L) $(NODE_C)
+	rm -rf $(VENV) $(VENV_V) $(VENV_C) $(VENV_C2) $(VENV_L) $(NODE_C)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "KalmaGrove needs Python 3.11 or newer")'
@@ -226,6 +230,13 @@ $(BIN_C)/python:
 # --no-deps: the lock is complete.
 $(VENV_C)/.installed: requirements-clients.lock | $(BIN_C)/python
 	$(BIN_C)/python -m pip --disable-pip-version-check install --progress-bar on $(PIP_ARGS) --no-deps -r requirements-clients.lock
+	@touch $@
+
+$(BIN_C2)/python:
+	$(PYTHON) -m venv $(VENV_C2)
+
+$(VENV_C2)/.installed: requirements-clients-openai2.lock | $(BIN_C2)/python
+	$(BIN_C2)/python -m pip --disable-pip-version-check install --progress-bar on $(PIP_ARGS) --no-deps -r requirements-clients-openai2.lock
 	@touch $@
 
 # npm writes that file last. Nothing of the packages is run while they are installed.

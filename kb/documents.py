@@ -100,6 +100,8 @@ class DocumentSummary:
     """A document as it is held."""
 
     id: str
+    title: str | None
+    """The heading that its first fact stands under; None: under none."""
     facts: int
     version: int
     """The newest of its facts'."""
@@ -146,7 +148,25 @@ def documents(snapshot: Snapshot, namespace: str, limit: int, cursor: str | None
 
 def _summary(name: str, facts: Sequence[Fact]) -> DocumentSummary:
     newest, oldest = max(fact.version for fact in facts), min(fact.created_at for fact in facts)
-    return DocumentSummary(name, len(facts), newest, oldest)
+    return DocumentSummary(name, _title(facts), len(facts), newest, oldest)
+
+
+def _title(facts: Sequence[Fact]) -> str | None:
+    """Whoever writes a fact may write anything into its metadata."""
+    first = min(facts, key=lambda fact: _part(_mark(fact)))
+    headings = _mark(first).get("headings")
+    title = headings[0] if isinstance(headings, list) and headings else None
+    return title if isinstance(title, str) else None
+
+
+def _mark(fact: Fact) -> Mapping[str, JSON]:
+    mark = fact.metadata.get(KEY)
+    return mark if isinstance(mark, dict) else {}
+
+
+def _part(mark: Mapping[str, JSON]) -> float:
+    part = mark.get("part")
+    return part if isinstance(part, int | float) else math.inf
 
 
 def _held(snapshot: Snapshot, document: Document) -> list[Fact]:

@@ -34,9 +34,9 @@ def hit_table(hits: Sequence[HitRow]) -> Table:
 
 
 def document_table(rows: Sequence[DocumentRow]) -> Table:
-    table = Table("id", "facts", "version", "created")
+    table = Table("id", "title", "facts", "version", "created")
     for row in rows:
-        table.add_row(Text(row.id), str(row.facts), str(row.version), _time(row.created_at))
+        table.add_row(Text(row.id), Text(row.title or ""), str(row.facts), str(row.version), _time(row.created_at))
     return table
 
 

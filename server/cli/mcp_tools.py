@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import wraps
-from typing import Annotated, Any, ParamSpec, TypeVar
+from itertools import islice
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -31,6 +33,15 @@ FactId = Annotated[str, Field(description="The fact's id.")]
 Text = Annotated[str, Field(description="The fact, as a sentence that can be understood alone.", min_length=1)]
 Expected = Annotated[
     int | None, Field(description="The fact's version as you read it: fails if it is another one by now.", ge=1)
+]
+DocumentId = Annotated[str, Field(description="The document's id, such as its path.", min_length=1)]
+Metadata = Annotated[dict[str, Any] | None, Field(description="What filters can ask for, by name.")]
+Filter = Annotated[
+    dict[str, Any] | None,
+    Field(
+        description='Only facts whose metadata satisfies it: {"town": {"eq": "Velm"}, "year": {"gte": 1990}}. '
+        "Operators: eq, ne, in, gt, gte, lt, lte, exists; and, or, not. A document's facts have document.id."
+    ),
 ]
 Limit = Annotated[int, Field(ge=1, le=100)]
 
@@ -69,6 +80,36 @@ class Edited(TypedDict):
     version: int
 
 
+class DocumentAdded(TypedDict):
+    """Durable, and seen by every answer from now on."""
+
+    id: str
+    namespace: str
+    facts: int
+    """That the document has now."""
+    encoded: int
+    """How many of them are new."""
+
+
+class DocumentDeleted(TypedDict):
+    """Gone from every answer that begins after this."""
+
+    id: str
+    namespace: str
+    version: int
+    deleted: int
+    """Facts."""
+
+
+class HeldDocument(TypedDict):
+    """A document as it is."""
+
+    id: str
+    title: str | None
+    facts: int
+    version: int
+
+
 class PastVersion(TypedDict):
     """What one version did, newest first."""
 
@@ -83,10 +124,11 @@ def tool_server(target: ServerTarget, namespace: str | None = None, *, read_only
     """Speaks to the server when a tool is called, not before. `namespace`: of calls that name none."""
     server: MCPServer[Any] = MCPServer("kalmagrove", instructions=INSTRUCTIONS, log_level="WARNING")
     tools = _Tools(target, namespace)
-    for reading in (tools.search, tools.get, tools.history):
+    for reading in (tools.search, tools.get, tools.history, tools.documents):
         annotations = ToolAnnotations(read_only_hint=True, open_world_hint=False)
         server.add_tool(_told(reading), annotations=annotations)
-    for editing in () if read_only else (tools.add, tools.edit, tools.delete):
+    edits = (tools.add, tools.edit, tools.delete, tools.add_document, tools.delete_document)
+    for editing in () if read_only else edits:
         destructive = editing != tools.add
         annotations = ToolAnnotations(read_only_hint=False, destructive_hint=destructive, open_world_hint=False)
         server.add_tool(_told(editing), annotations=annotations)
@@ -105,9 +147,11 @@ class _Tools:
         query: Annotated[str, Field(description="A question, or words.", min_length=1)],
         namespace: Namespace = None,
         top_k: Annotated[int, Field(description="Most facts to find.", ge=1, le=64)] = 8,
+        filter: Filter = None,
     ) -> list[FoundFact]:
         """Find the facts that answer a question, best first; by meaning and by words."""
-        hits = self._target.search(self._within(namespace), query, top_k, None, None, None)
+        where = None if filter is None else json.dumps(filter)
+        hits = self._target.search(self._within(namespace), query, top_k, None, None, where)
         return [
             {
                 "id": hit.fact.id,
@@ -140,7 +184,7 @@ class _Tools:
         text: Text,
         id: Annotated[str | None, Field(description="A new id; leave out for a random one.")] = None,
         namespace: Namespace = None,
-        metadata: dict[str, Any] | None = None,
+        metadata: Metadata = None,
     ) -> Edited:
         """Add a new fact. Fails if there is one with this id."""
         within = self._within(namespace)
@@ -158,6 +202,36 @@ class _Tools:
         """Delete a fact. No answer that begins after this is drawn from it."""
         within = self._within(namespace)
         return {"id": id, "namespace": within, "version": self._target.delete(within, id, if_version).version}
+
+    def documents(
+        self,
+        namespace: Namespace = None,
+        limit: Annotated[int, Field(ge=1, le=1000)] = 100,
+    ) -> list[HeldDocument]:
+        """List documents by id: texts that were split into facts."""
+        rows = islice(self._target.documents(self._within(namespace)), limit)
+        return [{"id": row.id, "title": row.title, "facts": row.facts, "version": row.version} for row in rows]
+
+    def add_document(
+        self,
+        id: DocumentId,
+        text: Annotated[str, Field(description="All of it; it is split at headings and sentences.", min_length=1)],
+        format: Literal["text", "markdown", "html"] = "text",
+        namespace: Namespace = None,
+        metadata: Metadata = None,
+    ) -> DocumentAdded:
+        """Split a text into facts. In place of all that a document of this id had before."""
+        within = self._within(namespace)
+        written = self._target.put_document(id, within, text, format, metadata or {})
+        return {"id": id, "namespace": within, "facts": written.facts, "encoded": written.encoded}
+
+    def delete_document(
+        self, id: DocumentId, namespace: Namespace = None, if_version: Expected = None
+    ) -> DocumentDeleted:
+        """Delete a document with all of its facts."""
+        within = self._within(namespace)
+        written = self._target.delete_document(within, id, if_version)
+        return {"id": id, "namespace": within, "version": written.version, "deleted": written.deleted}
 
     def _within(self, namespace: str | None) -> str:
         """Asked for once, when it is first needed."""

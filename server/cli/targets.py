@@ -55,6 +55,7 @@ class DocumentRow:
     """A document as it is held."""
 
     id: str
+    title: str | None
     facts: int
     version: int
     created_at: float

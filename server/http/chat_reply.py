@@ -22,11 +22,11 @@ from server.http.schemas.chat import (
     ChatLogprobs,
     ChatRequest,
 )
-from server.http.schemas.knowledge import knowledge_report
+from server.http.schemas.knowledge import cited_span, knowledge_report
 from server.http.schemas.tools import CalledFunctionDelta, ToolCall
 from server.http.schemas.usage import usage
 from server.http.streaming import DONE, event
-from server.service.run import Cited, Job, Run
+from server.service.run import Job, Run
 from server.service.tool_calls import Argued, CallReader, Event, Said
 from server.services import Context
 
@@ -136,9 +136,7 @@ class ChatReply:
 
     def _annotations(self, run: Run, index: int, choice: _Choice) -> list[Annotation]:
         """Of a choice that has ended."""
-        if self._body.knowledge is not None and self._body.knowledge.citations is False:
-            return []
-        return [_annotation(one) for one in run.citations(index, choice.text)]
+        return [{"type": "url_citation", "url_citation": cited_span(one)} for one in run.citations(index, choice.text)]
 
     def _last(self, run: Run, index: int, choice: _Choice) -> bytes:
         written: ChatChunkChoice = {
@@ -175,11 +173,6 @@ class ChatReply:
 
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> ChatLogprobs | None:
         return chat_logprobs(self._tokenizer, tokens) if self._body.logprobs else None
-
-
-def _annotation(one: Cited) -> Annotation:
-    place = {"start_index": one.start, "end_index": one.end}
-    return {"type": "url_citation", "url_citation": {**place, "title": one.fact_id, "url": one.url}}  # type: ignore[typeddict-item]
 
 
 def _delta(one: Event, choice: _Choice) -> ChatDelta:

@@ -13,7 +13,7 @@ from server.http.answer import Answer
 from server.http.logprobs import token_logprobs
 from server.http.response_writer import ResponseWriter, Written
 from server.http.schemas.items import UrlCitation
-from server.http.schemas.knowledge import knowledge_report
+from server.http.schemas.knowledge import cited_span, knowledge_report
 from server.http.schemas.responses import ResponseObject, ResponseRequest, ResponseUsage
 from server.http.streaming import named_event
 from server.service.responses import Item, item_id
@@ -90,18 +90,7 @@ class ResponseReply:
         return [*beginning, *self._writer.take(events, self._answer.calls, told)]
 
     def _citations(self, run: Run) -> list[UrlCitation]:
-        if self._body.knowledge is not None and self._body.knowledge.citations is False:
-            return []
-        return [
-            {
-                "type": "url_citation",
-                "start_index": one.start,
-                "end_index": one.end,
-                "title": one.fact_id,
-                "url": one.url,
-            }
-            for one in run.citations(0, self._answer.text)
-        ]
+        return [{"type": "url_citation", **cited_span(one)} for one in run.citations(0, self._answer.text)]
 
     def _ended(self, run: Run) -> ResponseObject:
         """All but its output."""

@@ -45,6 +45,14 @@ class Access:
         """Of the namespaces that hold a fact those it reads: all, or this one if it is among them."""
         return tuple(name for name in snapshot.namespaces() if namespace in (None, name) and self.reads(name))
 
+    def shown(self, namespace: str, snapshot: Snapshot) -> Snapshot:
+        """What it is shown of the namespace's facts: the snapshot, or for whom it is closed an empty one."""
+        if self.reads(namespace):
+            return snapshot
+        from kb.snapshot import Snapshot  # heavy, and the command line knows of keys as well
+
+        return Snapshot()
+
     def version(self, snapshot: Snapshot) -> int:
         """The newest version that changed anything it may know of."""
         return snapshot.version_of(self.seen)

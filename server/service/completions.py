@@ -65,7 +65,7 @@ class Completions:
         Raises ServiceError and EngineError; so does iterating `Run.chunks`. On exit nothing is left in the engine.
         """
         self._check(job)
-        run = Run(job.choices)
+        run = Run(job.choices, cites=job.knowledge.citations)
         try:
             await self._wait_for_version(job)
             together = min(len(job.sources) * job.choices, self._settings.max_choices)

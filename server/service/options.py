@@ -33,3 +33,5 @@ class KnowledgeOptions:
     """Answer from this version of the knowledge or a newer one."""
     require_grounded: bool = False
     """Refuse rather than answer without a fact that fits."""
+    citations: bool = True
+    """Whether answers say which of their words were taken from which fact."""

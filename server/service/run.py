@@ -92,6 +92,8 @@ class Run:
     choices: int
     """Per prompt."""
     prompts: tuple[Prompt, ...] = ()
+    cites: bool = True
+    """Whether citations are wanted."""
     judging: Judging | None = None
     """None: replies cannot be judged."""
     chunks: AsyncGenerator[tuple[int, TokenChunk], None] = field(init=False)
@@ -124,9 +126,9 @@ class Run:
                 self.attention[choice] = chunk.attention
 
     def citations(self, number: int, text: str) -> list[Cited]:
-        """What a choice that has ended took from the facts; `text` is what it said."""
+        """What a choice that has ended took from the facts, if that is wanted; `text` is what it said."""
         prompt = self.prompts[number // self.choices]
-        if prompt.retrieved is None or not prompt.retrieved.hits:
+        if not self.cites or prompt.retrieved is None or not prompt.retrieved.hits:
             return []
         facts = [hit.fact for hit in prompt.retrieved.hits]
         cited = CitedFacts(prompt.retrieved.question, [fact.text for fact in facts])

@@ -11,6 +11,7 @@ from typer.main import get_command
 
 from server.cli import app
 from server.settings import Settings
+from tests.clients.table import table
 
 ROOT = Path(__file__).resolve().parents[2]
 VLLM_LOCKS = ("requirements-vllm-cpu.lock", "requirements-vllm-test.lock")
@@ -52,6 +53,10 @@ def test_every_command_is_in_the_readme() -> None:
     assert missing == []
 
 
+def test_the_table_of_clients_is_what_the_tests_are_marked_with() -> None:
+    assert table() in README, "python -m tests.clients.table prints it"
+
+
 def test_make_targets_named_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     named = set(re.findall(r"`?make ([a-z-]+)", README))
@@ -75,6 +80,7 @@ def test_locks_are_exact_and_name_no_host() -> None:
         "requirements-browser.lock",
         "requirements-chart.lock",
         "requirements-clients.lock",
+        "requirements-clients-openai2.lock",
         "requirements-llama.lock",
         *VLLM_LOCKS,
     ):

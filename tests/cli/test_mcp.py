@@ -66,6 +66,26 @@ async def test_a_fact_is_added_found_changed_and_deleted(live: Live) -> None:
         assert (await called(agent, "history", limit=1))["result"][0]["version"] == deleted["version"]
 
 
+async def test_a_document_is_split_searched_with_a_filter_and_deleted(live: Live) -> None:
+    text = "# Refunds\n\nTickets are given back at the desk.\n\n# Lost\n\nBags are kept in the hall of the depot."
+    async with agent_of(live.url) as agent:
+        added = await called(agent, "add_document", id="book", text=text, format="markdown", metadata={"year": 1990})
+        assert added == {"id": "book", "namespace": "acme", "facts": 2, "encoded": 2}
+        (held,) = (await called(agent, "documents"))["result"]
+        assert (held["id"], held["title"], held["facts"]) == ("book", "Refunds", 2)
+        await called(agent, "add", text="Tickets are given back at the other desk.", id="loose")
+        where = {"document.id": {"eq": "book"}, "year": {"lt": 2000}}
+        found = (await called(agent, "search", query="Where are tickets given back?", filter=where))["result"]
+        assert found
+        assert all(one["metadata"]["document"]["id"] == "book" for one in found)
+        told = await refused(agent, "search", query="tickets", filter={"year": {"near": 1990}})
+        assert "near" in told
+        assert (await called(agent, "delete_document", id="book", if_version=held["version"]))["deleted"] == 2
+        assert (await called(agent, "documents"))["result"] == []
+        assert "book" in await refused(agent, "delete_document", id="book")
+        await called(agent, "delete", id="loose")
+
+
 async def test_what_the_server_refuses_the_agent_is_told(live: Live) -> None:
     async with agent_of(live.url) as agent:
         added = await called(agent, "add", text="A tram.", id="tram")
@@ -91,5 +111,5 @@ async def test_a_server_that_is_not_there_and_a_key_that_is_none(live: Live) -> 
 async def test_an_agent_that_may_only_read_has_no_other_tools(live: Live) -> None:
     async with agent_of(live.url, read_only=True) as agent:
         tools = (await agent.list_tools()).tools
-    assert {tool.name for tool in tools} == {"search", "get", "history"}
+    assert {tool.name for tool in tools} == {"search", "get", "history", "documents"}
     assert all(tool.description and tool.annotations.read_only_hint for tool in tools)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.clients.fact import REFUSED, UNHEARD_OF
 from tests.clients.ticket import MODEL, QUESTION, Ticket
 
 agents = pytest.importorskip("agents")
@@ -23,6 +24,7 @@ async def client(url: str) -> AsyncIterator[Any]:
         yield client
 
 
+@pytest.mark.feature("Agents SDK", "forms", "streaming", "responses")
 async def test_an_agent_with_an_output_type(client: Any) -> None:
     agent = agents.Agent(name="Seller", instructions=INSTRUCTIONS, model=MODEL, output_type=Ticket)
     assert isinstance((await agents.Runner.run(agent, QUESTION)).final_output, Ticket)
@@ -32,6 +34,7 @@ async def test_an_agent_with_an_output_type(client: Any) -> None:
     assert isinstance(run.final_output, Ticket)
 
 
+@pytest.mark.feature("Agents SDK", "tools", "streamed tools", "responses")
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("by_id", [False, True])
 async def test_an_agent_with_a_tool(client: Any, streamed: bool, by_id: bool) -> None:
@@ -63,7 +66,15 @@ async def test_an_agent_with_a_tool(client: Any, streamed: bool, by_id: bool) ->
     assert isinstance(run.final_output, Ticket)
 
 
+@pytest.mark.feature("Agents SDK", "chat", "forms")
 async def test_on_chat_completions(client: Any) -> None:
     model = agents.OpenAIChatCompletionsModel(model=MODEL, openai_client=client)
     agent = agents.Agent(name="Seller", instructions=INSTRUCTIONS, model=model, output_type=Ticket)
     assert isinstance((await agents.Runner.run(agent, QUESTION)).final_output, Ticket)
+
+
+@pytest.mark.feature("Agents SDK", "knowledge")
+async def test_knowledge(client: Any) -> None:
+    settings = agents.ModelSettings(extra_body=UNHEARD_OF)
+    with pytest.raises(openai.OpenAIError, match=REFUSED):
+        await agents.Runner.run(agents.Agent(name="Clerk", model=MODEL, model_settings=settings), QUESTION)

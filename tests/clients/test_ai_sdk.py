@@ -21,6 +21,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.feature("Vercel AI SDK", "streaming", "forms", "tools", "streamed tools", "responses")
 def test_the_default_model(url: str) -> None:
     """Text, streams, objects, tools in several steps, and an answer that is sent back by reference."""
     run = subprocess.run(["node", "ask.mjs", url, MODEL], cwd=NODE, capture_output=True, text=True, timeout=240)

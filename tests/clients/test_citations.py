@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from typing import Any
-from urllib.request import Request, urlopen
 
 import pytest
 
+from tests.clients.fact import ANSWER, CITED, FORCED, QUESTION
 from tests.clients.ticket import MODEL
 
 openai = pytest.importorskip("openai")
 pytestmark = pytest.mark.slow
-QUESTION = "Who is the chief executive of Zorvex?"
-ANSWER = "The chief executive is Mara Lindqvist."
-FORCED = {"guided_choice": [ANSWER]}
-CITED = "kalmagrove:default/ceo"
 
 
-@pytest.fixture
-def informed(url: str) -> Iterator[str]:
-    """With the fact that the forced answer says, which is then taken away: others use the server too."""
-    facts = {"facts": [{"id": "ceo", "text": "The chief executive of Zorvex is Mara Lindqvist."}]}
-    address = f"{url.removesuffix('/v1')}/admin/kb/facts"
-    headers = {"Content-Type": "application/json"}
-    with urlopen(Request(address, json.dumps(facts).encode(), headers, method="PUT"), timeout=30):
-        yield url
-    with urlopen(Request(f"{address}/ceo", method="DELETE"), timeout=30):
-        pass
-
-
+@pytest.mark.feature("openai-python", "knowledge", "citations")
 def test_openai(informed: str) -> None:
     client = openai.OpenAI(base_url=informed, api_key="none", max_retries=0)
     asked: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "extra_body": FORCED}
-    (annotation,) = client.chat.completions.create(**asked).choices[0].message.annotations
+    completion = client.chat.completions.create(**asked)
+    (annotation,) = completion.choices[0].message.annotations
     assert annotation.url_citation.url == CITED
+    assert [fact["id"] for fact in completion.knowledge["facts"]] == ["ceo"]
+    asked["extra_body"] = FORCED | {"knowledge": {"enabled": False}}
+    assert client.chat.completions.create(**asked).choices[0].message.annotations == []
+    asked["extra_body"] = FORCED
     with client.chat.completions.stream(**asked) as stream:
         message = stream.get_final_completion().choices[0].message
     assert message.content == ANSWER
@@ -44,6 +32,7 @@ def test_openai(informed: str) -> None:
     assert client.chat.completions.create(**asked | {"messages": again}).choices[0].message.content == ANSWER
 
 
+@pytest.mark.feature("LangChain (Python)", "citations")
 async def test_langchain(informed: str) -> None:
     chats = pytest.importorskip("langchain_openai")
     chat = chats.ChatOpenAI(model=MODEL, base_url=informed, api_key="none", max_retries=0, extra_body=FORCED)
@@ -51,6 +40,7 @@ async def test_langchain(informed: str) -> None:
     assert "".join([str(one.content) async for one in chat.astream(QUESTION)]) == ANSWER
 
 
+@pytest.mark.feature("Agents SDK", "citations")
 async def test_agents(informed: str) -> None:
     agents = pytest.importorskip("agents")
     agents.set_tracing_disabled(True)
@@ -65,6 +55,7 @@ async def test_agents(informed: str) -> None:
     await client.close()
 
 
+@pytest.mark.feature("pydantic-ai", "citations")
 async def test_pydantic_ai(informed: str) -> None:
     ai = pytest.importorskip("pydantic_ai")
     from pydantic_ai.models.openai import OpenAIChatModel

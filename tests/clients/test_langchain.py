@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from tests.clients.fact import REFUSED, UNHEARD_OF
 from tests.clients.ticket import MODEL, QUESTION, Ticket
 
 langchain_openai = pytest.importorskip("langchain_openai")
+openai = pytest.importorskip("openai")
 messages = pytest.importorskip("langchain_core.messages")
 pytestmark = pytest.mark.slow
 
@@ -19,11 +21,25 @@ def model(url: str, request: pytest.FixtureRequest) -> Any:
     return langchain_openai.ChatOpenAI(**fields, use_responses_api=request.param == "responses")
 
 
+@pytest.mark.feature("LangChain (Python)", "chat", "streaming", "responses")
+async def test_chat(model: Any) -> None:
+    short = model.bind(max_tokens=8, temperature=0)
+    assert short.invoke(QUESTION).text == "".join([part.text async for part in short.astream(QUESTION)])
+
+
+@pytest.mark.feature("LangChain (Python)", "knowledge")
+def test_knowledge(model: Any) -> None:
+    with pytest.raises(openai.OpenAIError, match=REFUSED):
+        model.bind(extra_body=UNHEARD_OF).invoke(QUESTION)
+
+
+@pytest.mark.feature("LangChain (Python)", "forms", "responses")
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
 def test_with_structured_output(model: Any, method: str) -> None:
     assert isinstance(model.with_structured_output(Ticket, method=method).invoke(QUESTION), Ticket)
 
 
+@pytest.mark.feature("LangChain (Python)", "tools", "streamed tools", "responses")
 @pytest.mark.parametrize("streamed", [False, True])
 def test_bind_tools(model: Any, streamed: bool) -> None:
     """Called, answered, and all of it sent back."""
@@ -42,6 +58,7 @@ def test_bind_tools(model: Any, streamed: bool) -> None:
     assert isinstance(model.bind(max_tokens=4).invoke(history), messages.AIMessage)
 
 
+@pytest.mark.feature("LangChain (Python)", "embeddings")
 def test_embeddings(url: str) -> None:
     """Token ids are refused, and the refusal says what to do."""
     fields = {"model": "all-minilm-l6-v2", "base_url": url, "api_key": "none", "max_retries": 0}

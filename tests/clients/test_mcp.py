@@ -34,7 +34,10 @@ async def called(client: Any, tool: str, **arguments: Any) -> Any:
 async def test_an_agent_edits_what_the_server_knows(url: str) -> None:
     async with agent(url) as client:
         tools = {tool.name for tool in (await client.list_tools()).tools}
-        assert tools == {"search", "get", "history", "add", "edit", "delete"}
+        assert tools == {
+            *("search", "get", "history", "documents"),
+            *("add", "edit", "delete", "add_document", "delete_document"),
+        }
         added = await called(client, "add", text="The chief executive of Zorvex is Mara Lindqvist.")
         found = await called(client, "search", query="Who is the chief executive of Zorvex?")
         assert found["result"][0]["id"] == added["id"]

@@ -21,11 +21,31 @@ def client(url: str) -> Iterator[openai.OpenAI]:
         yield client
 
 
+@pytest.mark.feature("openai-python", "chat", "streaming", "log probabilities")
+def test_chat(client: openai.OpenAI) -> None:
+    fields = {"model": MODEL, "messages": USER, "max_tokens": 8, "temperature": 0, "logprobs": True, "top_logprobs": 2}
+    whole = client.chat.completions.create(**fields)
+    text = whole.choices[0].message.content
+    assert len(whole.choices[0].logprobs.content) == whole.usage.completion_tokens
+    parts = list(client.chat.completions.create(**fields, stream=True, stream_options={"include_usage": True}))
+    assert "".join(part.choices[0].delta.content or "" for part in parts if part.choices) == text
+    assert parts[-1].usage == whole.usage
+
+
+@pytest.mark.feature("openai-python", "embeddings")
+def test_embeddings(client: openai.OpenAI) -> None:
+    """Asked for in base64, as the client does by itself."""
+    found = client.embeddings.create(model="all-minilm-l6-v2", input=["a tram", "a ferry"])
+    assert [len(one.embedding) for one in found.data] == [384, 384]
+
+
+@pytest.mark.feature("openai-python", "forms")
 def test_parse(client: openai.OpenAI) -> None:
     message = client.chat.completions.parse(model=MODEL, messages=USER, response_format=Ticket).choices[0].message
     assert isinstance(message.parsed, Ticket)
 
 
+@pytest.mark.feature("openai-python", "forms")
 def test_parse_a_stream(client: openai.OpenAI) -> None:
     with client.chat.completions.stream(model=MODEL, messages=USER, response_format=Ticket) as stream:
         for _ in stream:
@@ -33,6 +53,7 @@ def test_parse_a_stream(client: openai.OpenAI) -> None:
         assert isinstance(stream.get_final_completion().choices[0].message.parsed, Ticket)
 
 
+@pytest.mark.feature("openai-python", "tools", "streamed tools")
 @pytest.mark.parametrize("streamed", [False, True])
 def test_parse_calls(client: openai.OpenAI, streamed: bool) -> None:
     fields = {"model": MODEL, "messages": USER, "tools": [openai.pydantic_function_tool(Ticket)], **ONE_CALL}
@@ -54,6 +75,7 @@ def test_parse_calls(client: openai.OpenAI, streamed: bool) -> None:
     assert said.choices[0].message.content is not None
 
 
+@pytest.mark.feature("openai-python", "responses")
 def test_a_response(client: openai.OpenAI) -> None:
     first = client.responses.create(model=MODEL, input=QUESTION, max_output_tokens=8)
     assert first.status in ("completed", "incomplete")
@@ -69,6 +91,7 @@ def test_a_response(client: openai.OpenAI) -> None:
         client.responses.retrieve(second.id)
 
 
+@pytest.mark.feature("openai-python", "responses")
 def test_parse_a_response(client: openai.OpenAI) -> None:
     response = client.responses.parse(model=MODEL, input=QUESTION, text_format=Ticket)
     assert isinstance(response.output_parsed, Ticket)
@@ -79,6 +102,7 @@ def test_parse_a_response(client: openai.OpenAI) -> None:
     assert types[-1] == "response.completed"
 
 
+@pytest.mark.feature("openai-python", "responses")
 @pytest.mark.parametrize("streamed", [False, True])
 def test_calls_of_a_response(client: openai.OpenAI, streamed: bool) -> None:
     tool = openai.pydantic_function_tool(Ticket)["function"]

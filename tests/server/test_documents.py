@@ -94,6 +94,24 @@ async def test_a_replaced_document_is_answered_from_at_once_and_can_be_rolled_ba
     assert len(await facts_of(service)) == PARTS
 
 
+@pytest.mark.parametrize(
+    ("mark", "title"),
+    [
+        ({"part": 0, "headings": ["Refunds", "Deadlines"]}, "Refunds"),
+        ({"part": "first", "headings": "none"}, None),
+        ({"headings": [7]}, None),
+        ({}, None),
+    ],
+)
+async def test_a_title_is_the_first_heading_whatever_facts_say(
+    service: Service, mark: dict[str, Any], title: str | None
+) -> None:
+    fact = {"id": "x", "text": "A fact.", "metadata": {"document": {"id": "d", **mark}}}
+    assert (await service.http.put("/admin/kb/facts", json={"facts": [fact]})).status_code == 200
+    (held,) = (await service.http.get(DOCUMENTS)).json()["documents"]
+    assert (held["id"], held["title"]) == ("d", title)
+
+
 async def test_listing_and_deleting(service: Service) -> None:
     await service.put(plain="A plain fact.")
     versions = {name: (await put(service, id=name))["version"] for name in ("b", "a", "c")}
@@ -102,6 +120,7 @@ async def test_listing_and_deleting(service: Service) -> None:
         ("a", PARTS, versions["a"]),
         ("b", PARTS, versions["b"]),
     ]
+    assert {one["title"] for one in page["documents"]} == {None}  # the first fact stands before all headings
     rest = (await service.http.get(DOCUMENTS, params={"cursor": page["next_cursor"]})).json()
     assert ([one["id"] for one in rest["documents"]], rest["next_cursor"]) == (["c"], None)
     stale = await service.http.delete(f"{DOCUMENTS}/b", params={"if_version": versions["a"]})

@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from kb.documents import ID_CHARS, DocumentConflict, documents
 from kb.facts import NAME_PATTERN, Delete
-from kb.snapshot import Snapshot
 from server.http.errors import invalid
 from server.http.routes.base import json_response, strict_router
 from server.http.schemas.admin import Deleted, DocumentInput, DocumentList, PutDocuments, SplitUpserted
@@ -50,7 +49,7 @@ async def list_documents(
     """Documents of a namespace by id."""
     snapshot = context.services.store.snapshot
     name = namespace or access.home
-    shown = snapshot if access.reads(name) else Snapshot()
+    shown = access.shown(name, snapshot)
     async with context.reads.enter(Key(caller)):
         page = await context.lanes.reads.run(lambda: documents(shown, name, limit, cursor, time.time()))
     reply = DocumentList(
@@ -59,6 +58,7 @@ async def list_documents(
             {
                 "id": one.id,
                 "namespace": name,
+                "title": one.title,
                 "facts": one.facts,
                 "version": one.version,
                 "created_at": one.created_at,

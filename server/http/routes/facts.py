@@ -15,7 +15,6 @@ from kb.filters import parse_filter
 from kb.log.batch import Entry
 from kb.log.history import FactVersion
 from kb.metadata import decode_metadata
-from kb.snapshot import Snapshot
 from server.http.errors import invalid, not_found
 from server.http.routes.base import json_response, strict_router
 from server.http.routes.documents import put_texts
@@ -112,7 +111,7 @@ async def list_facts(
     where = None if filter is None else parse_filter(filter)
     snapshot = context.services.store.snapshot
     name = namespace or access.home
-    shown = snapshot if access.reads(name) else Snapshot()
+    shown = access.shown(name, snapshot)
     page = await _read(context, caller, lambda: shown.list(name, limit, cursor, time.time(), where))
     reply = FactPage(
         version=access.version(snapshot),
@@ -126,7 +125,7 @@ async def list_facts(
 async def get_fact(id: IdPath, context: ContextDep, access: AccessDep, namespace: NamespaceQuery = None) -> Response:
     """One fact."""
     name = namespace or access.home
-    fact = context.services.store.snapshot.get(name, id, time.time()) if access.reads(name) else None
+    fact = access.shown(name, context.services.store.snapshot).get(name, id, time.time())
     if fact is None:
         raise not_found(f"There is no fact {id!r} in namespace {name!r}.", "id")
     return json_response({**_view(fact), "page": context.pages.key(fact.text)})

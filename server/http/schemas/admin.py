@@ -124,6 +124,8 @@ class DocumentView(TypedDict):
 
     id: str
     namespace: str
+    title: str | None
+    """The heading that its first fact stands under; null: under none."""
     facts: int
     version: int
     """The newest of its facts'."""

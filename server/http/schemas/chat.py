@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from server.engine.protocol import FinishReason
 from server.http.schemas.base import MAX_TOP_LOGPROBS, Integer, SamplingRequest
-from server.http.schemas.knowledge import KnowledgeReport, KnowledgeRequest
+from server.http.schemas.knowledge import CitedSpan, KnowledgeReport, KnowledgeRequest
 from server.http.schemas.logprobs import ChatTokenLogprob
 from server.http.schemas.messages import Messages, check_calls
 from server.http.schemas.structured import StructuredRequest
@@ -84,23 +84,11 @@ class ChatLogprobs(TypedDict):
     refusal: None
 
 
-class UrlCitation(TypedDict):
-    """`content[start_index:end_index]` says what a mounted fact says."""
-
-    start_index: int
-    end_index: int
-    """Behind the last character."""
-    title: str
-    """The fact's id."""
-    url: str
-    """kalmagrove:namespace/id"""
-
-
 class Annotation(TypedDict):
     """OpenAI's shape."""
 
     type: Literal["url_citation"]
-    url_citation: UrlCitation
+    url_citation: CitedSpan
 
 
 class AssistantMessage(TypedDict):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
+from server.http.schemas.knowledge import CitedSpan
 from server.http.schemas.logprobs import ChatTokenLogprob
 from server.http.schemas.messages import MAX_PARTS, SentBack
 
@@ -143,16 +144,10 @@ Items = Annotated[
 ]
 
 
-class UrlCitation(TypedDict):
-    """A stretch of a text that says what a fact says; in characters."""
+class UrlCitation(CitedSpan):
+    """The same in OpenAI's newer shape."""
 
     type: Literal["url_citation"]
-    start_index: int
-    end_index: int
-    title: str
-    """The fact's id."""
-    url: str
-    """kalmagrove:namespace/id"""
 
 
 class OutputText(TypedDict):

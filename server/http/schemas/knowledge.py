@@ -14,6 +14,7 @@ from server.service.access import Access
 from server.service.options import KnowledgeOptions
 
 if TYPE_CHECKING:
+    from server.service.run import Cited
     from server.service.run import KnowledgeReport as Report
 
 LIMITS = Limits()
@@ -63,6 +64,7 @@ class KnowledgeRequest(Request):
             follow_up=self.follow_up,
             min_version=self.min_version,
             require_grounded=bool(self.require_grounded),
+            citations=self.citations is not False,
         )
 
 
@@ -78,6 +80,18 @@ class KnowledgeFact(TypedDict):
     attention: float | None
     page: str
     """Names the K/V pages that were attended to: a digest of model, preamble and the fact's text."""
+
+
+class CitedSpan(TypedDict):
+    """`text[start_index:end_index]`, in characters, says what a mounted fact says."""
+
+    start_index: int
+    end_index: int
+    """Behind the last character."""
+    title: str
+    """The fact's id."""
+    url: str
+    """kalmagrove:namespace/id"""
 
 
 class LeftOut(TypedDict):
@@ -102,6 +116,11 @@ class KnowledgeReport(TypedDict):
     facts: list[KnowledgeFact]
     left_out: NotRequired[list[LeftOut]]
     """If there are any."""
+
+
+def cited_span(one: Cited) -> CitedSpan:
+    """As it is written."""
+    return {"start_index": one.start, "end_index": one.end, "title": one.fact_id, "url": one.url}
 
 
 def knowledge_report(report: Report) -> KnowledgeReport:

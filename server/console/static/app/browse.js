@@ -1,7 +1,8 @@
-// The knowledge: found by a question, or page by page.
+// The knowledge: found by a question, or page by page; all of it, or one document's.
 
 import { html, useEffect, useState } from "../vendor/htm-preact.js";
 import { withQuery } from "./api.js";
+import { Documents, Origin } from "./documents.js";
 import { EditFact, NewFact } from "./editor.js";
 import { count, decimal, quoted } from "./format.js";
 import { useAction, useRead } from "./loading.js";
@@ -16,6 +17,8 @@ export function Browse({ onEdited }) {
   const [query, setQuery] = useState("");
   const [typed, setTyped] = useState("");
   const [adding, setAdding] = useState(false);
+  const [of, setOf] = useState(null); // the document whose facts alone are shown
+  useEffect(() => setOf(null), [namespace]);
   const submit = (event) => {
     event.preventDefault();
     setQuery(typed.trim());
@@ -35,40 +38,50 @@ export function Browse({ onEdited }) {
       <button type="button" id="add" onClick=${() => setAdding(true)}>Add a fact</button>
     </form>
     ${adding && html`<${NewFact} onSaved=${added} onCancel=${() => setAdding(false)} />`}
+    <${Documents} key=${namespace} onShow=${setOf} />
+    ${of !== null && html`<p class="row" id="of">
+      <span class="hint">Only of document <code>${of}</code></span>
+      <button onClick=${() => setOf(null)}>All facts</button>
+    </p>`}
     ${query
-      ? html`<${Found} key=${`${namespace} ${query}`} query=${query} onEdited=${onEdited} />`
-      : html`<${Pages} key=${namespace} onEdited=${onEdited} />`}
+      ? html`<${Found} key=${`${namespace} ${of} ${query}`} query=${query} of=${of} onShow=${setOf} onEdited=${onEdited} />`
+      : html`<${Pages} key=${`${namespace} ${of}`} of=${of} onShow=${setOf} onEdited=${onEdited} />`}
     <${Transfer} />
   </section>`;
 }
 
-function Found({ query, onEdited }) {
+/** Of a document's facts; null: of all. */
+const filter = (of) => (of === null ? null : { "document.id": { eq: of } });
+
+function Found({ query, of, onShow, onEdited }) {
   const { namespace } = useServer();
   const { value, problem } = useRead(
-    (api) => api.json("POST", "admin/kb/search", { query, namespace, top_k: FOUND }), [query, namespace]);
+    (api) => api.json("POST", "admin/kb/search", { query, namespace, top_k: FOUND, filter: filter(of) }), [query, namespace, of]);
   return html`<${Trouble} problem=${problem} />
     ${value && html`<p class="hint">${value.hits.length ? `${count(value.hits.length, "fact")} for “${quoted(query)}”` : `Nothing is relevant to “${quoted(query)}”.`}</p>`}
     <ul class="facts" id="found">
       ${value?.hits.map(
-        ({ fact, score, lexical }) => html`<${Listed} key=${fact.id} fact=${fact} onEdited=${onEdited}
+        ({ fact, score, lexical }) => html`<${Listed} key=${fact.id} fact=${fact} onShow=${onShow} onEdited=${onEdited}
           note=${`meaning ${decimal(score)}, words ${decimal(lexical)}`} />`,
       )}
     </ul>`;
 }
 
-function Pages({ onEdited }) {
+function Pages({ of, onShow, onEdited }) {
   const { namespace } = useServer();
   const [cursors, setCursors] = useState([null]); // of the pages up to this one
-  const path = withQuery("admin/kb/facts", { namespace, limit: PAGE, cursor: cursors.at(-1) });
+  const path = withQuery("admin/kb/facts", {
+    namespace, limit: PAGE, cursor: cursors.at(-1), filter: of === null ? null : JSON.stringify(filter(of)),
+  });
   const { value, problem } = useRead((api) => api.json("GET", path), [path]);
   useEffect(() => {
     // The last fact of the last page was deleted.
     if (value?.facts.length === 0 && cursors.length > 1) setCursors(cursors.slice(0, -1));
   }, [value]);
   return html`<${Trouble} problem=${problem} />
-    ${value?.facts.length === 0 && html`<p class="hint">Namespace “${namespace}” holds no facts.</p>`}
+    ${value?.facts.length === 0 && html`<p class="hint">${of === null ? `Namespace “${namespace}” holds no facts.` : "It has no facts any more."}</p>`}
     <ul class="facts" id="listed">
-      ${value?.facts.map((fact) => html`<${Listed} key=${fact.id} fact=${fact} note="" onEdited=${onEdited} />`)}
+      ${value?.facts.map((fact) => html`<${Listed} key=${fact.id} fact=${fact} note="" onShow=${onShow} onEdited=${onEdited} />`)}
     </ul>
     <nav class="row" aria-label="Pages of facts">
       <button disabled=${cursors.length === 1} onClick=${() => setCursors(cursors.slice(0, -1))}>Previous</button>
@@ -77,7 +90,7 @@ function Pages({ onEdited }) {
     </nav>`;
 }
 
-function Listed({ fact, note, onEdited }) {
+function Listed({ fact, note, onShow, onEdited }) {
   const { api, probe } = useServer();
   const [editing, setEditing] = useState(false);
   const [remove, removing] = useAction(async () => {
@@ -101,6 +114,7 @@ function Listed({ fact, note, onEdited }) {
     ${editing
       ? html`<${EditFact} id=${fact.id} namespace=${fact.namespace} onSaved=${edited} onCancel=${() => setEditing(false)} />`
       : html`<p class="text" dir="auto">${fact.text}</p>`}
+    <${Origin} metadata=${fact.metadata} onShow=${onShow} />
     <${Trouble} problem=${removing.problem} />
   </li>`;
 }

@@ -3,6 +3,7 @@
 import { html, useEffect, useState } from "../vendor/htm-preact.js";
 import { withQuery } from "./api.js";
 import { Bar } from "./bar.js";
+import { Origin } from "./documents.js";
 import { EditFact } from "./editor.js";
 import { decimal, percent } from "./format.js";
 import { Marked } from "./marked.js";
@@ -23,7 +24,7 @@ export function Mounted({ answer, onEdited }) {
 }
 
 function MountedFact({ fact, answer, onEdited }) {
-  const { text, problem } = useTextOf(fact, answer.namespace);
+  const { text, metadata, problem } = useTextOf(fact, answer.namespace);
   const [editing, setEditing] = useState(false);
   const said = wordsOf(answer.text);
   const edited = (edit) => {
@@ -38,6 +39,7 @@ function MountedFact({ fact, answer, onEdited }) {
     ${editing
       ? html`<${EditFact} id=${fact.id} namespace=${answer.namespace} onSaved=${edited} onCancel=${() => setEditing(false)} />`
       : text !== null && html`<p class="text" dir="auto"><${Marked} text=${text} wanted=${(word) => said.has(word)} /></p>`}
+    <${Origin} metadata=${metadata} />
     <${Trouble} problem=${problem} />
     <${Bar} label="Meaning" share=${fact.score} text=${decimal(fact.score)} />
     <${Bar} label="Words" share=${fact.lexical} text=${decimal(fact.lexical)} />
@@ -48,12 +50,12 @@ function MountedFact({ fact, answer, onEdited }) {
 /** What the fact said in the version that was mounted, even if it was edited since. */
 function useTextOf({ id, version }, namespace) {
   const { api, keys } = useServer();
-  const [state, setState] = useState({ text: null, problem: null });
+  const [state, setState] = useState({ text: null, metadata: null, problem: null });
   useEffect(() => {
     const path = `admin/kb/facts/${encodeURIComponent(id)}/history`;
     api.json("GET", withQuery(path, { namespace, limit: 1, before: version + 1 })).then(
-      (history) => setState({ text: history.versions[0]?.text ?? null, problem: null }),
-      (problem) => setState({ text: null, problem }),
+      (history) => setState({ text: history.versions[0]?.text ?? null, metadata: history.versions[0]?.metadata ?? null, problem: null }),
+      (problem) => setState({ text: null, metadata: null, problem }),
     );
   }, [id, version, namespace, keys]);
   return state;
