@@ -148,6 +148,17 @@ train: $(VENV)/.test-installed $(SMOLLM2) ## learn φ and adapter for SmolLM2-13
 	  --follow synthetic,factbook,counterfact,squad,encyclopedia
 	$(BIN)/kalmagrove train blend --start out/phi-6/phi.safetensors --rest out/phi-5/phi.safetensors --out out/phi
 
+LEFT_OUT ?= all squad encyclopedia invented factbook counterfact
+.PHONY: leave-one-out
+leave-one-out: $(VENV)/.test-installed $(SMOLLM2) ## short φs, each of all kinds of questions but one, on that kind; resumable; JSON into docs (DATA=directory)
+	set -e; for kind in $(LEFT_OUT); do \
+	  $(BIN)/kalmagrove train phi --data $(or $(DATA),$(error DATA=directory is needed)) --out out/left-out/$$kind/trained \
+	    --steps 120 --batch-size 4 --questions 150 --dev-questions 4 \
+	    --sets synthetic=.2,factbook=.15,counterfact=.15,squad=.2,encyclopedia=.1,two_fact=.2 \
+	    $$(test $$kind = all || echo --without $$kind); \
+	  $(BIN)/kalmagrove train blend --start out/left-out/$$kind/trained/phi.safetensors --share 1 --out out/left-out/$$kind; done
+	$(BIN)/kalmagrove eval left-out out/left-out --data $(DATA) --json docs/left-out.json $(ARGS)
+
 .PHONY: eval
 eval: $(VENV)/.test-installed $(SMOLLM2) ## measure answers with the shipped φ, 40 minutes; JSON and PNG into docs (DATA=directory)
 	$(BIN)/kalmagrove eval knowledge --data $(or $(DATA),$(error DATA=directory is needed)) \

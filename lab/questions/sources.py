@@ -25,6 +25,13 @@ _GENERATED: dict[str, Callable[[Split, int, int], Pool]] = {
 DATASETS: tuple[str, ...] = (*_FROM_FILES, *_GENERATED)
 JUDGED_ONLY = frozenset({"news"})
 """Sets that nothing may be learned from: they have a test split and no other."""
+KINDS = {"two_fact": "invented", "synthetic": "invented", names.DATASET: "invented", "prose": "squad"}
+"""Sets that are made of the same tables or passages are one kind; every other set is one of its own."""
+
+
+def kind_of(dataset: str) -> str:
+    """The kind of a set."""
+    return KINDS.get(dataset, dataset)
 
 
 def splits_of(dataset: str) -> tuple[Split, ...]:

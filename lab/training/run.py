@@ -21,7 +21,7 @@ from lab.evaluation.conditions import mounted as asked_of
 from lab.evaluation.subject import Subject
 from lab.questions.mounting import Distractors
 from lab.questions.question import Question, Split
-from lab.questions.sources import load_pool
+from lab.questions.sources import kind_of, load_pool
 from lab.training.blend import blended
 from lab.training.card import LICENCES, ModelCard, write_card
 from lab.training.curve import plot_curve
@@ -79,6 +79,17 @@ class PhiRun:
             raise PlanError(f"{', '.join(barred)}: not known, or not to be trained on; there are {known}")
         if strange := sorted(self.followed - set(self.weights)):
             raise PlanError(f"{', '.join(strange)}: to be followed, but not among the sets that are drawn")
+
+
+def without_kind(weights: Mapping[str, float], kind: str) -> dict[str, float]:
+    """The shares of the other kinds' sets, which keep their proportions and add up to one. Raises PlanError."""
+    kinds = {kind_of(name) for name in weights}
+    if kind not in kinds:
+        raise PlanError(f"{kind}: no set of this kind is drawn; there are {', '.join(sorted(kinds))}")
+    if len(kinds) == 1:
+        raise PlanError(f"{kind}: without it there is nothing to learn from")
+    kept = {name: share for name, share in weights.items() if kind_of(name) != kind}
+    return {name: share / sum(kept.values()) for name, share in kept.items()}
 
 
 def train_phi(run: PhiRun, progress: Progress) -> None:

@@ -93,6 +93,43 @@ def knowledge(
 
 
 @app.command()
+def left_out(
+    directory: Annotated[
+        Path, typer.Argument(help="φs trained alike (make leave-one-out): all, and one under each kind left out.")
+    ],
+    data: Annotated[Path, typer.Option("--data", help="Directory of the question sets' files.")],
+    sets: Annotated[
+        str, typer.Option(help="Question sets, each asked of the φ without its kind.")
+    ] = "encyclopedia,squad,synthetic,two_fact,names-10k,factbook,counterfact",
+    distractors: Annotated[str, typer.Option(help="Wrong facts mounted beside the right one.")] = "0,7",
+    questions: Annotated[int, typer.Option(min=1, max=10_000, help="Questions per cell.")] = 100,
+    max_tokens: Annotated[int, typer.Option(min=1, max=256, help="Longest reply.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of questions, distractors and intervals.")] = 1,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
+    model: Annotated[str, typer.Option(help="A name under the models directory, or a path.")] = "smollm2-135m",
+    data_dir: DataDir = Path("data"),
+) -> None:
+    """How φ answers kinds of questions that it was not trained on. Answers are kept in the directory: it resumes."""
+    with failures_told():
+        from lab.evaluation.left_out import evaluate_left_out
+        from lab.evaluation.plan import Plan
+        from lab.evaluation.run import Candidate
+
+        plan = Plan(
+            data=data,
+            sets=_names(sets),
+            distractors=_counts(distractors, "--distractors"),
+            questions=questions,
+            dev_questions=0,
+            parts=("table",),
+            seed=seed,
+            max_tokens=max_tokens,
+        )
+        candidate = Candidate(model_directory(data_dir, model), "auto")
+        evaluate_left_out(directory, candidate, plan, json, sys.argv[1:], progress_bar(), output())
+
+
+@app.command()
 def attention(
     data: Annotated[Path, typer.Option("--data", help="Directory of the texts' files.")],
     blocks: Annotated[str, typer.Option(help="Numbers k of blocks that a row chooses.")] = "80",

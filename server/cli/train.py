@@ -36,6 +36,9 @@ def phi(
     sets: Annotated[
         str, typer.Option(help="Sets of questions and how often each is drawn: squad=3,prose=1. Default: as shipped.")
     ] = "",
+    without: Annotated[
+        str, typer.Option(help="A kind of questions to leave out: invented, squad or a set that is a kind of its own.")
+    ] = "",
     follow: Annotated[
         str,
         typer.Option(
@@ -48,7 +51,7 @@ def phi(
 ) -> None:
     """Train φ on a frozen model: phi.safetensors, its model card and the learning curve."""
     from kan.checkpoint.directory import Checkpoint
-    from lab.training.run import WEIGHTS, PhiRun, train_phi
+    from lab.training.run import WEIGHTS, PhiRun, train_phi, without_kind
     from lab.training.trainer import TrainingOptions
 
     weights = _shares(sets) or WEIGHTS
@@ -61,6 +64,7 @@ def phi(
         seed=seed,
     )
     with failures_told(), progress_bar() as bar:
+        weights = without_kind(weights, without) if without else weights
         checkpoint = Checkpoint.open(model_directory(data_dir, model))
         followed = frozenset(one.strip() for one in follow.split(",") if one.strip())
         train_phi(PhiRun(data, output, checkpoint, questions, dev_questions, options, start, weights, followed), bar)

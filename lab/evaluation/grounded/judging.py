@@ -12,9 +12,8 @@ from lab.evaluation.grounded.fitting import evidence_of, fit_grounding
 from lab.evaluation.report import Figure, Findings
 from lab.evaluation.statistics import auroc_interval, bootstrap, calibration_error, reliability
 from lab.evaluation.subject import Subject
+from lab.questions.sources import kind_of
 
-KINDS = {"two_fact": "invented", "synthetic": "invented", "names-10k": "invented", "prose": "squad"}
-"""Sets that are made of the same tables or passages are one kind; every other set is one of its own."""
 ALL = "all sets"
 THRESHOLDS = (0.3, 0.5, 0.7, 0.8, 0.9)
 """Of `require_grounded`."""
@@ -39,10 +38,6 @@ def grounding_of(dev: Sequence[Case], test: Sequence[Case], subject: Subject) ->
         },
     )
     return findings, fitted
-
-
-def kind_of(dataset: str) -> str:
-    return KINDS.get(dataset, dataset)
 
 
 @dataclass(frozen=True, slots=True)

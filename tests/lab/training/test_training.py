@@ -17,13 +17,14 @@ from kan.knowledge.phi import FEATURES, Phi, gap_phi, load_phi, zero_phi
 from kan.model import Batch, KANModel
 from kan.prompt import PromptBuilder
 from kb.encoder.minilm import MiniLMEncoder
-from lab.errors import ResumeError
+from lab.errors import PlanError, ResumeError
 from lab.training.differentiable import DenseAttention, Rows, frozen_model
 from lab.training.examples import Example
 from lab.training.fact_bank import FactBank
 from lab.training.objective import Objective
 from lab.training.parameters import Parameters, Units
 from lab.training.points import Point
+from lab.training.run import without_kind
 from lab.training.trainer import Trainer, TrainingOptions
 from server.cli import app
 from tests.kan.layout import Layout
@@ -237,6 +238,17 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 
     with pytest.raises(ResumeError, match="other options"):
         trainer(objective, exact[2], steps=7).resume(state)
+
+
+def test_a_kind_is_left_out_with_all_its_sets() -> None:
+    weights = {"synthetic": 2.0, "squad": 1.0, "two_fact": 5.0, "prose": 1.0, "factbook": 2.0}
+    assert without_kind(weights, "invented") == {"squad": 0.25, "prose": 0.25, "factbook": 0.5}
+    assert without_kind(weights, "squad") == pytest.approx({"synthetic": 2 / 9, "two_fact": 5 / 9, "factbook": 2 / 9})
+    for kind, why in (("news", "no set of this kind"), ("synthetic", "there are factbook, invented, squad")):
+        with pytest.raises(PlanError, match=why):
+            without_kind(weights, kind)
+    with pytest.raises(PlanError, match="nothing to learn from"):
+        without_kind({"synthetic": 1.0, "two_fact": 1.0}, "invented")
 
 
 @pytest.mark.slow
