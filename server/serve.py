@@ -88,13 +88,18 @@ async def _serve(
     except BaseException:
         await context.close()
         raise
-    # Uvicorn catches the signals, and raises them again once it is done, for whoever else waits for them: nobody.
+    # Uvicorn catches the signals, and raises them again once it is done, for whoever else waits for them: nobody. Until
+    # it does, one that comes is kept for it.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, partial(_stop, server))
     try:
         await server.serve([listener])
     except OSError as error:  # somebody else began to listen on a port while the model was loaded
         raise StartupError(f"cannot listen: {error.strerror or error}") from error
+
+
+def _stop(server: DrainingServer, *_: object) -> None:
+    server.should_exit = True
 
 
 def _read_anew(keys: Keys, certificate: Certificate | None) -> None:

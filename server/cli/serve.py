@@ -11,6 +11,7 @@ import typer
 from cpu.threads import wait_briefly
 from server.cli.console import USAGE, CommandError, fail
 from server.cli.demo_hint import demo_hint
+from server.ending import end_on_sigterm
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,6 +62,7 @@ def serve(
 
 
 def _run(given: dict[str, Any]) -> None:
+    end_on_sigterm()
     from pydantic import ValidationError
 
     from server.settings import Settings

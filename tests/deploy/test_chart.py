@@ -14,6 +14,7 @@ import yaml
 from cloudcoil.models.prometheus_operator import v1 as operator
 from pydantic import BaseModel
 
+from server.http.keys import hash_key
 from server.settings import Settings
 from tests.deploy.expressions import DASHBOARDS, RULES, asked
 from tests.deploy.helm import CHART, Helm, HelmError, find_helm
@@ -219,6 +220,14 @@ def test_keys_are_mounted_from_the_secret(everything: Objects, helm: Helm) -> No
     assert not [one for one in own if one["kind"] == "Secret"]
 
 
+def test_keys_may_be_bound(helm: Helm) -> None:
+    """Lines as `kalmagrove key create` prints them."""
+    digest = hash_key("kg-acme").hex()
+    lines = [f"acme:{digest} read=acme,handbook edit=acme weight=0.5", f"ops.2:{digest.upper()} read=* edit=*"]
+    objects = helm.render(files=[MINIMAL], values={"keys": {"existingSecret": "", "client": lines, "admin": lines}})
+    assert _one(objects, "Secret", "-keys")["stringData"]["client.keys"].splitlines() == lines
+
+
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
@@ -231,6 +240,12 @@ def test_keys_are_mounted_from_the_secret(everything: Objects, helm: Helm) -> No
             "share one facts log",
         ),
         ({"serviceMonitor.enabled": True}, "needs a key"),
+        (
+            {"separateKnowledge": True, "autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}},
+            "minReplicas",
+        ),
+        ({"extraEnv": [{"name": "KALMAGROVE_PORT", "value": "9000"}]}, "KALMAGROVE_PORT"),
+        ({"settings": {"SSL_CERTFILE": "/keys/tls.pem"}}, "SSL_CERTFILE"),
         ({"replicas": 2}, "replicas"),
         ({"settings": {"HOST": "::"}}, "HOST"),
         ({"settings": {"max_waiting": 2}}, "max_waiting"),

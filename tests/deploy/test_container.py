@@ -123,7 +123,9 @@ def test_replicas_share_one_log_and_nothing_else() -> None:
     assert database.database == services[database.host]["environment"]["POSTGRES_DB"]
     made = (ROOT / "deploy" / "make-keys.sh").read_text("utf-8")
     assert f"'{database.host}:5432:{database.database}:{database.username}:%s" in made
-    assert str(database.query["passfile"]) in made
+    assert database.query["passfile"] == "/keys/pgpass"
+    assert ":-/keys}" in made
+    assert '"$keys/pgpass"' in made
     volumes = [volume for one in replicas.values() for volume in one["volumes"] if not volume.endswith(":ro")]
     assert len(set(volumes)) == 3
     balanced = (ROOT / "deploy" / "proxy" / "replicas.conf").read_text("utf-8")

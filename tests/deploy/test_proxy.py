@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from tests.server.support import FACTS, build_services, chat_body
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 DIRECTORY = Path(__file__).resolve().parents[2] / "deploy" / "proxy"
 TOKENS = 600
+DEAD = "127.0.0.1:9"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(NGINX is None, reason="needs Debian's package nginx"),
@@ -132,10 +134,11 @@ def test_request_ids_pass_both_ways(proxy: httpx.Client, tmp_path: Path) -> None
     given = proxy.get("/v1/models", headers={"X-Request-Id": "from-the-client"}).headers["x-request-id"]
     made = proxy.get("/v1/models").headers["x-request-id"]
     bad = proxy.get("/v1/models", headers={"X-Request-Id": "not one id"}).headers["x-request-id"]
+    long = proxy.get("/v1/models", headers={"X-Request-Id": "x" * 129}).headers["x-request-id"]
     assert given == "from-the-client"
-    assert len(made) == len(bad) == 32
+    assert len(made) == len(bad) == len(long) == 32
     logged = (tmp_path / "kalmagrove.log").read_text()
-    assert all(f"id={id}\n" in logged for id in (given, made, bad))
+    assert all(f"id={id}\n" in logged for id in (given, made, bad, long))
 
 
 @pytest.mark.parametrize(
@@ -152,6 +155,32 @@ def test_what_operators_call_is_not_forwarded(proxy: httpx.Client, live: Live, p
     assert '"code":"not_found"' in answer
     if path == "/metrics":
         assert httpx.get(f"{live.url}{path}").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["kalmagrove.conf", "replicas.conf"])
+def test_what_nginx_cannot_read_is_refused_in_the_servers_shape(tmp_path: Path, name: str) -> None:
+    port, other = free_ports(2)
+    changes = {"listen 8080": f"listen 127.0.0.1:{port}"}
+    if name == "replicas.conf":
+        changes |= {"listen 8081": f"listen 127.0.0.1:{other}"}
+        changes |= {f"replica-{number}:8000": DEAD for number in (1, 2, 3)}
+    asked = {
+        b"\x00\x01\r\n\r\n": (400, "invalid_http"),
+        b"GET /v1/models HTTP/1.1\r\n\r\n": (400, "invalid_http"),  # names no host
+        b"GET /../../x HTTP/1.1\r\nHost: a\r\n\r\n": (400, "invalid_http"),
+        b"TRACE /v1/models HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n": (400, "invalid_http"),
+        b"POST /v1/models HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: x\r\n\r\n": (400, "invalid_http"),
+        b"GET /v1/models HTTP/7.1\r\nHost: a\r\n\r\n": (400, "invalid_http"),
+        b"GET /v1/" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n": (431, "headers_too_large"),
+        b"GET /v1/models HTTP/1.1\r\nHost: a\r\nA: " + b"a" * 40_000 + b"\r\n\r\n": (431, "headers_too_large"),
+    }
+    with _running(name, changes, port, tmp_path):
+        for at in (port, other) if name == "replicas.conf" else (port,):
+            for request, expected in asked.items():
+                with socket.create_connection(("127.0.0.1", at), timeout=5) as connection:
+                    connection.sendall(request)
+                    head, _, body = b"".join(iter(lambda: connection.recv(65536), b"")).partition(b"\r\n\r\n")
+                assert (int(head.split()[1]), json.loads(body)["error"]["code"]) == expected, (at, request[:60])
 
 
 def test_refusals_are_in_the_servers_shape(proxy: httpx.Client, tmp_path: Path) -> None:
@@ -179,9 +208,6 @@ def balancer(servers: list[str], directory: Path) -> Iterator[tuple[httpx.Client
         httpx.Client(base_url=f"http://127.0.0.1:{admin_port}", timeout=30) as admin,
     ):
         yield client, admin
-
-
-DEAD = "127.0.0.1:9"
 
 
 def test_replicas_that_are_gone_are_passed_over(live: Live, tmp_path: Path) -> None:

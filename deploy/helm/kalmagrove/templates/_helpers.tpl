@@ -33,6 +33,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and (not .Values.keys.existingSecret) (not (and .Values.keys.client .Values.keys.admin)) -}}
 {{- fail "keys: give existingSecret, or client and admin (lines of `kalmagrove key create`)" -}}
 {{- end -}}
+{{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) -}}
+{{- fail "autoscaling: minReplicas is more than maxReplicas" -}}
+{{- end -}}
+{{- range .Values.extraEnv -}}
+{{- if hasPrefix "KALMAGROVE_" (.name | default "") -}}
+{{- fail (printf "extraEnv: %s belongs under settings, which says what may be set" .name) -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.serviceMonitor.enabled (not .Values.serviceMonitor.keySecret) -}}
 {{- fail "serviceMonitor.keySecret: /metrics needs a key" -}}
 {{- end -}}
