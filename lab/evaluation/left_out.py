@@ -78,7 +78,7 @@ class _LeftOut:
             yield _Rows([row], asked, self._journal(self.directory / kind / JOURNAL, phi))
 
     def _phi(self, kind: str) -> Phi:
-        path, encoder = self.directory / kind / PHI, self.subject.encoder.model_fingerprint
+        path, encoder = self.directory / kind / PHI, self.subject.learned.encoder_fingerprint
         phi, _ = load_learned(str(path), self.subject.checkpoint, encoder)
         if phi is None:
             raise DataError(f"{path}: holds no φ")
