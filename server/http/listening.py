@@ -24,6 +24,8 @@ from server.settings import Settings
 POLL_SECONDS = 0.05
 PARTING_SECONDS = 2.0
 """For streams that were cut off to tell their clients so."""
+FLUSH_SECONDS = 3
+"""After that, for clients of all listeners together to read what was sent."""
 OTHER_FILES = 256
 """The log, the index, pages, the event loop's own."""
 logger = logging.getLogger("kalmagrove.connections")
@@ -53,7 +55,7 @@ def configuration(
         log_config=None,
         server_header=False,
         timeout_keep_alive=math.ceil(settings.keep_alive_s),
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=FLUSH_SECONDS,
         ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
     )
 
@@ -138,8 +140,18 @@ class DrainingServer(uvicorn.Server):
             await self._context.services.engine.aclose()
             await self._idle_within(PARTING_SECONDS)
         if self._beside is not None:
-            await self._beside.end()  # before the lifespan ends, which closes what it works with
+            await self._end_beside(self._beside)
         await super().shutdown(sockets)
+
+    async def _end_beside(self, beside: Companion) -> None:
+        """Before the lifespan ends, which closes what it works with. Clients here have the same seconds as those there,
+        not as many again: who stops the process does not wait for ever."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + FLUSH_SECONDS
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await beside.end()
+        self.config.timeout_graceful_shutdown = max(0, round(deadline - loop.time()))
 
     async def _idle_within(self, seconds: float) -> bool:
         """True once no request is running; False if that takes longer, or somebody insists on the end."""
