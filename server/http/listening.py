@@ -60,17 +60,24 @@ def configuration(
     )
 
 
-def allow_files(settings: Settings) -> None:
-    """Let the process open as many files as it may have connections: at the system's bound nobody gets in any more."""
+def allow_files(settings: Settings) -> Settings:
+    """Let the process open as many files as it may have connections: at the system's bound nobody gets in any more.
+
+    Where the system allows fewer, the settings that come back have fewer connections: those who connect and say nothing
+    would take the files of the log and of the other listener.
+    """
     listeners = 2 if settings.admin_apart else 1
     wanted = listeners * (settings.max_connections + SPARE_CONNECTIONS) + OTHER_FILES
     soft, hard = getrlimit(RLIMIT_NOFILE)
     if soft == RLIM_INFINITY or soft >= wanted:
-        return
+        return settings
     most = wanted if hard == RLIM_INFINITY else min(wanted, hard)
     setrlimit(RLIMIT_NOFILE, (most, hard))
-    if most < wanted:
-        logger.warning("only %d files may be open, which is too few for max_connections", most)
+    if most == wanted:
+        return settings
+    fewer = max(1, (most - OTHER_FILES) // listeners - SPARE_CONNECTIONS)
+    logger.warning("only %d files may be open: max_connections is %d, not %d", most, fewer, settings.max_connections)
+    return settings.model_copy(update={"max_connections": fewer})
 
 
 class Companion(uvicorn.Server):
