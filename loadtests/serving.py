@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -103,11 +104,29 @@ def running(
         except OSError as error:
             raise ServerStartError(str(error)) from error
     server = Server(Target(f"http://127.0.0.1:{port}", pid=process.pid), process)
+    with _unwound_on_sigterm():
+        try:
+            _wait_until_ready(process, f"{server.target.url}{ready}", log_path, timeout_s)
+            yield server
+        finally:
+            _stop(server)
+
+
+@contextmanager
+def _unwound_on_sigterm() -> Iterator[None]:
+    """Whoever ends us ends our server as well, as by Ctrl-C: left alone it would keep its model in memory for ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _leave)
     try:
-        _wait_until_ready(process, f"{server.target.url}{ready}", log_path, timeout_s)
-        yield server
+        yield
     finally:
-        _stop(server)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _environment(directory: Path, port: int) -> Mapping[str, str]:

@@ -48,7 +48,7 @@ def run(settings: Settings, on_ready: OnReady | None = None) -> None:
     quiet = settings.log_format == "json"
     console = Console(file=stderr, quiet=quiet)  # type: ignore[arg-type]  # a TextIOBase is an IO[str] in all but name
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that it could ask to read anew
-    allow_files(settings)
+    settings = allow_files(settings)
     try:
         with ExitStack() as sockets:
             listener = sockets.enter_context(bind(settings.host, settings.port))

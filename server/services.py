@@ -171,11 +171,11 @@ class Context:
 
     async def close(self) -> None:
         """Stop the engine, let commits under way finish, and release the store, whatever fails on the way."""
-        async with AsyncExitStack() as closing:
+        async with AsyncExitStack() as closing:  # the last one named is the first
+            if self.services.tracing is not None:  # its collector may be away: nothing waits for it
+                closing.push_async_callback(self.services.tracing.aclose)
             closing.push_async_callback(asyncio.to_thread, self.services.store.close)
             closing.push_async_callback(asyncio.to_thread, self.responses.close)
-            if self.services.tracing is not None:
-                closing.push_async_callback(self.services.tracing.aclose)
             closing.push_async_callback(self.lanes.close)
             closing.push_async_callback(self.edits.finish)
             closing.push_async_callback(self.services.engine.aclose)

@@ -49,7 +49,9 @@ def _locust(target: Target, name: str, users: tuple[str, ...], clients: int, sec
     path = os.pathsep.join([str(USERS.parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KALMAGROVE_")}
     done = subprocess.run(command, env={**environment, "PYTHONPATH": path})
-    plot(out / f"{name}_stats_history.csv", out / f"{name}.png")
+    history = out / f"{name}_stats_history.csv"
+    if history.exists():  # else it has said why it did not even begin
+        plot(history, out / f"{name}.png")
     return done.returncode
 
 

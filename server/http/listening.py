@@ -24,6 +24,8 @@ from server.settings import Settings
 POLL_SECONDS = 0.05
 PARTING_SECONDS = 2.0
 """For streams that were cut off to tell their clients so."""
+FLUSH_SECONDS = 3
+"""After that, for clients of all listeners together to read what was sent."""
 OTHER_FILES = 256
 """The log, the index, pages, the event loop's own."""
 logger = logging.getLogger("kalmagrove.connections")
@@ -53,22 +55,29 @@ def configuration(
         log_config=None,
         server_header=False,
         timeout_keep_alive=math.ceil(settings.keep_alive_s),
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=FLUSH_SECONDS,
         ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
     )
 
 
-def allow_files(settings: Settings) -> None:
-    """Let the process open as many files as it may have connections: at the system's bound nobody gets in any more."""
+def allow_files(settings: Settings) -> Settings:
+    """Let the process open as many files as it may have connections: at the system's bound nobody gets in any more.
+
+    Where the system allows fewer, the settings that come back have fewer connections: those who connect and say nothing
+    would take the files of the log and of the other listener.
+    """
     listeners = 2 if settings.admin_apart else 1
     wanted = listeners * (settings.max_connections + SPARE_CONNECTIONS) + OTHER_FILES
     soft, hard = getrlimit(RLIMIT_NOFILE)
     if soft == RLIM_INFINITY or soft >= wanted:
-        return
+        return settings
     most = wanted if hard == RLIM_INFINITY else min(wanted, hard)
     setrlimit(RLIMIT_NOFILE, (most, hard))
-    if most < wanted:
-        logger.warning("only %d files may be open, which is too few for max_connections", most)
+    if most == wanted:
+        return settings
+    fewer = max(1, (most - OTHER_FILES) // listeners - SPARE_CONNECTIONS)
+    logger.warning("only %d files may be open: max_connections is %d, not %d", most, fewer, settings.max_connections)
+    return settings.model_copy(update={"max_connections": fewer})
 
 
 class Companion(uvicorn.Server):
@@ -138,8 +147,18 @@ class DrainingServer(uvicorn.Server):
             await self._context.services.engine.aclose()
             await self._idle_within(PARTING_SECONDS)
         if self._beside is not None:
-            await self._beside.end()  # before the lifespan ends, which closes what it works with
+            await self._end_beside(self._beside)
         await super().shutdown(sockets)
+
+    async def _end_beside(self, beside: Companion) -> None:
+        """Before the lifespan ends, which closes what it works with. Clients here have the same seconds as those there,
+        not as many again: who stops the process does not wait for ever."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + FLUSH_SECONDS
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await beside.end()
+        self.config.timeout_graceful_shutdown = max(0, round(deadline - loop.time()))
 
     async def _idle_within(self, seconds: float) -> bool:
         """True once no request is running; False if that takes longer, or somebody insists on the end."""

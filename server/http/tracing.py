@@ -33,7 +33,7 @@ from starlette.types import Scope
 
 from server.http.scope import account, request_id, started
 
-PARTING_SECONDS = 5.0
+PARTING_SECONDS = 2.0
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_REASON = 100
 """Characters of a collector's status line that may get into the log."""

@@ -21,8 +21,9 @@ from kan.checkpoint.directory import Checkpoint
 from kb.encoder.minilm import MiniLMEncoder
 from kb.facts import Upsert
 from kb.store import Store
+from server.http import listening
 from server.http.keys import hash_key
-from server.http.listening import allow_files
+from server.http.listening import OTHER_FILES, allow_files
 from server.http.protocol import SPARE_CONNECTIONS
 from server.loading import StartupError, load
 from server.serve import bind
@@ -134,6 +135,23 @@ def test_there_are_files_for_all_connections() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 300 + SPARE_CONNECTIONS
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize(("admin_port", "listeners"), [(None, 1), (8081, 2)])
+def test_where_few_files_are_allowed_there_are_fewer_connections(
+    monkeypatch: pytest.MonkeyPatch, admin_port: int | None, listeners: int
+) -> None:
+    allowed = 1024
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(listening, "getrlimit", lambda _: (256, allowed))
+    monkeypatch.setattr(listening, "setrlimit", lambda _, pair: limits.append(pair))
+    settings = allow_files(Settings(admin_port=admin_port))
+    assert limits == [(allowed, allowed)]
+    taken = listeners * (settings.max_connections + SPARE_CONNECTIONS)
+    assert allowed - OTHER_FILES - listeners < taken <= allowed - OTHER_FILES
+    assert allow_files(Settings(max_connections=100)).max_connections == 100
+    allowed = 64
+    assert allow_files(Settings()).max_connections == 1
 
 
 def refusal(environment: dict[str, str], log: Path) -> str:
