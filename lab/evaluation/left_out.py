@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from kan.knowledge.phi import Phi
+from kb.encoder.minilm import MiniLMEncoder
 from lab.errors import DataError
 from lab.evaluation.conditions import Condition, Tuned, conditions, mounted
 from lab.evaluation.journal import Journal
@@ -56,6 +57,8 @@ class _LeftOut:
     directory: Path
     plan: Plan
     subject: Subject
+    encoder: str
+    """Fingerprint of the encoder's model: a φ is of one."""
     bar: Progress
     head: dict[str, object] = field(init=False)
 
@@ -78,8 +81,8 @@ class _LeftOut:
             yield _Rows([row], asked, self._journal(self.directory / kind / JOURNAL, phi))
 
     def _phi(self, kind: str) -> Phi:
-        path, encoder = self.directory / kind / PHI, self.subject.learned.encoder_fingerprint
-        phi, _ = load_learned(str(path), self.subject.checkpoint, encoder)
+        path = self.directory / kind / PHI
+        phi, _ = load_learned(str(path), self.subject.checkpoint, self.encoder)
         if phi is None:
             raise DataError(f"{path}: holds no φ")
         return phi
@@ -138,7 +141,7 @@ def evaluate_left_out(
         subject = candidate.load()
         words = ["DIR" if word == str(plan.data) else word for word in command]
         report = Report({"command": " ".join(["kalmagrove", *words]), **describe(subject, plan)})
-        asyncio.run(_LeftOut(directory, plan, subject, bar).measure(report))
+        asyncio.run(_LeftOut(directory, plan, subject, MiniLMEncoder().model_fingerprint, bar).measure(report))
     report.findings = differences(report)
     report.seconds = time.perf_counter() - started
     print_report(report, console)
