@@ -258,8 +258,8 @@ $(NODE_C)/.package-lock.json: tests/clients/node/package-lock.json
 $(BIN_L)/python:
 	$(PYTHON) -m venv $(VENV_L)
 
-# llama-cpp-python is compiled here, for this machine's processor: there is no wheel. But without AMX: many a virtual machine
-# names these instructions, lets a program ask for them, and cannot execute them.
+# llama-cpp-python is compiled here, for this machine's processor: there is no wheel. But without AMX: on a virtual machine that
+# has it, where other programs' AMX code ran, llama.cpp's ended with an illegal instruction.
 NO_AMX    = $(if $(filter x86_64,$(shell uname -m)),-mno-amx-tile -mno-amx-int8 -mno-amx-bf16)
 LLAMA_FOR = -DCMAKE_C_FLAGS='$(NO_AMX)' -DCMAKE_CXX_FLAGS='$(NO_AMX)'
 $(VENV_L)/.locked: requirements-llama.lock | $(BIN_L)/python
