@@ -29,6 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.pool import NullPool
 
+from kb.durable import sync
 from kb.errors import StoreCorrupt
 from kb.loading import Progress
 from kb.log import migrations, schema, sqlite
@@ -154,15 +155,6 @@ def settle(partial: Path, place: Path) -> None:
     sync(partial)
     os.replace(partial, place)
     sync(place.parent)
-
-
-def sync(path: Path) -> None:
-    """Of a file, or of a directory's list of files. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove(path: Path) -> None:

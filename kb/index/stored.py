@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 import threading
 import uuid
@@ -24,6 +23,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from kb.durable import sync
 from kb.facts import Fact
 from kb.index.attributes import Attributes
 from kb.index.columns import ColumnWriter, Place, mapped
@@ -76,7 +76,7 @@ class SegmentStore:
             (partial / _PLACES).write_bytes(orjson.dumps(places))
             _seal(partial, {**self._made, "namespace": namespace})
             partial.rename(place)
-            _sync(self._directory)
+            sync(self._directory)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -209,21 +209,13 @@ def _seal(directory: Path, about: dict[str, object]) -> None:
     files = {}
     for path in sorted(directory.iterdir()):
         files[path.name] = _digest(path)
-        _sync(path)
+        sync(path)
     path = directory / _LIST
     path.write_bytes(orjson.dumps({**about, "files": files}))
-    _sync(path)
-    _sync(directory)
+    sync(path)
+    sync(directory)
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

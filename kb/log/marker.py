@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kb.durable import sync
 from kb.errors import StoreCorrupt
 from kb.log.batch import GENESIS
 
@@ -68,11 +69,7 @@ class HeadMarker:
     def create(self, head: Head = _START) -> None:
         """Makes a marker for a store that is empty, or is to hold this; durable before the database exists."""
         self.restore(head)
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync(self.path.parent)
 
     @property
     def head(self) -> Head | None:
