@@ -154,7 +154,10 @@ async def test_an_answer_without_text_is_an_empty_message(service: Service, monk
 
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_calls(service: Service, streamed: bool) -> None:
-    fields = {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False, "max_output_tokens": 200}
+    # By name it is one call, though several might be made.
+    named = {"tool_choice": {"type": "function", "name": "fare"}, "parallel_tool_calls": True}
+    one_of_any = {"tool_choice": "required", "parallel_tool_calls": False}
+    fields = {"tools": [TOOL], "max_output_tokens": 200, **(named if streamed else one_of_any)}
     answer = await respond(service, ignore_eos=False, stream=streamed, **fields)
     response = answer.json() if not streamed else written(answer)[-1]["response"]
     (call,) = response["output"]

@@ -154,9 +154,10 @@ def called(choice: dict[str, Any]) -> list[tuple[str, Any]]:
     return [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in calls]
 
 
-@pytest.mark.parametrize("choice", ["required", NAMED], ids=str)
-async def test_calls_that_must_be_made(informed: Service, choice: Any) -> None:
-    fields = {"tools": [FARE, STOPS], "tool_choice": choice, "parallel_tool_calls": False, **LONG}
+@pytest.mark.parametrize(("choice", "parallel"), [("required", False), (NAMED, True), (NAMED, None)], ids=str)
+async def test_calls_that_must_be_made(informed: Service, choice: Any, parallel: bool | None) -> None:
+    """One by name is made once, whatever else there might be."""
+    fields = {"tools": [FARE, STOPS], "tool_choice": choice, "parallel_tool_calls": parallel, **LONG}
     whole = (await informed.chat(**fields)).json()
     (answer,) = whole["choices"]
     assert answer["finish_reason"] == "tool_calls"

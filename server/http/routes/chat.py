@@ -60,7 +60,7 @@ def _asked(body: ChatRequest) -> Asked:
 
 
 def _offered(body: ChatRequest) -> Offered | None:
-    """What may be called: with a named function, nothing else is worth showing."""
+    """What may be called: a named function once, and nothing else is worth showing."""
     if not body.tools or body.tool_choice == "none":
         return None
     named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else None
@@ -68,6 +68,6 @@ def _offered(body: ChatRequest) -> Offered | None:
     return Offered(
         tools=tuple(Tool(one.name, one.description or "", one.parameters or NO_PARAMETERS) for _, one in chosen),
         must_call=named is not None or body.tool_choice == "required",
-        parallel=body.parallel_tool_calls is not False,
+        parallel=body.parallel_tool_calls is not False and named is None,
         params=tuple(f"tools[{place}].function.parameters" for place, _ in chosen),
     )

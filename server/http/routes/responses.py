@@ -156,7 +156,7 @@ def _offered(body: ResponseRequest) -> Offered | None:
     return Offered(
         tools=tuple(Tool(one.name, one.description or "", one.parameters or NO_PARAMETERS) for _, one in chosen),
         must_call=body.must_call,
-        parallel=body.parallel_tool_calls is not False,
+        parallel=body.may_call_again,
         params=tuple(f"tools[{place}].parameters" for place, _ in chosen),
     )
 

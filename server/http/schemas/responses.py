@@ -205,6 +205,11 @@ class ResponseRequest(SamplingRequest):
         return [(place, tool) for place, tool in enumerate(self.tools or ()) if names is None or tool.name in names]
 
     @property
+    def may_call_again(self) -> bool:
+        """Whether there may be several calls. A function that is asked for by name is called once."""
+        return self.parallel_tool_calls is not False and not isinstance(self.tool_choice, NamedFunctionTool)
+
+    @property
     def must_call(self) -> bool:
         """Whether one of them has to be."""
         if isinstance(self.tool_choice, AllowedTools):
