@@ -27,7 +27,7 @@ from kan.kernels.paged_cache import PagedCache
 from kan.kernels.small_pages import CacheLayer
 from kan.patterns import SqrtBlocks, pattern_of
 
-ABI = 6
+ABI = 7
 """KG_ABI of c/vectors.h. A library built from other sources is refused."""
 MAX_HEAD_DIM = 256
 BLOCK_OUTPUTS = 32
@@ -49,15 +49,17 @@ class NativeKernels:
 
     name = "native"
 
-    def __init__(self, config: KANConfig, dtype: torch.dtype) -> None:
+    def __init__(self, config: KANConfig, dtype: torch.dtype, *, tiles: bool = True) -> None:
+        """`tiles`: multiply by the processor's matrix unit (AMX) if it has one."""
         check_model(config, dtype)
         path = library()
         # The longer functions let other Python threads run meanwhile. The shortest do not: to get the interpreter's
         # lock back could take many times as long as they do.
         long, short = ctypes.CDLL(path), ctypes.PyDLL(path)
+        self.tiles = tiles and bool(short.kg_tiles())
         self._attention = _function(long.kg_attention, [c_void_p] * 10 + [c_int64] * 8)
         self._swiglu = _function(long.kg_swiglu, [c_void_p, c_int64, c_int64, c_void_p])
-        self._linear = _function(long.kg_linear, [c_void_p] * 4 + [c_int64] * 3 + [c_void_p])
+        self._linear = _function(long.kg_linear, [c_void_p] * 4 + [c_int64] * 4 + [c_void_p])
         self._pack_linear = _function(long.kg_pack_linear, [c_void_p, c_int64, c_int64, c_void_p])
         self._rms_norm = _function(short.kg_rms_norm, [c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p])
         self._rotate_and_store = _function(short.kg_rotate_and_store, [c_void_p] * 6 + [c_int64] * 5)
@@ -114,7 +116,7 @@ class NativeKernels:
         weight = weight.contiguous()
         blocks = torch.empty_like(weight)
         self._pack_linear(weight.data_ptr(), outputs, inputs, blocks.data_ptr())
-        return NativeLinear(self._linear, blocks, bias)
+        return NativeLinear(self._linear, blocks, bias, tiles=self.tiles)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         rows, width = x.shape
@@ -152,10 +154,11 @@ class NativeKernels:
 class NativeLinear:
     """`Product` of the compiled library. A row's result does not depend on how many others it is computed with."""
 
-    def __init__(self, function: Function, blocks: Tensor, bias: Tensor | None) -> None:
-        """`blocks` [out, in] holds the weight as `kg_pack_linear` lays it out."""
+    def __init__(self, function: Function, blocks: Tensor, bias: Tensor | None, *, tiles: bool) -> None:
+        """`blocks` [out, in] holds the weight as `kg_pack_linear` lays it out; `tiles` as `kg_linear` takes it."""
         self._function = function
         self._outputs, self._inputs = blocks.shape
+        self._tiles = int(tiles)
         self._blocks, self._weight = blocks, blocks.data_ptr()
         self._bias = None if bias is None else bias.contiguous()
         self._bias_address = None if self._bias is None else _address(self._bias, torch.bfloat16, (self._outputs,))
@@ -170,7 +173,8 @@ class NativeLinear:
         rows, inputs, outputs = len(x), self._inputs, self._outputs
         out = torch.empty((rows, outputs), dtype=torch.bfloat16)
         address = _address(x, torch.bfloat16, (rows, inputs))
-        self._function(address, self._weight, self._bias_address, residual, rows, inputs, outputs, out.data_ptr())
+        shape = (rows, inputs, outputs, self._tiles)
+        self._function(address, self._weight, self._bias_address, residual, *shape, out.data_ptr())
         return out
 
 

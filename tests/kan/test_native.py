@@ -46,12 +46,17 @@ needs_processor = pytest.mark.skipif(
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler here")
 
 
-@pytest.fixture(scope="module")
-def kernels() -> NativeKernels:
+def needs_native() -> None:
+    """Skips the test where nothing can be compiled or run."""
     if not torch.cpu._is_avx512_bf16_supported():
         pytest.skip("this processor has no AVX-512 BF16")
     if COMPILER is None:
         pytest.skip("no C compiler here, so there is nothing compiled")
+
+
+@pytest.fixture(scope="module")
+def kernels() -> NativeKernels:
+    needs_native()
     return NativeKernels(tiny_config(head_dim=64), torch.bfloat16)
 
 

@@ -11,9 +11,20 @@ from torch import Tensor
 from cpu.linear import Linear
 from kan.kernels.native import NativeKernels, NativeLinear
 from tests.kan.attention_case import noise
-from tests.kan.test_native import ROUND, ROUND32, kernels, threads, within
+from tests.kan.test_native import ROUND, ROUND32, needs_native, threads, within
+from tests.tiny import tiny_config
 
-__all__ = ["kernels", "threads"]
+__all__ = ["threads"]
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tiles", "vectors"])
+def kernels(request: pytest.FixtureRequest) -> NativeKernels:
+    """By the matrix unit, where there is one, and without it."""
+    needs_native()
+    native = NativeKernels(tiny_config(head_dim=64), torch.bfloat16, tiles=request.param)
+    if native.tiles != request.param:
+        pytest.skip("this processor has no AMX")
+    return native
 
 
 def exact(x: Tensor, weight: Tensor, *added: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -26,9 +37,9 @@ def exact(x: Tensor, weight: Tensor, *added: Tensor | None) -> tuple[Tensor, Ten
 
 @settings(max_examples=60, deadline=None)
 @given(
-    rows=st.integers(1, 45),
+    rows=st.integers(1, 70),
     blocks=st.integers(1, 5),
-    pairs=st.integers(1, 70),
+    pairs=st.integers(1, 70) | st.sampled_from([16, 32, 48, 96]),  # those that fill the matrix unit's tiles
     biased=st.booleans(),
     seed=st.integers(0, 2**30),
 )
@@ -45,7 +56,7 @@ def test_every_shape(kernels: NativeKernels, rows: int, blocks: int, pairs: int,
 def test_a_row_is_the_same_in_any_company(kernels: NativeKernels, threads: None) -> None:
     x, layer = noise(1, 64, 576), kernels.linear(noise(2, 960, 576))
     together = layer(x)
-    for rows in (1, 2, 13, 14, 15, 29):
+    for rows in (1, 2, 13, 14, 15, 16, 17, 29, 32, 33, 63):
         assert torch.equal(layer(x[:rows]), together[:rows])
     torch.set_num_threads(1)
     assert torch.equal(layer(x), together)

@@ -2,8 +2,9 @@
  *
  * W is packed once: blocks of 32 outputs, in each block pair after pair of inputs, so that a thread reads its part of W
  * from front to back. A block is held in the cache while all rows of x pass by, 14 at a time: their sums, 28 vectors,
- * stay in registers. A row's result does not depend on how many other rows there are. */
-#include "vectors.h"
+ * stay in registers. A row's result does not depend on how many other rows there are. Where the processor has a matrix
+ * unit, that multiplies instead (amx.h). */
+#include "amx.h"
 
 #ifdef KG_AVAILABLE
 
@@ -79,18 +80,78 @@ AVX512 static void multiply_rows(int64_t count, const Linear *l, int64_t block, 
     }
 }
 
-/* x [rows, in]; packed as above; bias [out] and residual [rows, out] may be null; y [rows, out] */
+static void by_vectors(const Linear *l)
+{
+    const int64_t parts = (l->rows + TALL - 1) / TALL; /* of nearly equal size: a short rest would be slow */
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t block = 0; block < l->out / WIDTH; block++)
+        for (int64_t part = 0; part < parts; part++) {
+            int64_t first = l->rows * part / parts;
+            multiply_rows(l->rows * (part + 1) / parts - first, l, block, first);
+        }
+}
+
+#ifdef KG_AMX_AVAILABLE
+
+AMX static void finish_rows(const Linear *l, const float *sums, int64_t block, int64_t first, int64_t count)
+{
+    const int64_t output = block * WIDTH;
+    const __m512 low = start(l->bias, output), high = start(l->bias, output + LANES);
+    for (int64_t r = 0; r < count; r++, sums += WIDTH) {
+        finish(l, _mm512_add_ps(low, _mm512_loadu_ps(sums)), first + r, output);
+        finish(l, _mm512_add_ps(high, _mm512_loadu_ps(sums + LANES)), first + r, output + LANES);
+    }
+}
+
+/* All rows, for one block of outputs: 32 at a time. The last 16 or 32 overlap those before, so that all are of one
+ * shape; what is computed twice is the same. */
+static void multiply_block(const Linear *l, int64_t block)
+{
+    const pair *weight = l->weight + block * WIDTH * (l->in / 2);
+    float sums[2 * TILE * WIDTH] __attribute__((aligned(64)));
+    for (int64_t done = 0; done < l->rows; done += 2 * TILE) {
+        int64_t left = l->rows - done;
+        int tall = left > TILE;
+        int64_t count = tall ? 2 * TILE : TILE;
+        if (count > l->rows) count = l->rows;
+        int64_t first = left < count ? l->rows - count : done;
+        multiply_tiles(tall, l->x + first * l->in, weight, l->in, sums);
+        finish_rows(l, sums, block, first, count);
+    }
+}
+
+static void by_tiles(const Linear *l)
+{
+#pragma omp parallel
+    {
+        shape_tiles(l->rows);
+#pragma omp for schedule(dynamic)
+        for (int64_t block = 0; block < l->out / WIDTH; block++) multiply_block(l, block);
+        release_tiles(); /* a thread that holds tiles is slower to switch */
+    }
+}
+
+/* Whether this processor has a matrix unit that this process may use. */
+int kg_tiles(void) { return may_use_tiles(); }
+
+#else
+
+int kg_tiles(void) { return 0; }
+static void by_tiles(const Linear *l) { by_vectors(l); }
+enum { DEEP = 1 };
+
+#endif
+
+/* x [rows, in]; packed as above; bias [out] and residual [rows, out] may be null; y [rows, out]; `tiles`: use the
+ * matrix unit, which only kg_tiles() allows */
 void kg_linear(const bf16 *x, const pair *packed, const bf16 *bias, const bf16 *residual, int64_t rows, int64_t in,
-               int64_t out, bf16 *y)
+               int64_t out, int64_t tiles, bf16 *y)
 {
     const Linear l = {x, packed, bias, residual, y, rows, in, out};
-    const int64_t parts = (rows + TALL - 1) / TALL; /* of nearly equal size: a short rest would be slow */
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t block = 0; block < out / WIDTH; block++)
-        for (int64_t part = 0; part < parts; part++) {
-            int64_t first = rows * part / parts;
-            multiply_rows(rows * (part + 1) / parts - first, &l, block, first);
-        }
+    if (tiles && in % DEEP == 0)
+        by_tiles(&l);
+    else
+        by_vectors(&l);
 }
 
 #endif
