@@ -24,7 +24,7 @@ class DerivedEncoder:
     Thread-safe for one import at a time."""
 
     def __init__(self, encoder: Encoder, embedded: int) -> None:
-        self.own = encoder
+        self._encoder = encoder
         self._left = embedded
         self._known: list[Vectors] = []
         self._lock = threading.Lock()
@@ -34,17 +34,17 @@ class DerivedEncoder:
     @property
     def dimension(self) -> int:
         """Length of a vector."""
-        return self.own.dimension
+        return self._encoder.dimension
 
     @property
     def fingerprint(self) -> str:
         """Never that of the encoder itself."""
-        return f"derived {self.own.fingerprint}"
+        return f"derived {self._encoder.fingerprint}"
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """float32 [len(texts), dimension], rows of unit length."""
         if len(texts) < BULK or self._left > 0:
-            vectors = self.own.embed(texts)
+            vectors = self._encoder.embed(texts)
             if len(texts) >= BULK:
                 with self._lock:
                     self._left -= len(texts)

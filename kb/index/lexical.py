@@ -272,7 +272,7 @@ def _contenders(scores: Scores, count: int) -> Numbers:
     best = np.maximum.reduceat(scores, np.arange(0, len(scores), _BLOCK))
     least = max(float(np.finfo(np.float32).tiny), _greatest(best, count))
     blocks = np.union1d(np.flatnonzero(best > least), np.flatnonzero(best == least)[:count])
-    rows = (blocks[:, None] * _BLOCK + np.arange(_BLOCK)).ravel()
+    rows: Numbers = (blocks[:, None] * _BLOCK + np.arange(_BLOCK)).ravel()
     rows = rows[: np.searchsorted(rows, len(scores))]
     return rows[scores[rows] >= least]
 

@@ -56,6 +56,7 @@ class SegmentStore:
         self._directory = directory
         self._new: frozenset[Path] = frozenset()  # replaced, never changed
         self._lock = threading.Lock()
+        self._checked: dict[Path, str | None] = {}
         self._made = {"format": _FORMAT, "encoder": encoder, "dimension": dimension}
         directory.mkdir(parents=True, exist_ok=True)
         for left in directory.glob(f"*{_PARTIAL}"):
@@ -82,6 +83,11 @@ class SegmentStore:
             raise
         return _opened(place, places)
 
+    def check(self) -> None:
+        """Reads every segment there is, which the next `parts` need not do then."""
+        for place in self._places():
+            self._checked[place] = self._namespace_of(place)
+
     def installed(self, segment: object) -> None:
         """One that was written is searched from now on, or never will be: the next `keep` is told which."""
         if isinstance(segment, QuantizedSegment) and segment.path is not None:
@@ -95,7 +101,7 @@ class SegmentStore:
         that none is in two of them.
         """
         for place in sorted(self._places(), key=_size, reverse=True):
-            namespace = self._checked(place)
+            namespace = self._checked.pop(place) if place in self._checked else self._namespace_of(place)
             living = facts.get(namespace, {}) if namespace is not None else {}
             part = _taken(place, living) if living else None
             if namespace is not None and part is not None and part.live:
@@ -117,7 +123,7 @@ class SegmentStore:
             _logger.warning("the index segments cannot be listed: %s", error)
             return []
 
-    def _checked(self, place: Path) -> str | None:
+    def _namespace_of(self, place: Path) -> str | None:
         """The namespace of a segment that is what was written, by this code with this encoder."""
         try:
             listed = orjson.loads((place / _LIST).read_bytes())

@@ -88,3 +88,20 @@ def test_a_merge_that_fails_is_tried_again_by_the_next_edit(
     with store:
         store.apply([Upsert("other", "small", "text")])
         until(lambda: settled(store) and store.merges)
+
+
+def test_during_an_import_merges_wait_and_after_it_they_are_made_up_for(tmp_path: Path, encoder: HashEncoder) -> None:
+    with (
+        mock.patch.multiple(compaction, BULK_ROWS=4, BULK_SECONDS=3600.0),
+        Store.open(tmp_path, encoder) as store,
+    ):
+        for edit in range(3):
+            store.apply([Upsert(f"a{edit}{row}", "default", f"text {edit} {row}") for row in range(4)])
+        store.apply([Upsert(f"other{row}", "small", "text") for row in range(3)])
+        store.apply([Upsert(f"more{row}", "small", "text") for row in range(4)])  # larger, so it is merged at once
+        assert len(store.snapshot.indexes["default"].parts) == 3
+        assert not settled(store)
+        with mock.patch.object(compaction, "BULK_SECONDS", 0.0):
+            store.apply([Upsert(f"b{row}", "default", f"text b {row}") for row in range(4)])
+        until(lambda: settled(store))
+        assert store.snapshot.count("default") == 16
