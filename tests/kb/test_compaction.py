@@ -91,17 +91,19 @@ def test_a_merge_that_fails_is_tried_again_by_the_next_edit(
 
 
 def test_during_an_import_merges_wait_and_after_it_they_are_made_up_for(tmp_path: Path, encoder: HashEncoder) -> None:
-    with (
-        mock.patch.multiple(compaction, BULK_ROWS=4, BULK_SECONDS=3600.0),
-        Store.open(tmp_path, encoder) as store,
-    ):
-        for edit in range(3):
-            store.apply([Upsert(f"a{edit}{row}", "default", f"text {edit} {row}") for row in range(4)])
-        store.apply([Upsert(f"other{row}", "small", "text") for row in range(3)])
-        store.apply([Upsert(f"more{row}", "small", "text") for row in range(4)])  # larger, so it is merged at once
-        assert len(store.snapshot.indexes["default"].parts) == 3
-        assert not settled(store)
+    def bulk(edit: int) -> None:
+        store.apply([Upsert(f"a{edit}{row}", "default", f"text {edit} {row}") for row in range(4)])
+
+    with mock.patch.multiple(compaction, BULK_ROWS=4, BULK_SECONDS=3600.0), Store.open(tmp_path, encoder) as store:
+        for edit in range(4):
+            bulk(edit)
+        assert (store.merges, settled(store)) == (0, False)
+        bulk(4)
+        until(lambda: store.merges == 1)
+        bulk(5)
+        bulk(6)
         with mock.patch.object(compaction, "BULK_SECONDS", 0.0):
-            store.apply([Upsert(f"b{row}", "default", f"text b {row}") for row in range(4)])
+            bulk(7)
         until(lambda: settled(store))
-        assert store.snapshot.count("default") == 16
+        assert store.merges == 2
+        assert store.snapshot.count("default") == 32
