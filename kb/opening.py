@@ -55,8 +55,7 @@ def open_parts(location: Location, encoder: Encoder, local: Path | None, progres
         state_path = None if beside is None else beside.with_name(f"{beside.name}.state")
         segments = _open_segments(beside, encoder)
         with uncollected():
-            log, saved = _read(location, state_path, segments)
-            cleanup.callback(log.close)
+            log, saved = _read(location, state_path, segments, cleanup)
             cache = EmbeddingCache(log.engine, encoder)
             loader, snapshot = _load(log, saved, cache, segments, progress, marker, location)
         return Parts(
@@ -64,10 +63,18 @@ def open_parts(location: Location, encoder: Encoder, local: Path | None, progres
         )
 
 
-def _read(location: Location, state_path: Path | None, segments: SegmentStore | None) -> tuple[FactLog, State | None]:
+def _read(
+    location: Location, state_path: Path | None, segments: SegmentStore | None, cleanup: ExitStack
+) -> tuple[FactLog, State | None]:
     """The log, opened, and the state saved beside it: while SQLite checks the one, others read the other files."""
+
+    def opened() -> FactLog:
+        log = open_log(location)
+        cleanup.callback(log.close)
+        return log
+
     with ThreadPoolExecutor(2, "kb-opening") as others:
-        opening = others.submit(open_log, location)
+        opening = others.submit(opened)
         if segments is not None:
             others.submit(segments.check)
         saved = None if state_path is None else read_state(state_path)
