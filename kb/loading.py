@@ -64,7 +64,7 @@ def check_head(head: Head, marker: HeadMarker | None, log: FactLog, location: Lo
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Nothing that a start makes is garbage, and looking for some among millions of objects takes seconds."""
     was = gc.isenabled()
     gc.disable()
@@ -97,12 +97,11 @@ class Loader:
 
     def load(self, check: Callable[[Head], None]) -> Snapshot:
         """The snapshot at the log's head; `check(head)` is called when the log has proved sound in itself."""
-        with _uncollected():
-            facts = replay(self._log.scan(self.head), self._facts, self._on_batch)
-            check(self.head)
-            self._total += len(facts)
-            indexes, changed = self._indexes(facts.values()), immutables.Map(self._log.last_changes(self.head.version))
-            return Snapshot(self.head.version, immutables.Map(facts), indexes, changed)
+        facts = replay(self._log.scan(self.head), self._facts, self._on_batch)
+        check(self.head)
+        self._total += len(facts)
+        indexes, changed = self._indexes(facts.values()), immutables.Map(self._log.last_changes(self.head.version))
+        return Snapshot(self.head.version, immutables.Map(facts), indexes, changed)
 
     def _on_batch(self, batch: Batch) -> None:
         self.head = Head(batch.version, batch.chain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,12 @@ from kb.encoder.embeddings import EmbeddingCache
 from kb.encoder.protocol import Encoder
 from kb.errors import StoreUnavailable, VersionGone
 from kb.index.stored import SegmentStore
-from kb.loading import Loader, Progress, check_head, open_marker
+from kb.loading import Loader, Progress, check_head, open_marker, uncollected
 from kb.log.fact_log import FactLog
 from kb.log.location import Location, StoreLock
 from kb.log.marker import Head, HeadMarker
 from kb.log.opening import open_log
-from kb.log.state import state_of
+from kb.log.state import State, read_state, state_of
 from kb.snapshot import Snapshot
 
 ATTEMPTS = 5
@@ -50,23 +51,40 @@ def open_parts(location: Location, encoder: Encoder, local: Path | None, progres
             cleanup.callback(StoreLock(location.beside(".lock")).release)
             marker = open_marker(location)
             cleanup.callback(marker.close)
-        log = open_log(location)
-        cleanup.callback(log.close)
-        cache = EmbeddingCache(log.engine, encoder)
         beside = _beside(location, local, cleanup)
-        segments = _open_segments(beside, encoder)
         state_path = None if beside is None else beside.with_name(f"{beside.name}.state")
-        loader, snapshot = _load(log, state_path, cache, encoder, segments, progress, marker, location)
+        segments = _open_segments(beside, encoder)
+        with uncollected():
+            log, saved = _read(location, state_path, segments, cleanup)
+            cache = EmbeddingCache(log.engine, encoder)
+            loader, snapshot = _load(log, saved, cache, segments, progress, marker, location)
         return Parts(
             log, marker, cache, segments, state_path, snapshot, loader.head, loader.replayed, cleanup.pop_all()
         )
 
 
+def _read(
+    location: Location, state_path: Path | None, segments: SegmentStore | None, cleanup: ExitStack
+) -> tuple[FactLog, State | None]:
+    """The log, opened, and the state saved beside it: while SQLite checks the one, others read the other files."""
+
+    def opened() -> FactLog:
+        log = open_log(location)
+        cleanup.callback(log.close)
+        return log
+
+    with ThreadPoolExecutor(2, "kb-opening") as others:
+        opening = others.submit(opened)
+        if segments is not None:
+            others.submit(segments.check)
+        saved = None if state_path is None else read_state(state_path)
+        return opening.result(), saved
+
+
 def _load(
     log: FactLog,
-    state_path: Path | None,
+    saved: State | None,
     cache: EmbeddingCache,
-    encoder: Encoder,
     segments: SegmentStore | None,
     progress: Progress | None,
     marker: HeadMarker | None,
@@ -74,7 +92,7 @@ def _load(
 ) -> tuple[Loader, Snapshot]:
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            loader = Loader(log, state_of(state_path, log), cache, segments, progress)
+            loader = Loader(log, state_of(saved, log), cache, segments, progress)
             return loader, loader.load(lambda head: check_head(head, marker, log, location))
         except VersionGone:
             if attempt == ATTEMPTS:

@@ -210,7 +210,8 @@ class Writer:
         self.snapshot = transition.snapshot
         self._unsettled = False
         gone = self.texts.follow(transition)
-        self._compactor.notify({fact.namespace for fact in (*transition.removed, *transition.added)})
+        namespaces = {fact.namespace for fact in (*transition.removed, *transition.added)}
+        self._compactor.notify(namespaces, len(transition.added))
         self.subscribers.tell(Published(transition.snapshot, kind, *counts, gone, transition.added_texts))
 
     def _settle(self) -> None:

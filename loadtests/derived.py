@@ -4,6 +4,7 @@ those of others, moved a little. So neighbours are many and near, which is hard 
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,13 +20,14 @@ MOVED: Final = 0.5
 
 
 class DerivedEncoder:
-    """Embeds `embedded` texts of an import, and derives the vectors of all others from theirs. Thread-safe for one
-    import at a time."""
+    """Embeds `embedded` texts of an import, or a few more, and derives the vectors of all others from theirs.
+    Thread-safe for one import at a time."""
 
     def __init__(self, encoder: Encoder, embedded: int) -> None:
         self._encoder = encoder
         self._left = embedded
         self._known: list[Vectors] = []
+        self._lock = threading.Lock()
         self.derived = 0
         """Texts whose vectors are derived."""
 
@@ -44,19 +46,21 @@ class DerivedEncoder:
         if len(texts) < BULK or self._left > 0:
             vectors = self._encoder.embed(texts)
             if len(texts) >= BULK:
-                self._left -= len(texts)
-                self._known.append(vectors)
+                with self._lock:
+                    self._left -= len(texts)
+                    self._known.append(vectors)
             return vectors
-        self.derived += len(texts)
         source = np.random.default_rng(int.from_bytes(hashlib.sha256(texts[0].encode()).digest()[:8], "little"))
-        chosen = source.integers(0, sum(map(len, self._known)), len(texts))
-        near = self._all()[chosen]
+        known = self._all(len(texts))
+        near = known[source.integers(0, len(known), len(texts))]
         noise = source.standard_normal(near.shape, dtype=np.float32)
         moved = near + MOVED * noise / np.linalg.norm(noise, axis=1, keepdims=True)
         result: Vectors = moved / np.linalg.norm(moved, axis=1, keepdims=True)
         return result
 
-    def _all(self) -> Vectors:
-        if len(self._known) > 1:
-            self._known = [np.concatenate(self._known)]
-        return self._known[0]
+    def _all(self, derived: int) -> Vectors:
+        with self._lock:
+            self.derived += derived
+            if len(self._known) > 1:
+                self._known = [np.concatenate(self._known)]
+            return self._known[0]

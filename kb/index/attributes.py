@@ -6,6 +6,7 @@ that a field may have several values in a row. Pairs are sorted, so that a range
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ Mask = NDArray[np.bool_]
 Pair: TypeAlias = "tuple[str, int, Any]"
 """Field, kind, value: of one kind all values can be compared."""
 
+_SORTED_AT_ONCE: Final = 16_384
+"""Pairs: a few milliseconds."""
 _PRESENT: Final = -1
 """Kind of the pair that says that a field is there."""
 _NULL: Final = 0
@@ -50,13 +53,14 @@ class Attributes:
         found: list[int] = []
         lengths: list[int] = []
         for one in metadata:
-            pairs: set[Pair] = set()
+            own: set[Pair] = set()
             for name, value in one.items():
-                _collect(value, name, pairs)
-            lengths.append(len(pairs))
-            found += [places.setdefault(pair, len(places)) for pair in pairs]
+                _collect(value, name, own)
+            lengths.append(len(own))
+            found += [places.setdefault(pair, len(places)) for pair in own]
         rows = np.repeat(np.arange(len(lengths), dtype=np.int32), np.array(lengths, np.int64))
-        return _grouped(list(places), np.array(found, np.int64), rows, len(lengths))
+        pairs = list(places)
+        return _grouped(pairs, _in_order(pairs, ()), np.array(found, np.int64), rows, len(lengths))
 
     def matching(self, wanted: Filter) -> Mask:
         """bool [rows]: those whose metadata satisfies it."""
@@ -126,12 +130,17 @@ def joined(parts: Sequence[tuple[Attributes, Rows]], count: int) -> Attributes:
     """One of `count` rows: each part comes with where each of its rows goes, -1 for those left out."""
     places: dict[Pair, int] = {}
     found, rows = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
+    new: list[range] = []
+    """Places that each part was the first to have: ascending pairs."""
     for part, moved in parts:
+        known = len(places)
         own = np.fromiter((places.setdefault(pair, len(places)) for pair in part.pairs), np.int64, len(part.pairs))
+        new.append(range(known, len(places)))
         kept = moved[part.rows] >= 0
         found.append(np.repeat(own, np.diff(part.starts))[kept])
         rows.append(moved[part.rows][kept])
-    return _grouped(list(places), np.concatenate(found), np.concatenate(rows), count)
+    pairs = list(places)
+    return _grouped(pairs, _in_order(pairs, new), np.concatenate(found), np.concatenate(rows), count)
 
 
 def pair_of(field: str, value: Scalar) -> Pair:
@@ -156,13 +165,23 @@ def _collect(value: JSON, field: str, pairs: set[Pair]) -> None:
         pairs.add(pair_of(field, value))
 
 
-def _grouped(pairs: list[Pair], found: NDArray[np.int64], rows: Rows, count: int) -> Attributes:
-    """`found` are places among `pairs`, distinct in any order; pairs that are not found are left out."""
+def _in_order(pairs: list[Pair], runs: Sequence[range]) -> Iterable[int]:
+    """The places of all pairs; those of each run ascend, if there are runs. Sorting lets no other thread go on until it
+    is done, which merging does."""
+    if not runs or len(pairs) <= _SORTED_AT_ONCE:
+        return sorted(range(len(pairs)), key=pairs.__getitem__)
+    return heapq.merge(*runs, key=pairs.__getitem__)
+
+
+def _grouped(pairs: list[Pair], order: Iterable[int], found: NDArray[np.int64], rows: Rows, count: int) -> Attributes:
+    """`found` are places among `pairs`, distinct in any order; pairs that are not found are left out. `order`: all
+    places, those of ascending pairs."""
     used = np.bincount(found, minlength=len(pairs)) if pairs else np.zeros(0, np.int64)
-    order = sorted(np.flatnonzero(used).tolist(), key=pairs.__getitem__)
+    held = used.tolist()
+    kept = [place for place in order if held[place]]
     ranks = np.empty(len(pairs), np.int64)
-    ranks[order] = np.arange(len(order))
-    starts = np.zeros(len(order) + 1, np.int64)
-    np.cumsum(used[order], out=starts[1:])
+    ranks[kept] = np.arange(len(kept))
+    starts = np.zeros(len(kept) + 1, np.int64)
+    np.cumsum(used[kept], out=starts[1:])
     sorting = np.lexsort((rows, ranks[found]))
-    return Attributes([pairs[place] for place in order], starts, rows[sorting], count)
+    return Attributes([pairs[place] for place in kept], starts, rows[sorting], count)

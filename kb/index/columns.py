@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,8 @@ Array = NDArray[Any]
 Place = tuple[str, tuple[int, ...], int]
 """dtype, shape and first byte of an array."""
 _ALIGNED: Final = 64
+_WRITTEN_AT_ONCE: Final = 1 << 25
+"""Bytes after which the disk is waited for: else whoever makes an edit durable meanwhile waits for all of them."""
 
 
 class ColumnWriter:
@@ -24,6 +27,7 @@ class ColumnWriter:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
+        self._unsynced = 0
         self.places: dict[str, Place] = {}
         """What `mapped` must be told."""
 
@@ -34,8 +38,18 @@ class ColumnWriter:
         kind = np.dtype(np.uint8)
         for chunk in chunks:
             kind = chunk.dtype
-            self._file.write(np.ascontiguousarray(chunk).view(np.uint8).data)
+            self._write(np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data)
         self.places[name] = (kind.str, shape, start)
+
+    def _write(self, data: memoryview) -> None:
+        for start in range(0, len(data), _WRITTEN_AT_ONCE):
+            some = data[start : start + _WRITTEN_AT_ONCE]
+            self._file.write(some)
+            self._unsynced += len(some)
+            if self._unsynced >= _WRITTEN_AT_ONCE:
+                self._file.flush()
+                os.fdatasync(self._file.fileno())
+                self._unsynced = 0
 
     def flush(self) -> None:
         """So that what was added can be read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -19,6 +20,12 @@ from kb.snapshot import Snapshot
 
 LONG_ROWS: Final = 1 << 16
 """A merge of so many rows takes seconds, so others of the same namespace go on meanwhile."""
+BULK_ROWS: Final = 512
+"""An edit of so many facts is one of many, as of an import."""
+BULK_SECONDS: Final = 1.0
+"""So long after one of those more are waited for."""
+_PATIENCE: Final = 3
+"""During an import, as `NamespaceIndex.merge_plan` has it: rows are copied half as often, and once more at its end."""
 _NOTHING: Final = NamespaceIndex()
 
 _log = logging.getLogger(__name__)
@@ -40,6 +47,7 @@ class Compactor:
         self._segments = segments
         self._changed = threading.Condition()
         self._touched: set[str] = set()
+        self._importing: dict[str, float] = {}  # namespace -> end of the patience with it
         self._long: tuple[str, tuple[Part, ...]] | None = None
         self._postponed: set[str] = set()
         self._failed: set[str] = set()
@@ -52,10 +60,14 @@ class Compactor:
         for thread in self._threads:
             thread.start()
 
-    def notify(self, namespaces: Iterable[str]) -> None:
-        """These have changed, so that it may be worth merging something of theirs. There may be thousands of others."""
+    def notify(self, namespaces: Iterable[str], rows: int = 0) -> None:
+        """These have changed, by so many rows, so that it may be worth merging something of theirs. There may be
+        thousands of others."""
+        changed = {*namespaces}
         with self._changed:
-            self._touched |= {*namespaces, *self._failed}
+            if rows >= BULK_ROWS:
+                self._importing |= dict.fromkeys(changed, time.monotonic() + BULK_SECONDS)
+            self._touched |= changed | self._failed
             self._failed.clear()
             self._changed.notify_all()
 
@@ -78,11 +90,20 @@ class Compactor:
 
     def _merge_next(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._touched or self._stopping)
-            if self._stopping:
+            self._changed.wait_for(lambda: self._touched or self._stopping, self._end_patience())
+            if self._stopping or not self._touched:
                 return
             namespace = self._touched.pop()
         self._merge(namespace)
+
+    def _end_patience(self) -> float | None:
+        """With imports that are over; seconds until the next one may be, None if there is none under way."""
+        now = time.monotonic()
+        over = [name for name, end in self._importing.items() if end <= now]
+        for name in over:
+            del self._importing[name]
+        self._touched |= {*over} - self._failed
+        return min(self._importing.values()) - now if self._importing else None
 
     def _merge_long(self) -> None:
         with self._changed:
@@ -105,8 +126,9 @@ class Compactor:
         while not self._stopping:
             with self._changed:
                 under_way = self._long[1] if self._long is not None and self._long[0] == namespace else ()
+                patience = _PATIENCE if namespace in self._importing else 1
             index = self._current().indexes.get(namespace, _NOTHING)
-            plan = index.merge_plan(under_way)
+            plan = index.merge_plan(under_way, patience)
             if not plan:
                 return
             if sum(part.live for part in plan) < LONG_ROWS:

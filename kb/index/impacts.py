@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,8 @@ B: Final = 0.75
 """As in Lucene."""
 _STEPS: Final = 16
 """To an octave."""
+KEPT: Final = 4096
+"""Postings of a term from which on their impacts are kept: it is asked for again, and there are few such terms."""
 
 
 def rounded(mean_length: float) -> float:
@@ -24,8 +27,21 @@ def rounded(mean_length: float) -> float:
     return float(2 ** (round(_STEPS * math.log2(mean_length)) / _STEPS)) if mean_length else 1.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    """For one mean length."""
+
+    mean_length: float
+    norms: Scores
+    """float32 [rows]: what all postings of a row share."""
+    least: float
+    """Of those."""
+    terms: dict[int, Scores] = field(default_factory=dict)
+    """Impacts of the postings of some terms, by their first place."""
+
+
 class Impacts:
-    """Of some postings. What they share of a row, for the last mean length, is kept. Thread-safe."""
+    """Of some postings. Those of common terms are kept for the last mean length: 4 bytes each at most. Thread-safe."""
 
     def __init__(self, rows: Rows, counts: Counts, lengths: Counts) -> None:
         """`rows` and `counts` are of the postings, `lengths` of the rows."""
@@ -33,22 +49,36 @@ class Impacts:
         self._counts = counts
         self._lengths = lengths
         self._most = int(counts.max(initial=0))
-        self._kept = (0.0, np.empty(0, np.float32), 0.0)
+        self._longest = int(lengths.max(initial=0))
+        self._kept = _Kept(0.0, np.empty(0, np.float32), math.inf)
 
     def of(self, mean_length: float, places: slice | NDArray[np.int64]) -> Scores:
         """float32, of the postings at these places: in [0, 1)."""
-        counts = self._counts[places].astype(np.float32)
-        return counts / (counts + self._norms(mean_length)[0][self._rows[places]])
+        return self._computed(self._for(mean_length), places)
+
+    def of_term(self, mean_length: float, postings: slice) -> Scores:
+        """The same of all postings of a term, which lie there. Not to be changed."""
+        kept = self._for(mean_length)
+        if postings.stop - postings.start < KEPT:
+            return self._computed(kept, postings)
+        impacts = kept.terms.get(postings.start)
+        if impacts is None:
+            impacts = kept.terms[postings.start] = self._computed(kept, postings)
+        return impacts
 
     def bound(self, mean_length: float) -> float:
         """No posting has a greater one."""
-        return self._most / (self._most + self._norms(mean_length)[1]) if self._most else 0.0
+        return self._most / (self._most + self._for(mean_length).least) if self._most else 0.0
 
-    def _norms(self, mean_length: float) -> tuple[Scores, float]:
-        """float32 [rows], and the least of them."""
-        mean, norms, least = self._kept
-        if mean != mean_length:
-            norms = (K1 * (1 - B + B * self._lengths / mean_length)).astype(np.float32)
-            least = float(norms.min(initial=np.inf))
-            self._kept = (mean_length, norms, least)
-        return norms, least
+    def _computed(self, kept: _Kept, places: slice | NDArray[np.int64]) -> Scores:
+        counts = self._counts[places].astype(np.float32)
+        return counts / (counts + kept.norms[self._rows[places]])
+
+    def _for(self, mean_length: float) -> _Kept:
+        kept = self._kept
+        if kept.mean_length != mean_length:
+            # Of each length that there is, then of each row: texts are short, rows many.
+            of_length = (K1 * (1 - B + B * np.arange(self._longest + 1) / mean_length)).astype(np.float32)
+            norms = of_length[self._lengths]
+            kept = self._kept = _Kept(mean_length, norms, float(norms.min(initial=np.inf)))
+        return kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
@@ -32,7 +32,8 @@ _RARE = 512
 """Rows that the rare words of a question have together, at most."""
 _BLOCK = 1024
 """Rows of which the best one is asked for first."""
-_ALL = slice(None)
+_LOOKED_UP = 16
+"""To look a row up in a list costs as much as to go through so many."""
 
 
 class Totals(NamedTuple):
@@ -54,6 +55,12 @@ class Living:
     """bool [rows]: of the living ones those that may be found; None: all. The others still say how rare words are."""
     counted: Totals | None = None
     """Of the living ones, where that is known."""
+    dead: Rows = field(init=False)
+    """Those that are not alive, ascending."""
+
+    def __post_init__(self) -> None:
+        dead = np.empty(0) if self.mask is None else np.flatnonzero(~self.mask)
+        object.__setattr__(self, "dead", dead.astype(np.int32))
 
     @property
     def found(self) -> Mask | None:
@@ -73,7 +80,11 @@ class Living:
     def frequency(self, key: int) -> int:
         """How many of them have the term."""
         rows = self.postings.rows[self.where(key)]
-        return len(rows) if self.mask is None else int(np.count_nonzero(self.mask[rows]))
+        if self.mask is None:
+            return len(rows)
+        if len(self.dead) * _LOOKED_UP < len(rows):
+            return len(rows) - int(np.count_nonzero(_among(self.dead, rows)))
+        return int(np.count_nonzero(self.mask[rows]))
 
     def where(self, key: int) -> slice:
         """Where the postings of a term lie, those of dead rows too."""
@@ -87,18 +98,18 @@ class Matched(NamedTuple):
     weight: float
     rows: Rows
     """Those that have it, ascending, dead ones too."""
-    impacts: Callable[[slice | Numbers], Scores]
-    """Of those at some places among them."""
+    impacts: Callable[[Numbers | None], Scores]
+    """Of those at some places among them; None: of all."""
     bound: float
     """No impact is greater."""
 
     def has(self, rows: Numbers) -> Mask:
         """Which of these rows have it."""
-        return self.rows[self.places(rows)] == rows if len(self.rows) else np.zeros(len(rows), np.bool_)
+        return _among(rows.astype(np.int32), self.rows)
 
     def places(self, rows: Numbers) -> Numbers:
         """Where these rows are among those that have it, if they do."""
-        return np.minimum(np.searchsorted(self.rows, rows.astype(np.int32)), max(len(self.rows) - 1, 0))
+        return _places(rows.astype(np.int32), self.rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,8 +130,11 @@ class Relevance:
         """BM25 of every row, not yet divided by `mass`."""
         scores = np.zeros(len(self.part.postings.lengths), np.float32)
         for term in self.terms:
-            scores[term.rows] += term.weight * term.impacts(_ALL)
-        return scores if self.part.found is None else scores * self.part.found
+            np.add.at(scores, term.rows, term.weight * term.impacts(None))  # twice as fast as +=
+        if self.part.wanted is not None:
+            return scores * self.part.wanted
+        scores[self.part.dead] = 0
+        return scores
 
     def best(self, count: int) -> Numbers:
         """Rows of the `count` greatest scores above 0, ties by row."""
@@ -132,7 +146,7 @@ class Relevance:
         if rows is not None:
             return _cut(rows, self._sums(rows), count)
         of_all = self.scores()
-        rows = np.flatnonzero(of_all >= _least_of_best(of_all, count))
+        rows = _contenders(of_all, count)
         return _cut(rows, of_all[rows], count)
 
     def of(self, rows: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -216,9 +230,11 @@ class Corpus:
             for weight, place in places
         ]
 
-    def _impacts(self, postings: Postings, term: slice) -> Callable[[slice | Numbers], Scores]:
-        def of(places: slice | Numbers) -> Scores:
-            return postings.impacts.of(self._mean_length, term if isinstance(places, slice) else term.start + places)
+    def _impacts(self, postings: Postings, term: slice) -> Callable[[Numbers | None], Scores]:
+        def of(places: Numbers | None) -> Scores:
+            if places is None:
+                return postings.impacts.of_term(self._mean_length, term)
+            return postings.impacts.of(self._mean_length, term.start + places)
 
         return of
 
@@ -245,11 +261,30 @@ def _greatest(scores: Scores, count: int) -> float:
     return float(np.partition(scores, -count)[-count]) if len(scores) >= count else 0.0
 
 
-def _least_of_best(scores: Scores, count: int) -> np.float32:
-    """No more than the `count`-th greatest score, and more than 0: so much have the best rows of `count` blocks."""
-    least: np.float32 = np.finfo(np.float32).tiny
-    blocks = np.maximum.reduceat(scores, np.arange(0, len(scores), _BLOCK)) if len(scores) else scores
-    return max(least, np.partition(blocks, -count)[-count]) if len(blocks) >= count else least
+def _contenders(scores: Scores, count: int) -> Numbers:
+    """Rows, ascending, among which are the `count` greatest scores above 0, ties by row.
+
+    The best rows of `count` blocks have so much as the least of them. Where more blocks have just that much, so have
+    rows in the first `count` of these, which come before those in the others.
+    """
+    if not len(scores):
+        return np.empty(0, np.int64)
+    best = np.maximum.reduceat(scores, np.arange(0, len(scores), _BLOCK))
+    least = max(float(np.finfo(np.float32).tiny), _greatest(best, count))
+    blocks = np.union1d(np.flatnonzero(best > least), np.flatnonzero(best == least)[:count])
+    rows: Numbers = (blocks[:, None] * _BLOCK + np.arange(_BLOCK)).ravel()
+    rows = rows[: np.searchsorted(rows, len(scores))]
+    return rows[scores[rows] >= least]
+
+
+def _among(rows: Rows, others: Rows) -> Mask:
+    """Which of `rows` are among `others`, which ascend."""
+    return others[_places(rows, others)] == rows if len(others) else np.zeros(len(rows), np.bool_)
+
+
+def _places(rows: Rows, others: Rows) -> Numbers:
+    """Where `rows` are among `others`, if they are."""
+    return np.minimum(np.searchsorted(others, rows), max(len(others) - 1, 0))
 
 
 def _best_first(alike: dict[int, float]) -> Iterator[tuple[float, int]]:

@@ -96,13 +96,13 @@ class NamespaceIndex:
                 return position, row
         raise KeyError(fact_id)
 
-    def merge_plan(self, under_way: Sequence[Part] = ()) -> tuple[Part, ...]:
+    def merge_plan(self, under_way: Sequence[Part] = (), patience: int = 1) -> tuple[Part, ...]:
         """The neighbouring parts that are worth merging now; empty when none are. `under_way`: those that somebody
         merges already; only what is newer is looked at.
 
-        Each part is kept larger than the sum of the ones after it, so a row is copied O(log n) times in all. A part of
-        which a quarter is dead is rewritten, and so is one too large to be flat. The growing last part is left out:
-        edits replace it.
+        The parts after one have at most `patience` times its rows in all, so a row is copied O(log n) times: the less
+        often, the more patience, which costs searches more parts. A part of which a quarter is dead is rewritten, and
+        so is one too large to be flat. The growing last part is left out: edits replace it.
         """
         sealed = self.parts
         if sealed and _is_growing(sealed[-1]):
@@ -116,7 +116,7 @@ class NamespaceIndex:
             after -= part.live
             sparse = part.live < 0.75 * len(part.segment)
             outgrown = worth_quantizing(part.live) and isinstance(part.segment, FlatSegment)
-            if sparse or outgrown or part.live < after:
+            if sparse or outgrown or patience * part.live < after:
                 return sealed[position:]
         return ()
 

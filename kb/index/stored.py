@@ -14,7 +14,7 @@ import logging
 import shutil
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from kb.durable import sync
 from kb.facts import Fact
-from kb.index.attributes import Attributes
+from kb.index.attributes import Attributes, Pair
 from kb.index.columns import ColumnWriter, Place, mapped
 from kb.index.digests import SIZE, digest_of
 from kb.index.ids import Ids
@@ -36,14 +36,15 @@ from kb.index.postings import Postings
 from kb.index.quantized import QuantizedSegment, encoded
 from kb.index.spellings import Spellings
 
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 """Grows with every change of what columns hold, as of how texts are split into terms."""
 _LIST: Final = "files.json"
 _COLUMNS: Final = "columns"
 _PLACES: Final = "columns.json"
 _CODES: Final = "codes.faiss"
-_VALUES: Final = "values.json"
+_VALUES: Final = "values.jsonl"
 _PARTIAL: Final = ".part"
+_PAIRS_OF_LINE: Final = 4096
 
 _logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class SegmentStore:
         self._directory = directory
         self._new: frozenset[Path] = frozenset()  # replaced, never changed
         self._lock = threading.Lock()
+        self._checked: dict[Path, str | None] = {}
         self._made = {"format": _FORMAT, "encoder": encoder, "dimension": dimension}
         directory.mkdir(parents=True, exist_ok=True)
         for left in directory.glob(f"*{_PARTIAL}"):
@@ -72,7 +74,7 @@ class SegmentStore:
             places = _write_columns(partial / _COLUMNS, merged)
             matrix = mapped(partial / _COLUMNS, places)["vectors"]
             (partial / _CODES).write_bytes(faiss.serialize_index(encoded(matrix)).data)
-            (partial / _VALUES).write_bytes(orjson.dumps(merged.attributes.pairs))
+            _write_pairs(partial / _VALUES, merged.attributes.pairs)
             (partial / _PLACES).write_bytes(orjson.dumps(places))
             _seal(partial, {**self._made, "namespace": namespace})
             partial.rename(place)
@@ -81,6 +83,11 @@ class SegmentStore:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         return _opened(place, places)
+
+    def check(self) -> None:
+        """Reads every segment there is, which the next `parts` need not do then."""
+        for place in self._places():
+            self._checked[place] = self._namespace_of(place)
 
     def installed(self, segment: object) -> None:
         """One that was written is searched from now on, or never will be: the next `keep` is told which."""
@@ -95,7 +102,7 @@ class SegmentStore:
         that none is in two of them.
         """
         for place in sorted(self._places(), key=_size, reverse=True):
-            namespace = self._checked(place)
+            namespace = self._checked.pop(place) if place in self._checked else self._namespace_of(place)
             living = facts.get(namespace, {}) if namespace is not None else {}
             part = _taken(place, living) if living else None
             if namespace is not None and part is not None and part.live:
@@ -117,7 +124,7 @@ class SegmentStore:
             _logger.warning("the index segments cannot be listed: %s", error)
             return []
 
-    def _checked(self, place: Path) -> str | None:
+    def _namespace_of(self, place: Path) -> str | None:
         """The namespace of a segment that is what was written, by this code with this encoder."""
         try:
             listed = orjson.loads((place / _LIST).read_bytes())
@@ -169,12 +176,24 @@ def _opened(place: Path, places: Mapping[str, Place]) -> QuantizedSegment:
     impacts = Impacts(rows, counts, lengths)
     postings = Postings(column["keys"], column["starts"], rows, counts, lengths, spellings, impacts)
     codes = faiss.read_index(str(place / _CODES))
-    pairs = [(field, kind, value) for field, kind, value in orjson.loads((place / _VALUES).read_bytes())]
+    pairs = _read_pairs(place / _VALUES)
     ids = Ids(column["ids"])
     attributes = Attributes(pairs, column["value_starts"], column["value_rows"], len(ids))
     return QuantizedSegment(
         ids, column["vectors"], column["expires"], postings, attributes, codes, column["digests"], place
     )
+
+
+def _write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
+    """In lines of some: one JSON of a million would let no other thread go on until it is written, or read."""
+    with path.open("wb") as file:
+        for start in range(0, len(pairs), _PAIRS_OF_LINE):
+            file.write(orjson.dumps(pairs[start : start + _PAIRS_OF_LINE], option=orjson.OPT_APPEND_NEWLINE))
+
+
+def _read_pairs(path: Path) -> list[Pair]:
+    with path.open("rb") as file:
+        return [(field, kind, value) for line in file for field, kind, value in orjson.loads(line)]
 
 
 def _taken(place: Path, facts: Mapping[str, Fact]) -> Part | None:

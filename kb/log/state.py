@@ -29,12 +29,11 @@ class State:
     facts: Mapping[Key, Fact]
 
 
-def state_of(path: Path | None, log: LogReader) -> State:
-    """The state saved at `path` if it is one of this log's, else that of its base."""
-    state = None if path is None else read_state(path)
-    if state is None or log.chain_at(state.head.version) != state.head.chain:
+def state_of(saved: State | None, log: LogReader) -> State:
+    """What was saved, if it is a state of this log, else that of its base."""
+    if saved is None or log.chain_at(saved.head.version) != saved.head.chain:
         return base_state(log)
-    return state
+    return saved
 
 
 def base_state(log: LogReader) -> State:

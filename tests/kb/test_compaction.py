@@ -88,3 +88,22 @@ def test_a_merge_that_fails_is_tried_again_by_the_next_edit(
     with store:
         store.apply([Upsert("other", "small", "text")])
         until(lambda: settled(store) and store.merges)
+
+
+def test_during_an_import_merges_wait_and_after_it_they_are_made_up_for(tmp_path: Path, encoder: HashEncoder) -> None:
+    def bulk(edit: int) -> None:
+        store.apply([Upsert(f"a{edit}{row}", "default", f"text {edit} {row}") for row in range(4)])
+
+    with mock.patch.multiple(compaction, BULK_ROWS=4, BULK_SECONDS=3600.0), Store.open(tmp_path, encoder) as store:
+        for edit in range(4):
+            bulk(edit)
+        assert (store.merges, settled(store)) == (0, False)
+        bulk(4)
+        until(lambda: store.merges == 1)
+        bulk(5)
+        bulk(6)
+        with mock.patch.object(compaction, "BULK_SECONDS", 0.0):
+            bulk(7)
+        until(lambda: settled(store))
+        assert store.merges == 2
+        assert store.snapshot.count("default") == 32

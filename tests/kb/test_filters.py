@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kb.filters import MAX_CLAUSES, MAX_DEPTH, MAX_VALUES, InvalidFilter, parse_filter, read_filter
+from kb.index import attributes
 from kb.index.attributes import Attributes, joined
 from tests.kb.reference import FILTERS, METADATA, satisfies
 
@@ -61,8 +63,16 @@ def test_text_that_is_no_filter(text: str) -> None:
         parse_filter(text)
 
 
-@given(st.lists(METADATA, max_size=6), st.lists(st.booleans(), min_size=6, max_size=6), FILTERS)
-def test_joined_columns_match_what_the_metadata_does(metadata: list[Any], kept: list[bool], wanted: Any) -> None:
+@given(
+    st.lists(METADATA, max_size=6),
+    st.lists(st.booleans(), min_size=6, max_size=6),
+    FILTERS,
+    st.integers(0, 6),
+    st.sampled_from([0, 16_384]),
+)
+def test_joined_columns_match_what_the_metadata_does(
+    metadata: list[Any], kept: list[bool], wanted: Any, cut: int, sorted_at_once: int
+) -> None:
     where = read_filter(wanted)
     columns = Attributes.of(metadata)
     assert columns.matching(where).tolist() == [satisfies(one, wanted) for one in metadata]
@@ -70,7 +80,9 @@ def test_joined_columns_match_what_the_metadata_does(metadata: list[Any], kept: 
     living = [one for one, lives in zip(metadata, kept, strict=False) if lives]
     places = iter(range(len(living)))
     moves = np.array([next(places) if lives else -1 for lives in kept[: len(metadata)]], np.int32)
-    merged, expected = joined([(columns, moves)], len(living)), Attributes.of(living)
+    parts = [(Attributes.of(metadata[some]), moves[some]) for some in (slice(cut), slice(cut, None))]
+    with mock.patch.object(attributes, "_SORTED_AT_ONCE", sorted_at_once):
+        merged, expected = joined(parts, len(living)), Attributes.of(living)
     assert merged.pairs == expected.pairs
     assert np.array_equal(merged.starts, expected.starts)
     assert np.array_equal(merged.rows, expected.rows)

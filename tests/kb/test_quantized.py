@@ -108,7 +108,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory, make_encoder: Callable[[], A
         mock.patch.object(namespace, "DELTA_ROWS", 4),
         Store.open(directory, make_encoder()) as store,
     ):
-        store.apply([Upsert(f"f{number:03d}", "default", f"text {number}") for number in range(250)])
+        store.apply([Upsert(f"f{number:03d}", "default", f"text {number}", {"n": number}) for number in range(250)])
         store.apply([Upsert("other", "small", "text of another namespace")])
         settled(store)
         assert quantized_rows(store) == 250
@@ -139,7 +139,7 @@ def test_a_start_takes_what_still_holds_from_the_segments(
     assert encoder.embedded == []
 
 
-@pytest.mark.parametrize("name", ["columns", "columns.json", "codes.faiss", "values.json", "files.json"])
+@pytest.mark.parametrize("name", ["columns", "columns.json", "codes.faiss", "values.jsonl", "files.json"])
 def test_a_damaged_segment_is_made_anew(
     copy: Path, sound: tuple[Path, Any], encoder: HashEncoder, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -211,7 +211,7 @@ def test_what_cannot_be_read_is_made_anew(
     assert encoder.embedded == []
 
 
-@pytest.mark.parametrize("listed", [b"[]", b"3", b'{"format": 3}', b"{", b"\xff", b""])
+@pytest.mark.parametrize("listed", [b"[]", b"3", b'{"format": 4}', b"{", b"\xff", b""])
 def test_a_list_of_files_that_is_none_costs_no_start(
     copy: Path, sound: tuple[Path, Any], encoder: HashEncoder, listed: bytes
 ) -> None:
