@@ -104,8 +104,8 @@ def _lines(chunks: Iterable[bytes], longest: int) -> Iterator[tuple[int, bytes]]
 
 
 def _lines_of(text: bytes, before: int, longest: int) -> Iterator[tuple[int, bytes]]:
-    """Of a text whose first line is number `before` + 1. A gigabyte of blank lines comes in a megabyte of gzip: nothing is
-    done for each of them."""
+    """Of a text whose first line is number `before` + 1. Nothing is done for each blank line: a gigabyte of them comes
+    in a megabyte of gzip."""
     place = 0
     for match in _SAYING.finditer(text):
         start = text.rfind(b"\n", place, match.start()) + 1 or place
