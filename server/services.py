@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 READS_AT_ONCE = 8
 """So many that there is one to keep for who has none."""
 MAX_WAITING_READS = 60
-"""Searches, lists, exports, embeddings, token counts and new grammars."""
+"""Searches, lists, exports, embeddings, token counts; and grammars, the new ones apart."""
 IMPORTS = Bounds(slots=4, waiting=0, per_caller=1, shared=False)
 """Bodies that are streamed in, one of each caller: a slow one holds up nobody else's."""
 
@@ -137,7 +137,7 @@ class Context:
             retrieval=retrieval,
             versions=versions,
             prompts=prompts,
-            grammars=GrammarCompiler(engine, lanes, reads),
+            grammars=GrammarCompiler(engine, lanes, reads, admission("new grammars", READS_AT_ONCE, MAX_WAITING_READS)),
             edits=edits,
             documents=Documents(store, edits, splitter, settings),
             completions=Completions(

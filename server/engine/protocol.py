@@ -242,6 +242,10 @@ class Engine(Protocol):
         thread may call it. Raises GrammarError."""
         ...
 
+    def compiled(self, source: str) -> Grammar | None:
+        """What `compile` made of it lately; None: it would have to. Waits for nothing; any thread may call it."""
+        ...
+
     def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:
         """Queue the request at once and iterate its chunks; how many may wait is the caller's to bound.
 

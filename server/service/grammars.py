@@ -8,6 +8,7 @@ from typing import Any
 
 from server.engine.protocol import Engine, Grammar, GrammarError
 from server.service.admission import Admission, Key
+from server.service.deadline import in_time
 from server.service.errors import InvalidRequest
 from server.service.forms import Form
 from server.service.lanes import Lanes
@@ -22,29 +23,42 @@ _COMPILER_SAYS = "failed to compile JSON schema: "
 
 
 class GrammarCompiler:
-    """Compiles on a thread of its own, in turns: a pathological grammar holds up other new ones, and nothing else."""
+    """Compiles on a thread of its own, in turns: a pathological grammar holds up other new ones, and nothing else, not
+    even those that are known."""
 
-    def __init__(self, engine: Engine, lanes: Lanes, reads: Admission) -> None:
+    def __init__(self, engine: Engine, lanes: Lanes, reads: Admission, news: Admission) -> None:
+        """`reads` let in what is written and looked up, `news` what must be compiled."""
         self._engine = engine
         self._lanes = lanes
         self._reads = reads
+        self._news = news
 
-    async def compile(self, caller: str, form: Form | None, offered: Offered | None = None) -> Grammar | None:
+    async def compile(
+        self, caller: str, deadline: float, form: Form | None, offered: Offered | None = None
+    ) -> Grammar | None:
         """What the answer must follow; None: nothing. Raises InvalidRequest, naming the part of a schema that is wrong;
-        Overloaded."""
+        Overloaded; DeadlinePassed."""
         if form is None and offered is None:
             return None
-        async with self._reads.enter(Key(caller)):
-            return await self._lanes.grammars.run(partial(self._compile, form, offered))
+        async with in_time(deadline):
+            async with self._reads.enter(Key(caller)):
+                known = await self._lanes.reads.run(partial(self._known, form, offered))
+            if known is not None:
+                return known
+            async with self._news.enter(Key(caller)):
+                return await self._lanes.grammars.run(partial(self._compile, form, offered))
+
+    def _known(self, form: Form | None, offered: Offered | None) -> Grammar | None:
+        """None as well: it cannot even be written. Blocks."""
+        try:
+            return self._engine.compiled(_written(form, offered))
+        except (ValueError, RecursionError):
+            return None
 
     def _compile(self, form: Form | None, offered: Offered | None) -> Grammar:
         """Blocks."""
         try:
-            answer = None if form is None else lark_of(form)
-            source = (answer or "") if offered is None else lark_of_calls(offered, answer)
-            if len(source) > MAX_CHARACTERS:
-                raise GrammarError(f"the grammar has {len(source)} characters; at most {MAX_CHARACTERS} are taken")
-            return self._engine.compile(source)
+            return self._engine.compile(_written(form, offered))
         except (ValueError, RecursionError) as error:
             forms = [*(offered.forms if offered else ()), *([form] if form else ())]
             guilty = next((one for one in forms if self._complaint(one)), forms[-1])
@@ -65,6 +79,15 @@ class GrammarCompiler:
         except (ValueError, RecursionError) as error:
             return str(error)
         return None
+
+
+def _written(form: Form | None, offered: Offered | None) -> str:
+    """The grammar of both. Raises ValueError, RecursionError."""
+    answer = None if form is None else lark_of(form)
+    source = (answer or "") if offered is None else lark_of_calls(offered, answer)
+    if len(source) > MAX_CHARACTERS:
+        raise GrammarError(f"the grammar has {len(source)} characters; at most {MAX_CHARACTERS} are taken")
+    return source
 
 
 def blamed(schema: Mapping[str, Any], complaint: Callable[[Any], str | None], told: str) -> tuple[str, str]:

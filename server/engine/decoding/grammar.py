@@ -58,10 +58,8 @@ class Grammars:
 
     def compile(self, source: str) -> Grammar:
         """Blocks, milliseconds mostly. Raises GrammarError."""
-        with self._lock:
-            if source in self._kept:
-                self._kept.move_to_end(source)
-                return self._kept[source]
+        if (known := self.compiled(source)) is not None:
+            return known
         matcher = self._compiling.submit(self._matcher, source).result()
         if matcher.is_error():
             raise GrammarError(_complaint(matcher.get_error()))
@@ -71,6 +69,13 @@ class Grammars:
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return grammar
+
+    def compiled(self, source: str) -> Grammar | None:
+        """What `compile` has made of it, if that is kept. Waits for nothing."""
+        with self._lock:
+            if source in self._kept:
+                self._kept.move_to_end(source)
+            return self._kept.get(source)
 
     def constraint(self, grammar: Grammar) -> Constraint:
         """Of a new answer."""

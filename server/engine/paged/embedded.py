@@ -151,6 +151,10 @@ class EmbeddedEngine:
         """See the protocol."""
         return self._grammars.compile(source)
 
+    def compiled(self, source: str) -> Grammar | None:
+        """See the protocol."""
+        return self._grammars.compiled(source)
+
     def generate(self, request: GenerationRequest) -> TokenStream:
         """See the protocol. Also raises ValueError for sampling parameters out of range."""
         self._owner.require_alive()

@@ -160,6 +160,10 @@ class VllmEngine:
         """See the protocol. It only refuses what is wrong: vLLM compiles for itself, with the same library."""
         return self._grammars.compile(source)
 
+    def compiled(self, source: str) -> Grammar | None:
+        """See the protocol."""
+        return self._grammars.compiled(source)
+
     def generate(self, request: GenerationRequest) -> VllmStream:
         """See the protocol. Also raises ValueError for sampling parameters out of range."""
         self._core.use()
