@@ -37,6 +37,10 @@ class GrammarError(ValueError):
     """A grammar that cannot be compiled; the message says why."""
 
 
+class GrammarTooExpensive(GrammarError):
+    """Compiling it takes more time or memory than a grammar may."""
+
+
 class DeadlineExceeded(EngineError):
     """The request's deadline passed; whatever it held has been released."""
 

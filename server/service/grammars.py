@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from server.engine.protocol import Engine, Grammar, GrammarError
+from server.engine.protocol import Engine, Grammar, GrammarError, GrammarTooExpensive
 from server.service.admission import Admission, Key
 from server.service.deadline import in_time
 from server.service.errors import InvalidRequest
@@ -19,6 +20,7 @@ MAX_CHARACTERS = 2**18
 """Of a grammar."""
 MAX_TRIED = 200
 """Parts of a schema that are tried to find the one that is wrong."""
+MAX_TRYING_S = 2.0
 _COMPILER_SAYS = "failed to compile JSON schema: "
 
 
@@ -61,6 +63,8 @@ class GrammarCompiler:
             return self._engine.compile(_written(form, offered))
         except (ValueError, RecursionError) as error:
             forms = [*(offered.forms if offered else ()), *([form] if form else ())]
+            if isinstance(error, GrammarTooExpensive):  # so would be its parts, one by one
+                raise InvalidRequest(f"{forms[0].param}: {error}", forms[0].param, "invalid_grammar") from error
             guilty = next((one for one in forms if self._complaint(one)), forms[-1])
             raise self._refusal(guilty, str(error)) from error
 
@@ -94,10 +98,11 @@ def blamed(schema: Mapping[str, Any], complaint: Callable[[Any], str | None], to
     """The innermost part that is wrong by itself, as a path, and what is wrong with it; `told` of all of it."""
     shared = {name: schema[name] for name in ("$defs", "definitions", "$schema") if name in schema}
     path, part, tried = "", schema, 0
+    last = time.monotonic() + MAX_TRYING_S
     while True:
         for step, child in _parts(part):
             tried += 1
-            if tried > MAX_TRIED:
+            if tried > MAX_TRIED or time.monotonic() > last:
                 return path, told
             wrong = complaint({**shared, **child} if isinstance(child, Mapping) else child)
             if wrong is not None:

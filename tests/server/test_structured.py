@@ -15,6 +15,8 @@ import pytest
 import pytest_asyncio
 
 from kb.encoder.minilm import MiniLMEncoder
+from server.engine.decoding.trial import Trial
+from server.engine.protocol import GrammarTooExpensive
 from server.service.errors import DeadlinePassed
 from server.service.forms import Form
 from tests.server.support import FACTS, MODEL, QUESTION, Service, build_services, error, events, running
@@ -275,3 +277,19 @@ async def test_log_probabilities_of_a_form_are_of_what_it_allows(informed: Servi
         json={"model": MODEL, "prompt": "x", "guided_regex": "ab[cd]", "max_tokens": 8, "logprobs": 5},
     )
     assert plain.json()["choices"][0]["logprobs"]["top_logprobs"][:2] == [{"a": 0.0}, {"b": 0.0}]
+
+
+async def test_a_form_that_takes_too_much_is_named(informed: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parts are not tried one by one: each would take as much."""
+    tried = []
+
+    def require_bounded(_: Trial, source: str) -> None:
+        tried.append(source)
+        raise GrammarTooExpensive("it takes too long, or too much memory, to compile")
+
+    monkeypatch.setattr(Trial, "require_bounded", require_bounded)
+    refused = await informed.chat(response_format=json_schema({"allOf": [{"type": "string"}, {"pattern": "a"}]}))
+    assert refused.status_code == 400
+    assert error(refused)["param"] == "response_format.json_schema.schema"
+    assert error(refused)["code"] == "invalid_grammar"
+    assert len(tried) == 1
