@@ -60,8 +60,9 @@ def test_what_ends_the_process_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_does_not_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.engine.decoding.trial.PATIENCE_S", 0.3)
     trial = program(tmp_path, "import time", "time.sleep(60)")
+    assert trial._begun()  # however long that takes
+    monkeypatch.setattr("server.engine.decoding.trial.PATIENCE_S", 0.1)
     with pytest.raises(GrammarTooExpensive):
         trial.require_bounded("start: /x/")
     assert trial._process is None, "it is ended"
