@@ -7,12 +7,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from server.engine.decoding.trial import Trial
-from server.engine.protocol import GrammarTooExpensive
+from server.engine.protocol import EngineUnavailable, GrammarTooExpensive
 from server.service.forms import Form
 from server.service.lark import lark_of
 
@@ -68,7 +69,20 @@ def test_what_does_not_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     assert trial._process is None, "it is ended"
     trial.close()
     trial.close()
-    trial.require_bounded("start: /x/")
+    with pytest.raises(EngineUnavailable):
+        trial.require_bounded("start: /x/")
+
+
+def test_who_waits_when_it_is_closed_is_not_told_that_his_grammar_is_bad(tmp_path: Path) -> None:
+    trial = program(tmp_path, "import time", "time.sleep(60)")
+    assert trial._begun()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(trial.require_bounded, "start: /x/")
+        while not trial._lock.locked():
+            time.sleep(0.001)
+        trial.close()
+        with pytest.raises(EngineUnavailable):
+            waiting.result()
 
 
 def test_where_there_is_no_such_process_grammars_are_compiled_untried(

@@ -14,7 +14,7 @@ from contextlib import suppress
 from threading import Lock
 
 from server.engine.decoding import trial_process
-from server.engine.protocol import GrammarTooExpensive
+from server.engine.protocol import EngineUnavailable, GrammarTooExpensive
 
 PATIENCE_S = 30.0
 """For an answer, where the processor is busy with others; what the process itself may take is in `trial_process`."""
@@ -31,12 +31,16 @@ class Trial:
         self._closed = False
 
     def require_bounded(self, source: str) -> None:
-        """Blocks. Raises GrammarTooExpensive if compiling it takes too much; what else is wrong is not told."""
+        """Blocks. Raises GrammarTooExpensive if compiling it takes too much; EngineUnavailable after `close`. What else
+        is wrong is not told."""
+        data = source.encode()
         with self._lock:
-            if self._closed or not self._begun():
-                return
-            data = source.encode()
-            if not self._said(len(data).to_bytes(trial_process.LENGTH_BYTES) + data):
+            passed = not self._closed and (
+                not self._begun() or self._said(len(data).to_bytes(trial_process.LENGTH_BYTES) + data)
+            )
+            if self._closed:
+                raise EngineUnavailable("grammars are not compiled any more")
+            if not passed:
                 self._end()
                 raise GrammarTooExpensive("it takes too long, or too much memory, to compile")
 
