@@ -180,5 +180,7 @@ def _stop(server: Server) -> None:
     try:
         server.process.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
+        pass
+    finally:  # also where somebody insists
         server.process.kill()
         server.process.wait()

@@ -48,9 +48,11 @@ if TYPE_CHECKING:
 READS_AT_ONCE = 8
 """So many that there is one to keep for who has none."""
 MAX_WAITING_READS = 60
-"""Searches, lists, exports, embeddings, token counts and new grammars."""
+"""Searches, lists, embeddings, token counts; and grammars, the new ones apart."""
 IMPORTS = Bounds(slots=4, waiting=0, per_caller=1, shared=False)
 """Bodies that are streamed in, one of each caller: a slow one holds up nobody else's."""
+EXPORTS = Bounds(slots=16, waiting=0, per_caller=4, shared=False)
+"""Answers that are streamed out: whoever reads one slowly holds up no searches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class Context:
     generations: Admission
     reads: Admission
     imports: Admission
+    exports: Admission
     lifecycle: Lifecycle
     started_at: int
 
@@ -137,7 +140,7 @@ class Context:
             retrieval=retrieval,
             versions=versions,
             prompts=prompts,
-            grammars=GrammarCompiler(engine, lanes, reads),
+            grammars=GrammarCompiler(engine, lanes, reads, admission("new grammars", READS_AT_ONCE, MAX_WAITING_READS)),
             edits=edits,
             documents=Documents(store, edits, splitter, settings),
             completions=Completions(
@@ -147,6 +150,7 @@ class Context:
             generations=generations,
             reads=reads,
             imports=Admission("imports", IMPORTS, weights),
+            exports=Admission("exports", EXPORTS, weights),
             lifecycle=lifecycle,
             started_at=int(time.time()),
         )

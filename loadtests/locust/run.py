@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +22,10 @@ USERS = Path(__file__).with_name("users.py")
 MIXED = ("Chat", "Stream", "Edit", "Leave")
 OVERLOAD = ("Overload",)
 OVERLOAD_CLIENTS = 20
+STOP_SECONDS = 30
+"""For clients to get the answers that they wait for."""
+ENDING_SECONDS = STOP_SECONDS + 15
+"""For Locust, once it is told to end."""
 SMALL = {"KALMAGROVE_MAX_RUNNING": "4", "KALMAGROVE_MAX_WAITING": "8"}
 """A server that can be overloaded by clients which the same machine has to run."""
 
@@ -41,18 +48,36 @@ def _locust(target: Target, name: str, users: tuple[str, ...], clients: int, sec
     """Its exit status: 0, if no request failed."""
     command = [
         *(sys.executable, "-m", "locust", "--locustfile", str(USERS), "--host", target.url, "--headless"),
-        *("--users", str(clients), "--spawn-rate", str(clients), "--run-time", f"{seconds}s", "--stop-timeout", "30"),
+        *("--users", str(clients), "--spawn-rate", str(clients), "--run-time", f"{seconds}s"),
+        *("--stop-timeout", str(STOP_SECONDS)),
         *("--html", str(out / f"{name}.html"), "--csv", str(out / name), "--csv-full-history", "--only-summary"),
         *users,
     ]
     # Locust puts the directory of its file before the path, not the working directory.
     path = os.pathsep.join([str(USERS.parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KALMAGROVE_")}
-    done = subprocess.run(command, env={**environment, "PYTHONPATH": path})
-    history = out / f"{name}_stats_history.csv"
-    if history.exists():  # else it has said why it did not even begin
-        plot(history, out / f"{name}.png")
-    return done.returncode
+    try:
+        return run_to_report(command, {**environment, "PYTHONPATH": path})
+    finally:
+        history = out / f"{name}_stats_history.csv"
+        if history.exists():  # else it has said why it did not even begin
+            plot(history, out / f"{name}.png")
+
+
+def run_to_report(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Its exit status. Who ends us ends Locust as well, but not before it has written what it knows: it is out of reach
+    of the terminal's Ctrl-C, and told once. A second one ends it at once."""
+    with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True) as locust:
+        try:
+            return locust.wait()
+        except BaseException:
+            locust.send_signal(signal.SIGINT)
+            try:
+                with suppress(subprocess.TimeoutExpired):
+                    locust.wait(ENDING_SECONDS)
+            finally:
+                locust.kill()
+            raise
 
 
 def plot(history: Path, picture: Path) -> None:

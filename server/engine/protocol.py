@@ -37,6 +37,10 @@ class GrammarError(ValueError):
     """A grammar that cannot be compiled; the message says why."""
 
 
+class GrammarTooExpensive(GrammarError):
+    """Compiling it takes more time or memory than a grammar may."""
+
+
 class DeadlineExceeded(EngineError):
     """The request's deadline passed; whatever it held has been released."""
 
@@ -240,6 +244,10 @@ class Engine(Protocol):
     def compile(self, source: str) -> Grammar:
         """A grammar (Lark, in llguidance's dialect) for `SamplingParams`. Blocks for as long as its bounds allow; any
         thread may call it. Raises GrammarError."""
+        ...
+
+    def compiled(self, source: str) -> Grammar | None:
+        """What `compile` made of it lately; None: it would have to. Waits for nothing; any thread may call it."""
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[TokenChunk]:

@@ -43,7 +43,8 @@ class Asked:
 
 async def job_of(asked: Asked, request: Request, context: Context, caller: str) -> Job:
     """What the service runs. Raises ServiceError for a form that cannot be kept to."""
-    grammar = await context.grammars.compile(caller, asked.form, asked.offered)
+    deadline = started(request.scope) + context.settings.request_timeout_s
+    grammar = await context.grammars.compile(caller, deadline, asked.form, asked.offered)
     default = context.settings.default_max_tokens
     return Job(
         request_id=request_id(request.scope),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 from collections.abc import Sequence
 
 from kan.tokenizer import Tokenizer
@@ -32,7 +33,7 @@ def token_logprobs(tokenizer: Tokenizer, tokens: Sequence[TokenLogprob]) -> list
 
 def _chat_token(tokenizer: Tokenizer, token: TokenLogprob) -> ChatTokenLogprob:
     chosen = _entry(tokenizer, token.token_id, token.logprob)
-    top = [_entry(tokenizer, token_id, logprob) for token_id, logprob in token.top]
+    top = [_entry(tokenizer, token_id, logprob) for token_id, logprob in _possible(token)]
     return {**chosen, "top_logprobs": top}
 
 
@@ -71,7 +72,7 @@ class CompletionLogprobsWriter:
         }
 
     def _top(self, token: TokenLogprob) -> dict[str, float]:
-        return {spell(self._tokenizer.token_bytes(token_id)): _finite(value) for token_id, value in token.top}
+        return {spell(self._tokenizer.token_bytes(token_id)): value for token_id, value in _possible(token)}
 
     def _advance(self, token: bytes) -> int:
         offset = self._offset
@@ -87,6 +88,11 @@ def joined(first: CompletionLogprobs, second: CompletionLogprobs) -> CompletionL
         "top_logprobs": first["top_logprobs"] + second["top_logprobs"],
         "text_offset": first["text_offset"] + second["text_offset"],
     }
+
+
+def _possible(token: TokenLogprob) -> list[tuple[int, float]]:
+    """Fewer than were asked for, where a grammar allows fewer."""
+    return [(token_id, logprob) for token_id, logprob in token.top if logprob > -math.inf]
 
 
 def _finite(logprob: float) -> float:

@@ -21,6 +21,9 @@ from server.service.errors import Overloaded
 
 SPARE = 8
 """One slot in so many is kept for callers that hold none."""
+RETURNS_PER_S = 64
+"""Of those who are refused: a thousand that come back in one second take all of it to be refused again."""
+LONGEST_RETURN_S = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,8 @@ class Admission:
         self._weights = weights
         self._spare = bounds.slots // SPARE if bounds.shared else 0
         self._numbers = itertools.count()
+        self._returns: dict[str, float] = {}
+        """When each caller's last refused request was told to come back, on time.monotonic()'s clock."""
         self._reserved: dict[Key, set[Place]] = {}
         self._waiting: dict[Key, deque[Place]] = {}
         self._holding: dict[Key, set[Place]] = {}
@@ -151,7 +156,14 @@ class Admission:
         bounds, everyone = self._bounds, self.waiting + self.holding
         own = sum(_places(places, caller) for places in (self._reserved, self._waiting, self._holding))
         if everyone + count > bounds.slots + bounds.waiting or own + count > bounds.per_caller:
-            raise Overloaded(f"Too many {self.what} at once. Try again shortly.")
+            raise Overloaded(f"Too many {self.what} at once. Try again shortly.", self._return(caller))
+
+    def _return(self, caller: str) -> int:
+        """In how many seconds a refused request is to come back: after the caller's one before."""
+        now = time.monotonic()
+        after = self._returns.get(caller, 0.0) + 1 / RETURNS_PER_S
+        self._returns[caller] = at = min(max(now + 1, after), now + LONGEST_RETURN_S)
+        return max(1, int(at - now))
 
     def _admit(self) -> None:
         while (key := self._next()) is not None:

@@ -122,7 +122,8 @@ class Completions:
 
     def _chunks(self, run: Run, job: Job, choices: Choices) -> Chunks:
         chunks = choices.start(only_grounded=job.knowledge.require_grounded)
-        chunks = cut_at(chunks, self._deadline(job), len(job.sources) * job.choices)
+        patience_s = self._settings.send_timeout_s
+        chunks = cut_at(chunks, self._deadline(job), len(job.sources) * job.choices, patience_s)
         if run.judging is not None:
             judging = run.judging
             chunks = judging.heard(chunks, told=job.tells_logprobs)

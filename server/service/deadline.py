@@ -22,16 +22,17 @@ async def in_time(deadline: float) -> AsyncGenerator[None, None]:
 
 
 async def cut_at(
-    chunks: AsyncGenerator[tuple[int, TokenChunk], None], deadline: float, choices: int
+    chunks: AsyncGenerator[tuple[int, TokenChunk], None], deadline: float, choices: int, patience_s: float
 ) -> AsyncGenerator[tuple[int, TokenChunk], None]:
     """(choice, chunk), as they come before the deadline; then every choice that has not ended ends as it is.
 
+    Who reads slowly may take what had come by then for `patience_s` longer: a byte a second would keep it for hours.
     Raises DeadlinePassed if there is nothing yet that could be cut.
     """
     unfinished = set(range(choices))
     begun = False
     async with aclosing(chunks):
-        while unfinished:
+        while unfinished and not (begun and time.monotonic() >= deadline + patience_s):
             try:
                 async with in_time(deadline):
                     choice, chunk = await anext(chunks)

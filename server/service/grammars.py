@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from server.engine.protocol import Engine, Grammar, GrammarError
+from server.engine.protocol import Engine, Grammar, GrammarError, GrammarTooExpensive
 from server.service.admission import Admission, Key
+from server.service.deadline import in_time
 from server.service.errors import InvalidRequest
 from server.service.forms import Form
 from server.service.lanes import Lanes
@@ -18,35 +20,51 @@ MAX_CHARACTERS = 2**18
 """Of a grammar."""
 MAX_TRIED = 200
 """Parts of a schema that are tried to find the one that is wrong."""
+MAX_TRYING_S = 2.0
 _COMPILER_SAYS = "failed to compile JSON schema: "
 
 
 class GrammarCompiler:
-    """Compiles on a thread of its own, in turns: a pathological grammar holds up other new ones, and nothing else."""
+    """Compiles on a thread of its own, in turns: a pathological grammar holds up other new ones, and nothing else, not
+    even those that are known."""
 
-    def __init__(self, engine: Engine, lanes: Lanes, reads: Admission) -> None:
+    def __init__(self, engine: Engine, lanes: Lanes, reads: Admission, news: Admission) -> None:
+        """`reads` let in what is written and looked up, `news` what must be compiled."""
         self._engine = engine
         self._lanes = lanes
         self._reads = reads
+        self._news = news
 
-    async def compile(self, caller: str, form: Form | None, offered: Offered | None = None) -> Grammar | None:
+    async def compile(
+        self, caller: str, deadline: float, form: Form | None, offered: Offered | None = None
+    ) -> Grammar | None:
         """What the answer must follow; None: nothing. Raises InvalidRequest, naming the part of a schema that is wrong;
-        Overloaded."""
+        Overloaded; DeadlinePassed."""
         if form is None and offered is None:
             return None
-        async with self._reads.enter(Key(caller)):
-            return await self._lanes.grammars.run(partial(self._compile, form, offered))
+        async with in_time(deadline):
+            async with self._reads.enter(Key(caller)):
+                known = await self._lanes.reads.run(partial(self._known, form, offered))
+            if known is not None:
+                return known
+            async with self._news.enter(Key(caller)):
+                return await self._lanes.grammars.run(partial(self._compile, form, offered))
+
+    def _known(self, form: Form | None, offered: Offered | None) -> Grammar | None:
+        """None as well: it cannot even be written. Blocks."""
+        try:
+            return self._engine.compiled(_written(form, offered))
+        except (ValueError, RecursionError):
+            return None
 
     def _compile(self, form: Form | None, offered: Offered | None) -> Grammar:
         """Blocks."""
         try:
-            answer = None if form is None else lark_of(form)
-            source = (answer or "") if offered is None else lark_of_calls(offered, answer)
-            if len(source) > MAX_CHARACTERS:
-                raise GrammarError(f"the grammar has {len(source)} characters; at most {MAX_CHARACTERS} are taken")
-            return self._engine.compile(source)
+            return self._engine.compile(_written(form, offered))
         except (ValueError, RecursionError) as error:
             forms = [*(offered.forms if offered else ()), *([form] if form else ())]
+            if isinstance(error, GrammarTooExpensive):  # so would be its parts, one by one
+                raise InvalidRequest(f"{forms[0].param}: {error}", forms[0].param, "invalid_grammar") from error
             guilty = next((one for one in forms if self._complaint(one)), forms[-1])
             raise self._refusal(guilty, str(error)) from error
 
@@ -67,14 +85,24 @@ class GrammarCompiler:
         return None
 
 
+def _written(form: Form | None, offered: Offered | None) -> str:
+    """The grammar of both. Raises ValueError, RecursionError."""
+    answer = None if form is None else lark_of(form)
+    source = (answer or "") if offered is None else lark_of_calls(offered, answer)
+    if len(source) > MAX_CHARACTERS:
+        raise GrammarError(f"the grammar has {len(source)} characters; at most {MAX_CHARACTERS} are taken")
+    return source
+
+
 def blamed(schema: Mapping[str, Any], complaint: Callable[[Any], str | None], told: str) -> tuple[str, str]:
     """The innermost part that is wrong by itself, as a path, and what is wrong with it; `told` of all of it."""
     shared = {name: schema[name] for name in ("$defs", "definitions", "$schema") if name in schema}
     path, part, tried = "", schema, 0
+    last = time.monotonic() + MAX_TRYING_S
     while True:
         for step, child in _parts(part):
             tried += 1
-            if tried > MAX_TRIED:
+            if tried > MAX_TRIED or time.monotonic() > last:
                 return path, told
             wrong = complaint({**shared, **child} if isinstance(child, Mapping) else child)
             if wrong is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from concurrent.futures import Future
 from contextlib import suppress
@@ -295,3 +296,22 @@ async def test_one_that_cannot_be_followed_ends_with_an_error(world: World) -> N
             await answer(engine, lost)
         assert len((await free).tokens) == 40
         await settled(engine)
+
+
+@given(
+    row=st.lists(st.floats(-20, 20), min_size=6, max_size=6),
+    allowed=st.lists(st.booleans(), min_size=6, max_size=6).filter(any),
+    bias=st.floats(-5, 5),
+)
+def test_log_probabilities_are_of_what_a_grammar_allows(row: list[float], allowed: list[bool], bias: float) -> None:
+    """Of that the model's own, as without a grammar: before biases, penalties and temperature."""
+    params = SamplingParams(temperature=0.5, seed=1, logprobs=6, logit_bias={0: bias})
+    logits = torch.tensor(row)
+    logprob = Sampler(params, ()).sample(logits, np.array(allowed)).logprob
+    assert logprob is not None
+    told = dict(logprob.top)
+    exact = torch.log_softmax(logits[torch.tensor(allowed)].double(), 0).tolist()
+    assert [told[token] for token in range(6) if allowed[token]] == pytest.approx(exact, abs=1e-5)
+    assert all(told[token] == -math.inf for token in range(6) if not allowed[token])
+    assert logprob.logprob == told[logprob.token_id]
+    assert sum(allowed) > 1 or logprob.logprob == 0.0, "it had to come"

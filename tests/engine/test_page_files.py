@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import torch
 from kan.knowledge.pages import PageContent, page_path, read_pages, write_pages
 from server.engine.pages import files as files_module
 from server.engine.pages import janitor as janitor_module
+from server.engine.pages.complaints import KINDS, Complaints
 from server.engine.pages.files import PageFiles
 from server.engine.pages.formats import clear_other_formats
 from server.engine.pages.life import State
@@ -259,3 +261,40 @@ def test_room_ends_before_something_else_must_go(tmp_path: Path) -> None:
     assert files.has_room
     files.close()
     assert not PageFiles([]).has_room
+
+
+def test_a_disk_that_takes_nothing_is_told_once_and_left_alone(
+    files: PageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Full, read-only, somebody else's: every fact would say so, and none made unasked would be kept."""
+    shutil.rmtree(tmp_path / "pages")
+    (tmp_path / "pages").write_bytes(b"no directory")
+    assert files.has_room
+    keys = [f"fact-{number}" for number in range(20)]
+    for key in keys:
+        keep(files, key)
+    assert not files.has_room
+    assert caplog.text.count("page content on disk") == 1
+    files.life.audit(keys)
+    (tmp_path / "pages").unlink()
+    keep(files, "asked for")
+    assert names(tmp_path / "pages") == {"asked for"}, "it is tried for who asks, and works again"
+    assert files.has_room
+
+
+def test_complaints_come_once_a_minute_and_count(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    complaints = Complaints(logging.getLogger("test"), lambda: now)
+    for number in range(5):
+        complaints.tell(logging.ERROR, "%s is bad: %s", number, OSError(5, "input"))
+        complaints.tell(logging.ERROR, "%s is bad: %s", number, OSError(28, "space"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "0 is bad: [Errno 5] input",
+        "0 is bad: [Errno 28] space",
+    ]
+    now = 61.0
+    complaints.tell(logging.ERROR, "%s is bad: %s", 5, OSError(5, "input"))
+    assert caplog.messages[2] == "5 is bad: [Errno 5] input (4 more like this since it was last told)"
+    for number in range(3 * KINDS):
+        complaints.tell(logging.ERROR, f"{number}%s: %s", "", OSError(5, "input"))
+    assert len(complaints._told) == KINDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,39 @@ def test_a_line_without_end_is_refused_before_it_is_held() -> None:
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with suppress(InvalidLine):
         assert all(batch.changes for batch in read_batches([data]))
+
+
+@given(
+    chunks=st.lists(
+        st.lists(st.sampled_from([b"a", b" ", b"\n", b"\r", b"\xc2"]), max_size=12).map(b"".join), max_size=4
+    ),
+    longest=st.integers(1, 6),
+)
+def test_lines_are_numbered_as_they_stand(chunks: list[bytes], longest: int) -> None:
+    """The first line that is not JSON is named, or the first that is too long: none here is JSON."""
+    lines = enumerate(b"".join(chunks).split(b"\n"), 1)
+    wrong = next((number for number, line in lines if line.strip() or len(line) > longest), None)
+    if wrong is None:
+        assert not list(read_batches(chunks, longest_line=longest))
+    else:
+        with pytest.raises(InvalidLine) as refusal:
+            list(read_batches(chunks, longest_line=longest))
+        assert refusal.value.line == wrong
+
+
+@pytest.mark.parametrize("blank", [b"\n", b" \t\r\n"])
+def test_nothing_is_done_for_each_blank_line(blank: bytes) -> None:
+    """A megabyte of gzip becomes a gigabyte of them."""
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count)
+    try:
+        batches = list(read_batches([blank * 1000] * 3 + [b'{"id": "a", "text": "b"}']))
+    finally:
+        sys.setprofile(None)
+    assert [batch.last_line for batch in batches] == [3001]
+    assert calls < 500

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.service.admission import SPARE, Admission, Bounds, Key, Place
+from server.service import admission as admission_module
+from server.service.admission import LONGEST_RETURN_S, RETURNS_PER_S, SPARE, Admission, Bounds, Key, Place
 from server.service.errors import Overloaded
 
 CALLERS = "abc"
@@ -178,3 +179,24 @@ async def test_whoever_is_admitted_and_cancelled_at_once_gives_the_slot_back() -
     waiting.cancel()  # it has been admitted, but has not noticed
     await asyncio.gather(waiting, return_exceptions=True)
     assert (admission.waiting, admission.holding) == (0, 0)
+
+
+async def test_the_more_are_refused_the_later_they_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each caller by itself; a thousand that came back in a second would only be refused again."""
+    now = 1000.0
+    monkeypatch.setattr(admission_module.time, "monotonic", lambda: now)
+    admission = Admission("requests", Bounds(slots=1, waiting=0, per_caller=1), {})
+
+    def refused(caller: str) -> float:
+        with pytest.raises(Overloaded) as refusal, admission.join(Key(caller)):
+            pass
+        return refusal.value.retry_after
+
+    with admission.join(Key("a")):
+        told = [refused("a") for _ in range(2000)]
+        assert told == sorted(told)
+        assert (told[0], told[-1]) == (1, LONGEST_RETURN_S)
+        assert max(Counter(told[:500]).values()) <= 2 * RETURNS_PER_S
+        assert refused("b") == 1
+        now += LONGEST_RETURN_S
+        assert refused("a") == 1

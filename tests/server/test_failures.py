@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from kb.edit import Commit, Prepared
 from kb.encoder.minilm import MiniLMEncoder
 from kb.errors import StoreClosed
 from kb.facts import Delete
+from server.engine.protocol import TokenChunk
+from server.service.deadline import cut_at
 from server.service.errors import Overloaded
 from server.service.versions import Versions
 from tests.server.support import FACTS, Service, build_services, chat_body, error, events, running, until
@@ -84,6 +88,20 @@ async def test_what_was_said_before_the_deadline_is_the_answer(
         assert any(part.get("content") for part in told)
         assert (service.context.generations.waiting, service.context.generations.holding) == (0, 0)
         await service.engine.audit()
+
+
+@pytest.mark.parametrize(("patience_s", "told"), [(60.0, 9), (0.0, 2)])
+async def test_who_reads_slowly_has_not_for_ever(patience_s: float, told: int) -> None:
+    """What came before the deadline waits for its reader, but not as long as a byte a second takes."""
+
+    async def chunks() -> AsyncGenerator[tuple[int, TokenChunk], None]:
+        for number in range(9):
+            yield 0, TokenChunk(text="x", token_ids=(1,), finish_reason="stop" if number == 8 else None)
+
+    deadline = time.monotonic() - 0.01
+    found = [chunk async for _, chunk in cut_at(chunks(), deadline, 1, patience_s)]
+    assert len(found) == told
+    assert [found[-1].finish_reason, found[-1].timed_out] == (["stop", False] if told == 9 else ["length", True])
 
 
 async def test_an_edit_that_fails_after_its_client_has_gone_is_no_warning(

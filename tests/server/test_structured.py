@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +15,10 @@ import pytest
 import pytest_asyncio
 
 from kb.encoder.minilm import MiniLMEncoder
+from server.engine.decoding.trial import Trial
+from server.engine.protocol import GrammarTooExpensive
+from server.service.errors import DeadlinePassed
+from server.service.forms import Form
 from tests.server.support import FACTS, MODEL, QUESTION, Service, build_services, error, events, running
 from tests.tiny import tiny_checkpoint
 
@@ -229,3 +236,60 @@ async def test_logprobs_of_a_call_are_all_told(informed: Service) -> None:
     chunks = events(await informed.chat(**fields, stream=True))
     told = [token for c in chunks for one in c["choices"] for token in (one["logprobs"] or {}).get("content", ())]
     assert [token["token"] for token in told] == [token["token"] for token in whole]
+
+
+async def test_a_known_form_waits_for_no_new_one(informed: Service) -> None:
+    """However long somebody's pathological grammar takes."""
+    form = {"guided_regex": "known [0-9]{2}", "max_tokens": 8}
+    assert (await informed.chat(**form)).status_code == 200
+    over = threading.Event()
+    pathological = asyncio.create_task(informed.context.lanes.grammars.run(lambda: over.wait(20)))
+    new = asyncio.create_task(informed.chat(guided_regex="new [0-9]{2}", max_tokens=8))
+    try:
+        answer = await asyncio.wait_for(informed.chat(**form), 10)
+        assert answer.json()["choices"][0]["message"]["content"].startswith("known ")
+        assert not new.done()
+    finally:
+        over.set()
+        await pathological
+    assert (await new).status_code == 200
+
+
+async def test_a_new_form_waits_no_longer_than_the_request(informed: Service) -> None:
+    over = threading.Event()
+    pathological = asyncio.create_task(informed.context.lanes.grammars.run(lambda: over.wait(20)))
+    try:
+        with pytest.raises(DeadlinePassed):
+            await informed.context.grammars.compile("", time.monotonic() + 0.01, Form("regex", "late", "guided_regex"))
+    finally:
+        over.set()
+        await pathological
+
+
+async def test_log_probabilities_of_a_form_are_of_what_it_allows(informed: Service) -> None:
+    fields = {"guided_regex": "ab[cd]", "max_tokens": 8, "logprobs": True, "top_logprobs": 5}
+    tokens = (await informed.chat(**fields)).json()["choices"][0]["logprobs"]["content"]
+    assert [[one["token"] for one in token["top_logprobs"]] for token in tokens[:2]] == [["a"], ["b"]]
+    assert [token["logprob"] for token in tokens[:2]] == [0.0, 0.0]
+    assert {one["token"] for one in tokens[2]["top_logprobs"]} == {"c", "d"}
+    plain = await informed.http.post(
+        "/v1/completions",
+        json={"model": MODEL, "prompt": "x", "guided_regex": "ab[cd]", "max_tokens": 8, "logprobs": 5},
+    )
+    assert plain.json()["choices"][0]["logprobs"]["top_logprobs"][:2] == [{"a": 0.0}, {"b": 0.0}]
+
+
+async def test_a_form_that_takes_too_much_is_named(informed: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parts are not tried one by one: each would take as much."""
+    tried = []
+
+    def require_bounded(_: Trial, source: str) -> None:
+        tried.append(source)
+        raise GrammarTooExpensive("it takes too long, or too much memory, to compile")
+
+    monkeypatch.setattr(Trial, "require_bounded", require_bounded)
+    refused = await informed.chat(response_format=json_schema({"allOf": [{"type": "string"}, {"pattern": "a"}]}))
+    assert refused.status_code == 400
+    assert error(refused)["param"] == "response_format.json_schema.schema"
+    assert error(refused)["code"] == "invalid_grammar"
+    assert len(tried) == 1

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
 import httpx
+from starlette.types import Message
 
 from server.service.admission import Key
-from tests.server.support import FACTS, Service, error
+from server.services import EXPORTS
+from tests.server.support import FACTS, Service, error, until
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
@@ -94,3 +97,38 @@ async def test_one_import_at_a_time_of_each_caller(service: Service) -> None:
         response = await send(service, fact_line(2))
     assert response.status_code == 429
     assert response.headers["retry-after"]
+
+
+async def test_exports_that_nobody_reads_hold_up_no_reads(informed: Service) -> None:
+    """A byte a second would do: each of them lasts as long as its client likes."""
+    unread = asyncio.Event()
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await unread.wait()
+
+    async def receive() -> Message:
+        await unread.wait()
+        return {"type": "http.disconnect"}
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/admin/kb/export",
+        "query_string": b"",
+        "http_version": "1.1",
+        "headers": [(b"host", b"localhost")],
+        "client": ("127.0.0.1", 1),
+        "scheme": "http",
+    }
+    slow = [asyncio.create_task(informed.app(dict(scope), receive, send)) for _ in range(EXPORTS.per_caller)]
+    try:
+        await until(lambda: informed.context.exports.holding == len(slow))
+        refused = await informed.http.get("/admin/kb/export")
+        assert (refused.status_code, "retry-after" in refused.headers) == (429, True)
+        assert informed.context.reads.holding == 0
+        assert (await informed.http.post("/admin/kb/search", json={"query": "x"})).status_code == 200
+    finally:
+        unread.set()
+        await asyncio.gather(*slow)
+    assert informed.context.exports.holding == 0

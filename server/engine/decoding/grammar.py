@@ -15,13 +15,12 @@ import llguidance
 import numpy as np
 from numpy.typing import NDArray
 
+from server.engine.decoding.trial import Trial
+from server.engine.decoding.trial_process import STACK_BYTES, parser_limits
 from server.engine.protocol import Grammar, GrammarError, GrammarTooComplex
 
 KEPT = 64
 """Compiled grammars that are kept for requests to come: agents send the same ones again and again."""
-STACK_BYTES = 2**28
-"""Of a thread that follows grammars. The compiler goes down from rule to rule, however many there are one below the
-other: on a stack of the usual size a text of 23 kB ends the process. What is not used takes no memory."""
 
 
 class TokenSpelling(Protocol):
@@ -38,19 +37,14 @@ class TokenSpelling(Protocol):
 class Grammars:
     """Of one model. `compile` may be called by any thread; what it takes is bounded, whatever the grammar."""
 
-    def __init__(self, tokenizer: TokenSpelling, vocab_size: int, end_tokens: Sequence[int]) -> None:
+    def __init__(
+        self, tokenizer: TokenSpelling, vocab_size: int, end_tokens: Sequence[int], trial: Trial | None = None
+    ) -> None:
+        """`trial`: of grammars that anybody may have written; closed with this."""
+        self._trial = trial
         spelled = llguidance.TokenizerWrapper(_Spelled(tokenizer, vocab_size, end_tokens))
         self._tokenizer = llguidance.LLTokenizer(spelled, n_vocab=vocab_size, eos_token=list(end_tokens))
         self._vocab_size = vocab_size
-        # Fuel is some microseconds a thousand; states take 1 to 2 kB each.
-        self._limits = llguidance.LLParserLimits(
-            initial_lexer_fuel=1_000_000,
-            step_lexer_fuel=100_000,
-            step_max_items=20_000,
-            max_lexer_states=20_000,
-            max_grammar_size=200_000,
-            verbose_errors=False,
-        )
         self._kept: OrderedDict[str, Grammar] = OrderedDict()
         self._lock = Lock()
         self._compiling = _deep_thread("kalmagrove-compiler")
@@ -58,10 +52,10 @@ class Grammars:
 
     def compile(self, source: str) -> Grammar:
         """Blocks, milliseconds mostly. Raises GrammarError."""
-        with self._lock:
-            if source in self._kept:
-                self._kept.move_to_end(source)
-                return self._kept[source]
+        if (known := self.compiled(source)) is not None:
+            return known
+        if self._trial is not None:
+            self._trial.require_bounded(source)
         matcher = self._compiling.submit(self._matcher, source).result()
         if matcher.is_error():
             raise GrammarError(_complaint(matcher.get_error()))
@@ -72,6 +66,13 @@ class Grammars:
                 self._kept.popitem(last=False)
         return grammar
 
+    def compiled(self, source: str) -> Grammar | None:
+        """What `compile` has made of it, if that is kept. Waits for nothing."""
+        with self._lock:
+            if source in self._kept:
+                self._kept.move_to_end(source)
+            return self._kept.get(source)
+
     def constraint(self, grammar: Grammar) -> Constraint:
         """Of a new answer."""
         assert isinstance(grammar.compiled, llguidance.LLMatcher)
@@ -81,10 +82,12 @@ class Grammars:
         """Nothing more is compiled, and no more masks are made. Idempotent."""
         self._compiling.shutdown(wait=False, cancel_futures=True)
         self._masks.shutdown(wait=False, cancel_futures=True)
+        if self._trial is not None:
+            self._trial.close()
 
     def _matcher(self, source: str) -> llguidance.LLMatcher:
         lark = llguidance.LLMatcher.grammar_from_lark(source)
-        return llguidance.LLMatcher(self._tokenizer, lark, log_level=0, limits=self._limits)
+        return llguidance.LLMatcher(self._tokenizer, lark, log_level=0, limits=parser_limits())
 
 
 def _deep_thread(name: str) -> ThreadPoolExecutor:

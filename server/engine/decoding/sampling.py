@@ -2,7 +2,8 @@
 
 Order of operations: logit bias, repetition penalty (prompt and generated tokens), presence and frequency
 penalties (generated tokens only), what a grammar allows, temperature, then top-k, top-p, min-p. Log
-probabilities come from the untouched row.
+probabilities come from the untouched row; under a grammar from what it allows of that, as vLLM has it: the rest could
+not have come, so a token that had to come has probability 1.
 
 Randomness is one float64 uniform per sampled token and the inverse of the cumulative distribution over a
 fixed order of candidates: with top-k or top-p by descending logit, ties by id; without them by id. So a
@@ -67,7 +68,7 @@ class Sampler:
         raw = _as_array(logits)
         values = self._adjustment.apply(raw)
         if allowed is not None:
-            values = np.where(allowed, values, np.float32(-math.inf))
+            values = _only(allowed, values)
         token_id = int(values.argmax())  # the lowest id among equals; a NaN, if there is one
         if allowed is not None and not allowed[token_id]:  # all that is allowed is -inf
             token_id = int(allowed.argmax())
@@ -77,7 +78,10 @@ class Sampler:
             token_id = _draw(values, self._params, self._random.random())
         self._adjustment.record(token_id)
         wanted = self._params.logprobs
-        return SampledToken(token_id, None if wanted is None else token_logprob(logits, token_id, wanted))
+        if wanted is None:
+            return SampledToken(token_id, None)
+        scored = logits if allowed is None else torch.from_numpy(_only(allowed, raw))
+        return SampledToken(token_id, token_logprob(scored, token_id, wanted))
 
 
 def greedy(logits: torch.Tensor, told: Sequence[bool]) -> list[SampledToken]:
@@ -133,6 +137,11 @@ def check_sampling(params: SamplingParams, vocab_size: int) -> None:
             raise ValueError(f"logit_bias: {bias!r} for token {token_id} is out of range")
     if "" in params.stop:
         raise ValueError("stop: an empty string would stop everything")
+
+
+def _only(allowed: NDArray[np.bool_], values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The values; -inf for what is not allowed."""
+    return np.where(allowed, values, np.float32(-math.inf))
 
 
 def _draw(values: NDArray[np.float32], params: SamplingParams, uniform: float) -> int:

@@ -16,6 +16,7 @@ from kan.model import KANModel
 from kan.prompt import PromptBuilder
 from server.engine.decoding.choice import Choice
 from server.engine.decoding.grammar import Grammars
+from server.engine.decoding.trial import Trial
 from server.engine.dtype import choose_dtype
 from server.engine.paged.jobs import Job, carry_out
 from server.engine.paged.options import EngineOptions
@@ -68,7 +69,7 @@ class EmbeddedEngine:
         self._encodings: set[asyncio.Future[None]] = set()
         self._streams: dict[Generation, tuple[asyncio.AbstractEventLoop, TokenStream]] = {}
         self._outbox = Outbox()
-        self._grammars = Grammars(prompt.tokenizer, model.config.vocab_size, model.config.eos_token_ids)
+        self._grammars = Grammars(prompt.tokenizer, model.config.vocab_size, model.config.eos_token_ids, Trial())
         self._worker = Worker(model, prompt.preamble, phi, options, self._files, self._emit)
         self._owner = Owner(self._worker, self._outbox, options.stall_seconds)
         self._owner.start()
@@ -150,6 +151,10 @@ class EmbeddedEngine:
     def compile(self, source: str) -> Grammar:
         """See the protocol."""
         return self._grammars.compile(source)
+
+    def compiled(self, source: str) -> Grammar | None:
+        """See the protocol."""
+        return self._grammars.compiled(source)
 
     def generate(self, request: GenerationRequest) -> TokenStream:
         """See the protocol. Also raises ValueError for sampling parameters out of range."""

@@ -26,6 +26,7 @@ from kan.knowledge.pages import (
     stored_bytes,
     write_pages,
 )
+from server.engine.pages.complaints import Complaints
 from server.engine.pages.janitor import MAX_WRITES, Janitor
 from server.engine.pages.life import PageLife, State
 from server.engine.pages.sharing import SharedDirectory
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 SWEEP_SECONDS = 60.0
 """Between two searches for files that should not be there."""
+REFUSED_SECONDS = 60.0
+"""After a write that failed, until more is made for the disk unasked."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -50,6 +53,9 @@ class PageFiles:
         self._reserve = reserve_bytes
         self._short = False
         """Whether the disk had less than its reserve when it was last looked at."""
+        self._refused: float | None = None
+        """When the disk last took no content, if none was taken since."""
+        self._complaints = Complaints(log)
         self._swept = time.monotonic()
         self._janitor = Janitor(self._look) if self._directories else None
         self.life = PageLife(limit_bytes, self._order_removal)
@@ -66,6 +72,8 @@ class PageFiles:
         without directories."""
         if self._janitor is None or self._short or self.life.full:
             return False
+        if self._refused is not None and time.monotonic() - self._refused < REFUSED_SECONDS:
+            return False
         return self._janitor.backlog < MAX_WRITES // 2
 
     def read(self, key: str, read: Callable[[Path], T]) -> T | None:
@@ -77,7 +85,8 @@ class PageFiles:
         try:
             return read(path)
         except (OSError, PageContentError) as error:
-            log.warning("page content %s is unusable and will be made again: %s", path, error)
+            what = "page content %s is unusable and will be made again: %s"
+            self._complaints.tell(logging.WARNING, what, path, error)
             self._discard(key)
             return None
 
@@ -169,7 +178,7 @@ class PageFiles:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                log.error("page content %s could not be deleted: %s", path, error)
+                self._complaints.tell(logging.ERROR, "page content %s could not be deleted: %s", path, error)
 
     def _write(self, key: str, content: Callable[[], Stored]) -> None:
         try:
@@ -181,10 +190,12 @@ class PageFiles:
 
     def _write_whole(self, key: str, content: Stored) -> None:
         directory = self._directories[0]
-        directory.mkdir(parents=True, exist_ok=True)  # it may have been removed
         try:
+            directory.mkdir(parents=True, exist_ok=True)  # it may have been removed
             write_pages(page_path(directory, key), content)
+            self._refused = None
         except OSError as error:
+            self._refused = time.monotonic()
             if error.errno in FULL:
                 self.life.trim(2 * stored_bytes(content))
             raise

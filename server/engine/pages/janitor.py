@@ -9,6 +9,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from server.engine.pages.complaints import Complaints
+
 log = logging.getLogger(__name__)
 
 MAX_WRITES = 256
@@ -24,11 +26,12 @@ Action = Callable[[], object]
 
 class Janitor:
     """Of several orders for one key only the newest is carried out; removals, which make room, come before writes.
-    Whatever goes wrong with one is logged."""
+    What goes wrong with them is logged, not each time."""
 
     def __init__(self, look: Action) -> None:
         """`look` is called on the thread now and then."""
         self._look = look
+        self._complaints = Complaints(log)
         self._looked = time.monotonic()
         self._worked = False
         """Whether an order was carried out since."""
@@ -90,7 +93,7 @@ class Janitor:
             try:
                 action()
             except Exception as error:  # of a disk, or of content that cannot be made: the next one may do
-                log.warning("page content on disk: %s", error)
+                self._complaints.tell(logging.WARNING, "page content%s on disk: %s", "", error)
 
     def _next(self) -> Action | None:
         with self._changed:

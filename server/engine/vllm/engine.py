@@ -19,6 +19,7 @@ from kan.prompt import PromptBuilder
 from server.engine.decoding.choice import Choice
 from server.engine.decoding.grammar import Grammars
 from server.engine.decoding.sampling import SampledToken
+from server.engine.decoding.trial import Trial
 from server.engine.pages.files import PageFiles
 from server.engine.protocol import (
     EngineInfo,
@@ -79,7 +80,7 @@ class VllmEngine:
         self._open = 0
         self._facts = FactShelf(files, self._preamble, self._record)
         self._files = files
-        self._grammars = Grammars(prompt.tokenizer, checkpoint.config.vocab_size, self._end_tokens)
+        self._grammars = Grammars(prompt.tokenizer, checkpoint.config.vocab_size, self._end_tokens, Trial())
         self._jobs = ThreadPoolExecutor(1, "kalmagrove-jobs", compute_alone)
         self._core = Core(partial(create, self._progress), self._progress.forget_loads)
 
@@ -159,6 +160,10 @@ class VllmEngine:
     def compile(self, source: str) -> Grammar:
         """See the protocol. It only refuses what is wrong: vLLM compiles for itself, with the same library."""
         return self._grammars.compile(source)
+
+    def compiled(self, source: str) -> Grammar | None:
+        """See the protocol."""
+        return self._grammars.compiled(source)
 
     def generate(self, request: GenerationRequest) -> VllmStream:
         """See the protocol. Also raises ValueError for sampling parameters out of range."""

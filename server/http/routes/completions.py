@@ -34,7 +34,8 @@ router = strict_router()
 async def completions(body: CompletionRequest, request: Request, context: ContextDep, caller: CallerDep) -> Response:
     """Continue a text, or several, from live knowledge."""
     context.require_model(body.model)
-    grammar = await context.grammars.compile(caller, body.form)
+    deadline = started(request.scope) + context.settings.request_timeout_s
+    grammar = await context.grammars.compile(caller, deadline, body.form)
     sources = tuple(
         Text(prompt if isinstance(prompt, str) else tuple(prompt), bool(body.echo)) for prompt in body.prompts
     )

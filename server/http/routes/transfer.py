@@ -89,7 +89,7 @@ async def export_facts(
     lines = export_lines(facts)
 
     async def parts() -> AsyncGenerator[bytes, None]:
-        async with context.reads.enter(Key(caller)):
+        async with context.exports.enter(Key(caller)):
             while part := await context.lanes.reads.run(lambda: b"".join(islice(lines, EXPORT_LINES))):
                 yield part
 
