@@ -16,6 +16,7 @@ from kan.config import KANConfig
 from kan.kernels.operations import PagedAttention
 from kan.kernels.small_pages import CacheLayer, write_small
 from kan.patterns import Pattern
+from kan.quantization import Bits
 from kan.rope import rotate
 
 MakeAttention = Callable[[Sequence[CacheLayer], Pattern, Sequence[SequenceRows]], PagedAttention]
@@ -30,13 +31,20 @@ class PagedCache:
     """
 
     def __init__(
-        self, config: KANConfig, pattern: Pattern, pages: int, dtype: torch.dtype, make_attention: MakeAttention
+        self,
+        config: KANConfig,
+        pattern: Pattern,
+        pages: int,
+        dtype: torch.dtype,
+        make_attention: MakeAttention,
+        small_bits: Bits = 8,
     ) -> None:
+        """`small_bits`: of those of its pages that are small."""
         shape = (2, config.num_kv_heads, pages, PAGE_SIZE, config.head_dim)
         # Zeroed: a masked column has weight 0, and 0 · NaN from stale memory would still be NaN.
         bytes_per_layer = math.prod(shape) * dtype.itemsize
         self._layers = [
-            CacheLayer.of(torch.from_numpy(np.zeros(bytes_per_layer, np.uint8)).view(dtype).view(shape))
+            CacheLayer.of(torch.from_numpy(np.zeros(bytes_per_layer, np.uint8)).view(dtype).view(shape), small_bits)
             for _ in range(config.num_layers)
         ]
         self._pattern = pattern

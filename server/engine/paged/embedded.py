@@ -61,7 +61,7 @@ class EmbeddedEngine:
             kernels=model.kernels.name,
         )
         self._limits = RequestLimits(self.info, len(prompt.preamble), options.max_fact_tokens)
-        per_page = PageForm(model.dtype, small=options.page_bits == 8).per_page
+        per_page = PageForm.of(model.dtype, options.page_bits).per_page
         self._page_limits = PageLimits(options.pages, len(prompt.preamble), options.max_fact_tokens, per_page)
         directories = () if options.page_dir is None else (options.page_dir,)
         self._files = PageFiles(directories, options.disk_bytes, options.disk_reserve_bytes)
