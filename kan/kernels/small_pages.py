@@ -16,10 +16,11 @@ Those of 4 bits lie in the same order, each LANES of them packed with the LANES 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kan.attention import PAGE_SIZE, pages_for
@@ -122,18 +123,22 @@ def write_small(layers: Sequence[CacheLayer], pages: Sequence[int], keys: Tensor
     per_page, held = tokens_per_small_page(layers[0].kv.dtype, bits), len(pages)
     depth, count, heads, d = keys.shape
     assert held == pages_for(count, per_page), "as many pages as they take"
-    # Padding is like the last token: it changes no step of a group that it is in.
-    places = torch.arange(held * per_page).clamp_(max=count - 1)
-    keys, values = (x[:, places].view(depth, held, per_page, heads, d) for x in (keys, values))
-    k, key_steps = grouping.keys(keys)
-    v, value_steps = grouping.values(values)
-    k = k.reshape(depth, held, -1, PAGE_SIZE, heads, d // 2, 2).permute(0, 4, 1, 2, 5, 3, 6)
+    in_a_page = grouping.key_groups(per_page)
+    if grouping.tokens is None:
+        grouping = replace(grouping, tokens=min(count, per_page))
+    (k, key_steps), (v, value_steps) = grouping.keys(keys), grouping.values(values)
+    # A page may be much longer than the fact: what is behind it is only zeros, of which none is rounded.
+    missing = held * per_page - count
+    k, v = (F.pad(x, (0, 0, 0, 0, 0, missing)) for x in (k, v))
+    key_steps = F.pad(key_steps, (0, 0, 0, 0, 0, held * in_a_page - key_steps.shape[2]))
+    value_steps = F.pad(value_steps, (0, 0, 0, 0, 0, missing))
+    k = k.view(depth, held, -1, PAGE_SIZE, heads, d // 2, 2).permute(0, 4, 1, 2, 5, 3, 6)
     v = v.view(depth, held, -1, PAGE_SIZE // 2, 2, heads, d).permute(0, 5, 1, 2, 3, 6, 4)
     numbers = torch.stack((k.reshape(depth, heads, held, -1), v.reshape(depth, heads, held, -1)), dim=1)
     if bits == 4:
         numbers = pack_nibbles(torch.unflatten(numbers, 4, (-1, 2 * LANES)), 5).flatten(4)
-    of_keys = key_steps.permute(1, 4, 2, 3, 0, 5)
-    of_values = torch.unflatten(value_steps, 3, (-1, PAGE_SIZE)).permute(1, 5, 2, 3, 6, 0, 4)
+    of_keys = torch.unflatten(key_steps, 2, (held, in_a_page)).permute(1, 4, 2, 3, 0, 5)
+    of_values = torch.unflatten(value_steps, 2, (held, -1, PAGE_SIZE)).permute(1, 5, 2, 3, 6, 0, 4)
     index = torch.tensor(pages)
     for layer, n, ks, vs in zip(layers, numbers, of_keys, of_values, strict=True):
         layer.write(index, n, ks, vs)

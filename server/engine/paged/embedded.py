@@ -125,6 +125,10 @@ class EmbeddedEngine:
         """See the protocol."""
         return self._files.life.is_made(key)
 
+    def expect(self, keys: Sequence[str]) -> None:
+        """See the protocol."""
+        self._files.read_ahead(keys)
+
     def has_room(self) -> bool:
         """See the protocol. Without a disk half the memory is for such pages: the other half is for contexts."""
         if self._options.page_dir is not None:
