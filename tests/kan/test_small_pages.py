@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kan.attention import PAGE_SIZE, pages_for
+from kan.attention import PAGE_SIZE, Prefix, SequenceRows, pages_for
+from kan.kernels.choice import choose_kernels
 from kan.kernels.memory import page_bytes
+from kan.kernels.native import KernelsUnavailable
 from kan.kernels.paged_cache import PagedCache
 from kan.kernels.small_pages import CacheLayer, scale_bytes, tokens_per_small_page, write_small
 from kan.quantization import GROUPINGS, Bits
@@ -88,3 +91,32 @@ def test_too_few_pages_are_refused(bits: Bits) -> None:
     keys = torch.zeros(2, tokens_per_small_page(torch.float32, bits) + 1, 2, 12)
     with pytest.raises(AssertionError, match="as many pages"):
         cache.write_small([1], keys, keys)
+
+
+@pytest.mark.parametrize("kernels_name", ["torch", "native"])
+@pytest.mark.parametrize("bits", BITS)
+def test_a_page_that_was_small_once(kernels_name: Literal["torch", "native"], bits: Bits) -> None:
+    """Its bytes may be NaN for a context that takes it and does not fill it."""
+    config = tiny_config(
+        num_layers=1, hidden_size=192, num_heads=3, num_kv_heads=1, head_dim=64, intermediate_size=64, vocab_size=8
+    )
+    try:
+        kernels = choose_kernels(kernels_name, config, torch.bfloat16)
+    except KernelsUnavailable as error:
+        pytest.skip(str(error))
+    generator = torch.Generator().manual_seed(1)
+    small = torch.randn(2, 1, tokens_per_small_page(torch.bfloat16, bits), 1, 64, generator=generator).bfloat16()
+    qkv = torch.randn(3, 5, 64, generator=generator).bfloat16()
+    cos, sin = torch.ones(3, 1, 64), torch.zeros(3, 1, 64)
+    outputs = []
+    for once_small in (False, True):
+        cache = kernels.new_cache(config, 2, torch.bfloat16, bits)
+        if once_small:
+            cache.write_small([1], *small)
+            kv = cache._layers[0].kv  # type: ignore[attr-defined]
+            assert not kv[:, :, 1].isfinite().all(), "this test would show nothing"
+        outputs.append(cache.attention([SequenceRows(Prefix(), [1], 0, 3)])(0, qkv, cos, sin))
+    assert torch.equal(*outputs)
+    cache.write_small([1], *small)
+    cache.write([1], *small[:, :, :3])
+    assert kv[:, :, 1].isfinite().all()
