@@ -16,6 +16,7 @@ from kan.config import KANConfig
 from kan.kernels.operations import Attention, Cache, Kernels
 from kan.kernels.torch_kernels import TorchKernels
 from kan.layers import Layers, layers_of, rotary_table
+from kan.quantization import Bits
 
 
 @dataclass(slots=True)
@@ -83,8 +84,9 @@ class KANModel:
         self.norm = layers.norm(cast["model.norm.weight"])
         self.head = layers.head(embedding if config.tie_word_embeddings else cast["lm_head.weight"])
 
-    def new_cache(self, pages: int) -> Cache:
-        return self.kernels.new_cache(self.config, pages, self.dtype)
+    def new_cache(self, pages: int, small_bits: Bits = 8) -> Cache:
+        """`small_bits`: of those of its pages that are small."""
+        return self.kernels.new_cache(self.config, pages, self.dtype, small_bits)
 
     def forward(self, batch: Batch, between: Callable[[], None] | None = None) -> Tensor:
         """Run every layer and return hidden states [O, hidden] for `logits`.

@@ -1,4 +1,4 @@
-"""What attention over mounted facts costs with their pages in 8 bits, beside pages in the model's own numbers.
+"""What attention over mounted facts costs with their pages in 8 and in 4 bits, beside pages in the model's own numbers.
 
 As a decode step reads them: all layers in turn, and so many sets of facts in turn that their pages do not stay in the
 cache. Every round takes each kind once, one after the other; a value is one layer's CPU time on one thread, which other
@@ -21,6 +21,7 @@ from kan.kernels.choice import choose_kernels
 from kan.kernels.memory import page_bytes
 from kan.kernels.operations import Cache
 from kan.kernels.small_pages import tokens_per_small_page
+from kan.quantization import Bits
 from loadtests.report import Report
 from loadtests.scenario import Progress
 
@@ -29,10 +30,10 @@ READ_BYTES = 96 << 20
 CONTEXT = 32
 """Tokens of a question before the rows that are measured."""
 WARM_UP = 2
-TOLERANCE = 0.1
-"""Of the largest difference of an output between the two kinds, in deviations of the outputs: rounding to 8 bits moves
-them by some hundredths."""
-KINDS = {"own": False, "8 bits": True}
+TOLERANCE = {"8 bits": 0.1, "4 bits": 1.0}
+"""Of the largest difference of an output from that of the model's own numbers, in deviations of the outputs: rounding
+to 8 bits moves them by some hundredths, to 4 bits by some tenths."""
+KINDS: dict[str, Bits | None] = {"own": None, "8 bits": 8, "4 bits": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,13 @@ class PagesPlan:
         return max(1, -(-READ_BYTES // of_set))
 
 
+def per_page(dtype: torch.dtype, bits: Bits | None) -> int:
+    """Tokens in a page of this kind."""
+    return PAGE_SIZE if bits is None else tokens_per_small_page(dtype, bits)
+
+
 class Scene:
-    """A cache with every set of facts in both kinds of pages, and one context."""
+    """A cache for each kind of pages, with every set of facts and one context."""
 
     def __init__(self, plan: PagesPlan) -> None:
         kernels = choose_kernels(plan.kernels, plan.config, plan.dtype)
@@ -78,18 +84,21 @@ class Scene:
         self._plan = plan
         self._generator = torch.Generator().manual_seed(plan.seed)
         self._own = pages_for(CONTEXT + max(plan.rows))
-        per_fact = pages_for(plan.tokens) + pages_for(plan.tokens, tokens_per_small_page(plan.dtype))
-        pages = self._own + plan.sets * plan.facts * per_fact
-        self.cache: Cache = kernels.new_cache(plan.config, pages, plan.dtype)
-        free = iter(range(self._own, pages))
-        self.cache.write(range(self._own), *self._noise(self._own * PAGE_SIZE))
+        context = self._noise(self._own * PAGE_SIZE)
+        self.caches: dict[str, Cache] = {}
+        self._free: dict[str, Iterator[int]] = {}
+        for kind, bits in KINDS.items():
+            pages = self._own + plan.sets * plan.facts * pages_for(plan.tokens, per_page(plan.dtype, bits))
+            self.caches[kind] = kernels.new_cache(plan.config, pages, plan.dtype, bits or 8)
+            self.caches[kind].write(range(self._own), *context)
+            self._free[kind] = iter(range(self._own, pages))
         self.prefixes: dict[str, list[Prefix]] = {kind: [] for kind in KINDS}
         for _ in range(plan.sets):
-            self._add_set(free)
+            self._add_set()
 
-    def step(self, prefix: Prefix, qkv: Tensor) -> Tensor:
+    def step(self, kind: str, prefix: Prefix, qkv: Tensor) -> Tensor:
         """One step's attention in all layers; the last one's output."""
-        attention = self.cache.attention([SequenceRows(prefix, range(self._own), CONTEXT, len(qkv))])
+        attention = self.caches[kind].attention([SequenceRows(prefix, range(self._own), CONTEXT, len(qkv))])
         exact = torch.float64 if self._plan.dtype == torch.float64 else torch.float32
         cos, sin = (torch.full((len(qkv), 1, self._plan.head_dim), one, dtype=exact) for one in (1.0, 0.0))
         out = qkv
@@ -108,15 +117,15 @@ class Scene:
         shape = (2, plan.layers, tokens, plan.kv_heads, plan.head_dim)
         return torch.randn(shape, generator=self._generator).to(plan.dtype)
 
-    def _add_set(self, free: Iterator[int]) -> None:
+    def _add_set(self) -> None:
         plan = self._plan
-        sizes = {kind: tokens_per_small_page(plan.dtype) if small else PAGE_SIZE for kind, small in KINDS.items()}
+        sizes = {kind: per_page(plan.dtype, bits) for kind, bits in KINDS.items()}
         pages: dict[str, list[int]] = {kind: [] for kind in KINDS}
         for _ in range(plan.facts):
             content = self._noise(plan.tokens)
-            for kind, small in KINDS.items():
-                own = [next(free) for _ in range(pages_for(plan.tokens, sizes[kind]))]
-                (self.cache.write_small if small else self.cache.write)(own, *content)
+            for kind, cache in self.caches.items():
+                own = [next(self._free[kind]) for _ in range(pages_for(plan.tokens, sizes[kind]))]
+                (cache.write if KINDS[kind] is None else cache.write_small)(own, *content)
                 pages[kind] += own
         lengths = (plan.tokens,) * plan.facts
         phi = torch.randn(plan.layers, plan.heads, plan.facts, generator=self._generator)
@@ -134,10 +143,9 @@ def run(plan: PagesPlan, progress: Progress) -> Report:
     for done, rows in enumerate(plan.rows):
         progress(f"{rows} rows", done, len(plan.rows))
         _measure(report, scene, plan, rows)
-    whole, small = (page_bytes(plan.config, plan.dtype, small=one) for one in (False, True))
-    report.figures["memory of a fact, own (KiB)"] = pages_for(plan.tokens) * whole / 1024
-    size = tokens_per_small_page(plan.dtype)
-    report.figures["memory of a fact, 8 bits (KiB)"] = pages_for(plan.tokens, size) * small / 1024
+    for kind, bits in KINDS.items():
+        pages = pages_for(plan.tokens, per_page(plan.dtype, bits))
+        report.figures[f"memory of a fact, {kind} (KiB)"] = pages * page_bytes(plan.config, plan.dtype, bits) / 1024
     report.notes["method"] = (
         f"{plan.facts} facts of {plan.tokens} tokens behind {CONTEXT} of context, {plan.sets} sets in turn, kinds "
         "alternating; µs a layer"
@@ -147,21 +155,22 @@ def run(plan: PagesPlan, progress: Progress) -> Report:
 
 def _measure(report: Report, scene: Scene, plan: PagesPlan, rows: int) -> None:
     qkv = scene.queries(rows)
-    found = {kind: scene.step(prefixes[0], qkv) for kind, prefixes in scene.prefixes.items()}
-    own, small = (found[kind].double() for kind in KINDS)
-    error = float((own - small).abs().max() / own.std())
-    if not error < TOLERANCE:  # a fast wrong result is no evidence
-        report.failures.append(f"{rows} rows: 8 bits differ by {error:.2g} deviations")
-    report.figures[f"{rows} rows: largest difference of an output (deviations)"] = error
+    found = {kind: scene.step(kind, prefixes[0], qkv).double() for kind, prefixes in scene.prefixes.items()}
+    for kind, tolerance in TOLERANCE.items():
+        error = float((found["own"] - found[kind]).abs().max() / found["own"].std())
+        if not error < tolerance:  # a fast wrong result is no evidence
+            report.failures.append(f"{rows} rows: {kind} differ by {error:.2g} deviations")
+        report.figures[f"{rows} rows: largest difference of an output, {kind} (deviations)"] = error
     values: dict[str, list[float]] = {kind: [] for kind in scene.prefixes}
     for done in range(WARM_UP + plan.rounds):
         for kind, prefixes in scene.prefixes.items():
             started = time.process_time()
             for prefix in prefixes:
-                scene.step(prefix, qkv)
+                scene.step(kind, prefix, qkv)
             seconds = time.process_time() - started
             if done >= WARM_UP:
                 values[kind].append(1e6 * seconds / plan.layers / len(prefixes))
     for kind, series in values.items():
         report.add_series(f"{rows} rows: {kind} (µs)", series, plan.rounds)
-    report.ratio(f"{rows} rows: own / 8 bits", f"{rows} rows: own (µs)", f"{rows} rows: 8 bits (µs)")
+    for kind in TOLERANCE:
+        report.ratio(f"{rows} rows: own / {kind}", f"{rows} rows: own (µs)", f"{rows} rows: {kind} (µs)")

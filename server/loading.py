@@ -30,6 +30,7 @@ from kb.store import Store
 from server.engine.dtype import choose_dtype
 from server.engine.paged.embedded import EmbeddedEngine
 from server.engine.paged.options import EngineOptions, PageBits
+from server.engine.paged.page_form import PageForm
 from server.engine.pages.formats import clear_other_formats
 from server.engine.protocol import Engine
 from server.engine.vllm.arguments import VllmOptions
@@ -152,14 +153,14 @@ def engine_options(settings: Settings, config: KANConfig) -> EngineOptions:
         step_tokens=settings.step_tokens,
         busy_step_tokens=max(EngineOptions().busy_step_tokens, 2 * settings.max_running),
     )
-    bytes_per_page = page_bytes(options.configured(config), dtype, small=settings.page_bits == 8)
+    bytes_per_page = page_bytes(options.configured(config), dtype, PageForm.of(dtype, settings.page_bits).small_bits)
     return replace(options, pages=max(1, int(settings.cache_gib * GIB / bytes_per_page)))
 
 
 def _number_format(dtype: torch.dtype, page_bits: PageBits) -> str:
     """The name of the directory, as of the vllm engine's: either engine can use what the other one encoded."""
     name = str(dtype).removeprefix("torch.")
-    return f"{name}-8bit" if page_bits == 8 else name
+    return name if page_bits == 16 else f"{name}-{page_bits}bit"
 
 
 def _disk_bytes(settings: Settings) -> int:

@@ -70,8 +70,8 @@ class Settings(BaseSettings):
     """Of √n attention: how many blocks a row chooses; none: as the model says."""
     attention_threshold: int | None = Field(None, ge=0)
     """Of √n attention: tokens of a context whose rows see everything; none: as the model says."""
-    page_bits: Annotated[Literal[8, 16], BeforeValidator(int)] = 16
-    """Of the numbers in facts' pages, in memory and on disk: 8, or 16 for the model's own (`dtype`)."""
+    page_bits: Annotated[Literal[4, 8, 16], BeforeValidator(int)] = 16
+    """Of the numbers in facts' pages, in memory and on disk: 8 or 4, or 16 for the model's own (`dtype`)."""
     cache_gib: float = Field(1.0, gt=0)
     """Memory for KV pages."""
     page_cache_disk_gib: float = Field(4.0, ge=0)

@@ -24,10 +24,11 @@ from kan.kernels.block_means import BlockMeans
 from kan.kernels.native_attention import NativeAttention, Routing
 from kan.kernels.operations import Cache, Product
 from kan.kernels.paged_cache import PagedCache
-from kan.kernels.small_pages import CacheLayer
+from kan.kernels.small_pages import CacheLayer, step_shapes
 from kan.patterns import SqrtBlocks, pattern_of
+from kan.quantization import Bits
 
-ABI = 7
+ABI = 8
 """KG_ABI of c/vectors.h. A library built from other sources is refused."""
 MAX_HEAD_DIM = 256
 BLOCK_OUTPUTS = 32
@@ -57,17 +58,17 @@ class NativeKernels:
         # lock back could take many times as long as they do.
         long, short = ctypes.CDLL(path), ctypes.PyDLL(path)
         self.tiles = tiles and bool(short.kg_tiles())
-        self._attention = _function(long.kg_attention, [c_void_p] * 10 + [c_int64] * 8)
+        self._attention = _function(long.kg_attention, [c_void_p] * 10 + [c_int64] * 9)
         self._swiglu = _function(long.kg_swiglu, [c_void_p, c_int64, c_int64, c_void_p])
         self._linear = _function(long.kg_linear, [c_void_p] * 4 + [c_int64] * 4 + [c_void_p])
         self._pack_linear = _function(long.kg_pack_linear, [c_void_p, c_int64, c_int64, c_void_p])
         self._rms_norm = _function(short.kg_rms_norm, [c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p])
         self._rotate_and_store = _function(short.kg_rotate_and_store, [c_void_p] * 6 + [c_int64] * 5)
 
-    def new_cache(self, config: KANConfig, pages: int, dtype: torch.dtype) -> Cache:
+    def new_cache(self, config: KANConfig, pages: int, dtype: torch.dtype, small_bits: Bits = 8) -> Cache:
         pattern = pattern_of(config)
         means = BlockMeans(config, pattern, pages, dtype) if isinstance(pattern, SqrtBlocks) else None
-        return PagedCache(config, pattern, pages, dtype, partial(NativeAttention, self, means))
+        return PagedCache(config, pattern, pages, dtype, partial(NativeAttention, self, means), small_bits)
 
     def attention(
         self,
@@ -88,6 +89,7 @@ class NativeKernels:
         rows, heads, d = q.shape
         kv_heads, cache_pages, parts = cache.kv.shape[1], cache.kv.shape[2], len(mass)
         out = torch.empty_like(q)
+        of_keys, of_values = step_shapes(cache.kv, cache.bits)
         means, levels, smallest = None, 0, 0
         if routing is not None:
             levels, smallest = len(routing.means), routing.smallest
@@ -95,15 +97,15 @@ class NativeKernels:
         failure = self._attention(
             _address(q, torch.bfloat16, (rows, heads, d)),
             _address(cache.kv, torch.bfloat16, (2, kv_heads, cache_pages, PAGE_SIZE, d)),
-            _address(cache.key_scales, torch.bfloat16, (kv_heads, cache_pages, d)),
-            _address(cache.value_scales, torch.bfloat16, (kv_heads, cache_pages, 2 * PAGE_SIZE)),
+            _address(cache.key_steps, torch.bfloat16, of_keys),
+            _address(cache.value_steps, torch.bfloat16, of_values),
             _address(sequences, torch.int64, (len(sequences), 9)),
             _address(table, torch.int64, (len(table), 4)),
             None if phi is None else _address(phi, torch.float32, (heads, parts)),
             _address(mass, torch.float32, (parts,)),
             out.data_ptr(),
             means,
-            *(len(sequences), heads, kv_heads, d, cache_pages, parts, levels, smallest),
+            *(len(sequences), heads, kv_heads, d, cache_pages, parts, levels, smallest, cache.bits),
         )
         if failure:
             raise _ERRORS[failure]("attention")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kan.attention import SequenceRows
 from kan.config import KANConfig
+from kan.quantization import Bits
 
 
 class Product(Protocol):
@@ -52,7 +53,8 @@ class Cache(Protocol):
         ...
 
     def write_small(self, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
-        """The same in 8 bits: `kan/kernels/small_pages.py` says how, and how many tokens such a page takes."""
+        """The same in as few bits as the cache's small pages have: `kan/kernels/small_pages.py` says how, and how many
+        tokens such a page takes."""
         ...
 
     def attention(self, sequences: Sequence[SequenceRows]) -> PagedAttention:
@@ -69,8 +71,8 @@ class Kernels(Protocol):
     @property
     def name(self) -> str: ...
 
-    def new_cache(self, config: KANConfig, pages: int, dtype: torch.dtype) -> Cache:
-        """An empty cache of so many pages."""
+    def new_cache(self, config: KANConfig, pages: int, dtype: torch.dtype, small_bits: Bits = 8) -> Cache:
+        """An empty cache of so many pages. `small_bits`: of those that are small."""
         ...
 
     def linear(self, weight: Tensor, bias: Tensor | None = None, *, packed: bool = True) -> Product:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from kan.config import KANConfig
 from kan.kernels.operations import PagedAttention
 from kan.kernels.small_pages import CacheLayer, write_small
 from kan.patterns import Pattern
+from kan.quantization import Bits
 from kan.rope import rotate
 
 MakeAttention = Callable[[Sequence[CacheLayer], Pattern, Sequence[SequenceRows]], PagedAttention]
@@ -30,25 +31,36 @@ class PagedCache:
     """
 
     def __init__(
-        self, config: KANConfig, pattern: Pattern, pages: int, dtype: torch.dtype, make_attention: MakeAttention
+        self,
+        config: KANConfig,
+        pattern: Pattern,
+        pages: int,
+        dtype: torch.dtype,
+        make_attention: MakeAttention,
+        small_bits: Bits = 8,
     ) -> None:
+        """`small_bits`: of those of its pages that are small."""
         shape = (2, config.num_kv_heads, pages, PAGE_SIZE, config.head_dim)
         # Zeroed: a masked column has weight 0, and 0 · NaN from stale memory would still be NaN.
         bytes_per_layer = math.prod(shape) * dtype.itemsize
         self._layers = [
-            CacheLayer.of(torch.from_numpy(np.zeros(bytes_per_layer, np.uint8)).view(dtype).view(shape))
+            CacheLayer.of(torch.from_numpy(np.zeros(bytes_per_layer, np.uint8)).view(dtype).view(shape), small_bits)
             for _ in range(config.num_layers)
         ]
         self._pattern = pattern
         self._make_attention = make_attention
+        self._once_small: set[int] = set()
+        """Pages with bytes of small ones, among which there are NaN for whoever takes them for whole numbers."""
 
     def write(self, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
+        self._clear(pages)
         offsets = torch.arange(keys.shape[1])
         slots = torch.tensor(pages)[offsets // PAGE_SIZE] * PAGE_SIZE + offsets % PAGE_SIZE
         for layer, layer_keys, layer_values in zip(self._layers, keys, values, strict=True):
             _store(layer.kv, slots, layer_keys, layer_values)
 
     def write_small(self, pages: Sequence[int], keys: Tensor, values: Tensor) -> None:
+        self._once_small.update(pages)
         write_small(self._layers, pages, keys, values)
 
     def under(self, pattern: Pattern) -> PagedCache:
@@ -58,7 +70,16 @@ class PagedCache:
         return other
 
     def attention(self, sequences: Sequence[SequenceRows]) -> PagedAttention:
+        for one in sequences:
+            self._clear(one.written)
         return self._make_attention(self._layers, self._pattern, sequences)
+
+    def _clear(self, pages: Iterable[int]) -> None:
+        """They are about to be written in whole numbers, perhaps not to their ends."""
+        for page in self._once_small.intersection(pages):
+            for layer in self._layers:
+                layer.kv[:, :, page].zero_()
+            self._once_small.discard(page)
 
 
 def exact_type(dtype: torch.dtype) -> torch.dtype:

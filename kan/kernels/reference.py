@@ -105,10 +105,27 @@ def _plain_token(cache: CacheLayer, page: int, place: int) -> Tensor:
 def _small_token(cache: CacheLayer, page: int, place: int) -> Tensor:
     """[2, H_kv, d], as `kan/kernels/small_pages.py` lays them out."""
     d = cache.kv.shape[-1]
-    numbers = cache.kv.view(torch.int8)[:, :, page].flatten(2).double()
     first, token = place // PAGE_SIZE * PAGE_SIZE * d, place % PAGE_SIZE
     of_key = [first + (channel // 2 * PAGE_SIZE + token) * 2 + channel % 2 for channel in range(d)]
     of_value = [first + (token // 2 * d + channel) * 2 + token % 2 for channel in range(d)]
-    keys = numbers[0][:, of_key] * cache.key_scales[:, page].double()
-    values = numbers[1][:, of_value] * cache.value_scales[:, page, place, None].double()
-    return torch.stack((keys, values))
+    keys, values = (_small_numbers(cache, page, plane, which) for plane, which in enumerate((of_key, of_value)))
+    block = page * cache.in_page + place // PAGE_SIZE
+    groups = cache.key_steps.shape[2]
+    key_steps = cache.key_steps[:, page, place * groups // (cache.in_page * PAGE_SIZE)].double()
+    groups = cache.value_steps.shape[2]
+    value_steps = cache.value_steps[:, block, :, :, token].double()[:, [channel * groups // d for channel in range(d)]]
+    return torch.stack((_widened(keys, key_steps.unbind(1)), _widened(values, value_steps.unbind(2))))
+
+
+def _small_numbers(cache: CacheLayer, page: int, plane: int, which: list[int]) -> Tensor:
+    """[H_kv, numbers], those at these places of a page: of 4 bits each sixteen are packed with the next sixteen."""
+    if cache.bits == 8:
+        return cache.kv.view(torch.int8)[plane, :, page].flatten(1)[:, which].double()
+    packed = cache.kv.view(torch.uint8)[plane, :, page].flatten(1)
+    found = [packed[:, place // 32 * 16 + place % 16] >> (4 if place % 32 >= 16 else 0) & 15 for place in which]
+    return torch.stack(found, dim=1).double()
+
+
+def _widened(numbers: Tensor, steps: Sequence[Tensor]) -> Tensor:
+    """numbers · scale, and of 4 bits + least"""
+    return sum(steps[1:], start=numbers * steps[0])

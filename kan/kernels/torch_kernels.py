@@ -17,6 +17,7 @@ from kan.kernels.paged_cache import MakeAttention, PagedCache
 from kan.kernels.routed_attention import RoutedAttention
 from kan.kernels.torch_attention import TorchAttention
 from kan.patterns import Pattern, SqrtBlocks, pattern_of
+from kan.quantization import Bits
 
 
 class TorchKernels:
@@ -31,10 +32,10 @@ class TorchKernels:
         self._make_attention = make_attention
         self._make_linear = make_linear
 
-    def new_cache(self, config: KANConfig, pages: int, dtype: torch.dtype) -> Cache:
+    def new_cache(self, config: KANConfig, pages: int, dtype: torch.dtype, small_bits: Bits = 8) -> Cache:
         pattern = pattern_of(config)
         make_attention = self._make_attention or _attention(config, pattern, pages, dtype)
-        return PagedCache(config, pattern, pages, dtype, make_attention)
+        return PagedCache(config, pattern, pages, dtype, make_attention, small_bits)
 
     def linear(self, weight: Tensor, bias: Tensor | None = None, *, packed: bool = True) -> Product:
         return self._make_linear(weight, bias, packed=packed)

@@ -1,4 +1,4 @@
-"""What a knowledge page holds, and its form on disk: the K and V of one fact, before RoPE, whole or in 8 bits.
+"""What a knowledge page holds, and its form on disk: the K and V of one fact, before RoPE, whole or in 8 or 4 bits.
 
 Keys are kept before rotation so that any engine can place the fact where its own layout wants it.
 """
@@ -18,12 +18,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from kan.quantization import SCALE_TYPE, dequantize, quantize
+from kan.quantization import GROUPINGS, SCALE_TYPE, Bits, pack_nibbles, unpack_nibbles
 
 CHECKSUM = "crc32"
 FORMAT = "format"
 VERSION = "2"
 """Of files. Those of another version are refused, and so made again."""
+PARTS = ("scales", "least")
+"""Names of steps' parts in a file."""
 SUFFIX = ".pages"
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -66,34 +68,41 @@ class PageContent:
 
 @dataclass(frozen=True, slots=True)
 class SmallContent:
-    """The same in 8 bits: int8 of the same shapes, a scale for each channel of the keys and each token of the values.
+    """The same in 8 or 4 bits, as `kan.quantization.GROUPINGS` says.
 
-    key_scales     [layers, 1, H_kv, d]
-    value_scales   [layers, tokens, H_kv, 1]
+    keys, values   int8 [layers, tokens, H_kv, d]; of 4 bits uint8, packed to [layers, tokens, H_kv, d / 2]
+    key_steps      [parts, layers, groups, H_kv, d]
+    value_steps    [parts, layers, tokens, H_kv, groups]
     """
 
     keys: Tensor
-    key_scales: Tensor
+    key_steps: Tensor
     values: Tensor
-    value_scales: Tensor
+    value_steps: Tensor
+    bits: Bits
 
     @classmethod
-    def of(cls, content: PageContent) -> SmallContent:
-        """Rounded to 8 bits: every number by half its scale at most (`kan/quantization.py`)."""
-        return cls(*quantize(content.keys, 1), *quantize(content.values, 3))
+    def of(cls, content: PageContent, bits: Bits) -> SmallContent:
+        """Rounded: every number by half its scale at most (`kan/quantization.py`)."""
+        grouping = GROUPINGS[bits]
+        (keys, key_steps), (values, value_steps) = grouping.keys(content.keys), grouping.values(content.values)
+        if bits == 4:
+            keys, values = pack_nibbles(keys, 3), pack_nibbles(values, 3)
+        return cls(keys, key_steps, values, value_steps, bits)
 
     def content(self, dtype: torch.dtype) -> PageContent:
         """In a model's numbers."""
-        keys = dequantize(self.keys, self.key_scales, dtype)
-        return PageContent(keys, dequantize(self.values, self.value_scales, dtype))
+        grouping, keys, values = GROUPINGS[self.bits], self.keys, self.values
+        if self.bits == 4:
+            keys, values = unpack_nibbles(keys, 3), unpack_nibbles(values, 3)
+        return PageContent(
+            grouping.widen_keys(keys, self.key_steps, dtype), grouping.widen_values(values, self.value_steps, dtype)
+        )
 
     def tensors(self) -> Mapping[str, Tensor]:
-        return {
-            "keys": self.keys,
-            "key_scales": self.key_scales,
-            "values": self.values,
-            "value_scales": self.value_scales,
-        }
+        steps = {"key": self.key_steps, "value": self.value_steps}
+        named = {f"{of}_{part}": one for of, parts in steps.items() for part, one in zip(PARTS, parts, strict=False)}
+        return {"keys": self.keys, "values": self.values, **named}
 
 
 def stored_bytes(content: Stored) -> int:
@@ -139,15 +148,22 @@ def read_pages(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> PageCo
     return PageContent(*(_required(tensors, name, shape, dtype) for name in ("keys", "values")))
 
 
-def read_small_pages(path: Path, shape: tuple[int, ...]) -> SmallContent:
-    """The same for content in 8 bits; `shape` is that of its keys."""
-    tensors = _intact(path)
+def read_small_pages(path: Path, shape: tuple[int, ...], bits: Bits) -> SmallContent:
+    """The same for content in so few bits; `shape` is that of its keys as they were."""
+    tensors, grouping = _intact(path), GROUPINGS[bits]
     layers, tokens, heads, d = shape
+    stored, kind = (shape, torch.int8) if bits == 8 else ((layers, tokens, heads, d // 2), torch.uint8)
+    names = PARTS[: grouping.parts]
+    of_keys, of_values = (
+        (layers, grouping.key_groups(tokens), heads, d),
+        (layers, tokens, heads, grouping.value_groups(d)),
+    )
     return SmallContent(
-        _required(tensors, "keys", shape, torch.int8),
-        _required(tensors, "key_scales", (layers, 1, heads, d), SCALE_TYPE),
-        _required(tensors, "values", shape, torch.int8),
-        _required(tensors, "value_scales", (layers, tokens, heads, 1), SCALE_TYPE),
+        _required(tensors, "keys", stored, kind),
+        torch.stack([_required(tensors, f"key_{part}", of_keys, SCALE_TYPE) for part in names]),
+        _required(tensors, "values", stored, kind),
+        torch.stack([_required(tensors, f"value_{part}", of_values, SCALE_TYPE) for part in names]),
+        bits,
     )
 
 

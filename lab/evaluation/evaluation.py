@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from kan.quantization import Bits
 from lab.evaluation import (
     citing,
     counterfact,
@@ -217,17 +218,21 @@ class _Run:
             self.watcher.changed(self.report)
 
     async def page_bits(self) -> None:
-        """The sets of the table, with facts in 8 bits and in the model's own numbers."""
-        small = Respondent(self.subject, self.directory / "pages-8bit", self.plan.max_tokens, page_bits=8)
+        """The sets of the table, with facts in 8 and in 4 bits and in the model's own numbers."""
+        small: dict[Bits, Respondent] = {
+            bits: Respondent(self.subject, self.directory / f"pages-{bits}bit", self.plan.max_tokens, page_bits=bits)
+            for bits in (8, 4)
+        }
         try:
             for dataset in self.plan.sets:
                 mounted = self.material.mounted(dataset, "test", self.plan.questions, page_bits.DISTRACTORS)
-                advance = self.watcher.begin(f"page bits: {dataset}", 2 * len(mounted))
+                advance = self.watcher.begin(f"page bits: {dataset}", (1 + len(small)) * len(mounted))
                 found = await page_bits.measure(dataset, mounted, self.learned, self.respondent, small, advance)
                 self.report.findings.append(found)
                 self.watcher.changed(self.report)
         finally:
-            await small.aclose()
+            for respondent in small.values():
+                await respondent.aclose()
 
     async def reading(self) -> None:
         """Questions that ask for more than a value, with the right passage alone and among others."""

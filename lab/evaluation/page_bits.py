@@ -1,14 +1,15 @@
-"""What 8 bits in facts' pages cost: the same questions with the same facts, pages in the model's own numbers and in 8
-bits."""
+"""What few bits in facts' pages cost: the same questions with the same facts, pages in the model's own numbers, in 8
+bits and in 4."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
+from kan.quantization import Bits
 from lab.evaluation.conditions import mounted
 from lab.evaluation.measures import contains
-from lab.evaluation.report import Findings
+from lab.evaluation.report import Figure, Findings
 from lab.evaluation.statistics import bootstrap, mcnemar, paired_difference
 from lab.evaluation.subject import Advance, Ask, Reply, Respondent, Setup
 from lab.questions.mounting import Mounted
@@ -17,23 +18,36 @@ DISTRACTORS = 7
 
 
 async def measure(
-    dataset: str, questions: Sequence[Mounted], setup: Setup, own: Respondent, small: Respondent, advance: Advance
+    dataset: str,
+    questions: Sequence[Mounted],
+    setup: Setup,
+    own: Respondent,
+    small: Mapping[Bits, Respondent],
+    advance: Advance,
 ) -> Findings:
-    """Greedy replies of both respondents, whose engines keep pages in the model's numbers and in 8 bits."""
+    """Greedy replies of respondents whose engines keep pages in the model's numbers, and in so few bits."""
     asks = [_asked(one) for one in questions]
-    replies = [await respondent.answers(setup, asks, advance) for respondent in (own, small)]
-    right = [[_right(*pair) for pair in zip(questions, of_kind, strict=True)] for of_kind in replies]
-    pairs = list(zip(*replies, strict=True))
+    expected = await own.answers(setup, asks, advance)
+    right = _right(questions, expected)
     findings = Findings(f"page bits: {dataset}, {len(questions)} questions, {DISTRACTORS} distractors")
-    findings.figures = {
-        "right, the model's numbers": bootstrap(right[0]),
-        "right, 8 bits": bootstrap(right[1]),
-        "8 bits - the model's numbers": paired_difference(right[1], right[0]),
-        "p that both are right as often (McNemar)": mcnemar(right[0], right[1]),
-        "same reply": bootstrap([one.text == other.text for one, other in pairs]),
-        "median |Δ log probability| of the first token": median(_difference(*pair) for pair in pairs),
-    }
+    findings.figures = {"right, the model's numbers": bootstrap(right)}
+    for bits, respondent in small.items():
+        replies = await respondent.answers(setup, asks, advance)
+        own_and_small = list(zip(expected, replies, strict=True))
+        findings.figures |= _figures(f"{bits} bits", own_and_small, right, _right(questions, replies))
     return findings
+
+
+def _figures(
+    name: str, pairs: Sequence[tuple[Reply, Reply]], own: Sequence[bool], small: Sequence[bool]
+) -> dict[str, Figure]:
+    return {
+        f"right, {name}": bootstrap(small),
+        f"{name} - the model's numbers": paired_difference(small, own),
+        f"{name}: p that both are right as often (McNemar)": mcnemar(own, small),
+        f"{name}: same reply": bootstrap([one.text == other.text for one, other in pairs]),
+        f"{name}: median |Δ log probability| of the first token": median(_difference(*pair) for pair in pairs),
+    }
 
 
 def _asked(one: Mounted) -> Ask:
@@ -41,8 +55,9 @@ def _asked(one: Mounted) -> Ask:
     return Ask(ask.question, ask.facts, logprobs=1)
 
 
-def _right(one: Mounted, reply: Reply) -> bool:
-    return contains(reply.text, one.question.answers, one.question.numeric)
+def _right(questions: Sequence[Mounted], replies: Sequence[Reply]) -> list[bool]:
+    each = zip(questions, replies, strict=True)
+    return [contains(reply.text, one.question.answers, one.question.numeric) for one, reply in each]
 
 
 def _difference(one: Reply, other: Reply) -> float:

@@ -1,4 +1,4 @@
-"""`kalmagrove bench pages`: attention over facts in 8 bits. No server takes part."""
+"""`kalmagrove bench pages`: attention over facts in 8 and 4 bits. No server takes part."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pages(
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 1,
     json: Annotated[Path | None, typer.Option("--json", help="Also write the report to this file.")] = None,
 ) -> None:
-    """Attention over facts whose pages are in 8 bits, beside pages in the model's own numbers."""
+    """Attention over facts whose pages are in 8 and in 4 bits, beside pages in the model's own numbers."""
     from loadtests.pages import PagesPlan, run
     from server.engine.dtype import choose_dtype
 

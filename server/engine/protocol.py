@@ -216,6 +216,13 @@ class Engine(Protocol):
         """Whether the pages of a fact are made. Any thread may ask."""
         ...
 
+    def expect(self, keys: Sequence[str]) -> None:
+        """A request is about to mount these facts: what is on disk of their pages begins to be read.
+
+        Any thread may call it; it never fails, and takes no longer than it takes to open the files.
+        """
+        ...
+
     def has_room(self) -> bool:
         """Whether more pages can be made without others having to go."""
         ...

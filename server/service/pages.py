@@ -33,6 +33,10 @@ class FactPages:
         """Whether the pages of a fact with this text are there."""
         return self._engine.has_pages(self.key(text))
 
+    def expect(self, facts: Sequence[FactTokens]) -> None:
+        """A request is about to mount them. Blocks for as long as it takes to open their files."""
+        self._engine.expect([fact.key for fact in facts])
+
     def reconcile(self) -> None:
         """Forget all pages that no fact needs, whoever left them: for the start. Blocks."""
         self._engine.reconcile({self.key(text) for text in self._store.snapshot.texts()})

@@ -152,11 +152,12 @@ class Retrieval:
         return await self._lanes.reads.run(partial(self.found, questions, 0, time.perf_counter()))
 
     def mount(self, retrieved: Retrieved) -> tuple[MountedFact, ...]:
-        """The facts as the engine takes them. Blocks."""
-        return tuple(
-            MountedFact(self._pages.tokens(hit.fact.text), fit, hit.fact.version)
-            for hit, fit in zip(retrieved.hits, retrieved.fits, strict=True)
-        )
+        """The facts as the engine takes them. Blocks. What is on disk of them is read while the prompt is made and
+        waits for its turn."""
+        facts = [self._pages.tokens(hit.fact.text) for hit in retrieved.hits]
+        self._pages.expect(facts)
+        each = zip(facts, retrieved.fits, retrieved.hits, strict=True)
+        return tuple(MountedFact(fact, fit, hit.fact.version) for fact, fit, hit in each)
 
     def _affordable(self, hits: Sequence[Hit], cold_tokens: float) -> tuple[tuple[Hit, ...], tuple[Hit, ...]]:
         """Those to mount and those to leave out; the latter's pages are made next."""

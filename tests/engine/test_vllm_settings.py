@@ -53,8 +53,9 @@ def test_settings_that_contradict_each_other() -> None:
         Settings(vllm_args="--tensor-parallel-size 2")
     with pytest.raises(ValidationError, match="page_cache_disk_gib"):
         Settings(engine="vllm", page_cache_disk_gib=0)
-    with pytest.raises(ValidationError, match="page_bits: the vllm engine keeps facts in vLLM's own KV cache"):
-        Settings(engine="vllm", page_bits=8)
+    for bits in (4, 8):
+        with pytest.raises(ValidationError, match="page_bits: the vllm engine keeps facts in vLLM's own KV cache"):
+            Settings(engine="vllm", page_bits=bits)
     assert Settings(engine="vllm", vllm_args="-tp 2").vllm_args == "-tp 2"
 
 

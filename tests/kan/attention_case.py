@@ -14,17 +14,16 @@ from kan.attention import PAGE_SIZE, Prefix, SequenceRows, pages_for
 from kan.config import KANConfig
 from kan.kernels.operations import Cache
 from kan.kernels.small_pages import tokens_per_small_page
+from kan.quantization import Bits
 from tests.tiny import tiny_config
 
-SMALL, MOST = (tokens_per_small_page(dtype) for dtype in (torch.bfloat16, torch.float64))
-"""Tokens of small pages."""
 SMALL_PAGES = 5
 
 
 class MakesCaches(Protocol):
     """What a case needs of `Kernels`."""
 
-    def new_cache(self, config: KANConfig, pages: int, dtype: torch.dtype) -> Cache: ...
+    def new_cache(self, config: KANConfig, pages: int, dtype: torch.dtype, small_bits: Bits) -> Cache: ...
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Case:
     sequences   with pages as in a cache of bfloat16
     small_kv    [2, layers, small pages, tokens, H_kv, d]: what is rounded into the small pages, which come after the
                 others; as many tokens as the largest of them take, whatever the cache's type
+    bits        of the numbers in small pages
     """
 
     config: KANConfig
@@ -43,19 +43,23 @@ class Case:
     qkv: Tensor
     sequences: list[SequenceRows]
     small_kv: Tensor
+    bits: Bits
 
     def new_cache(self, kernels: MakesCaches, dtype: torch.dtype) -> Cache:
         """Filled."""
         pages, small = self.kv.shape[2] // PAGE_SIZE, self.small_kv.shape[2]
-        cache = kernels.new_cache(self.config, pages + small, dtype)
+        cache = kernels.new_cache(self.config, pages + small, dtype, self.bits)
         cache.write(range(pages), *self.kv.to(dtype))
+        tokens = tokens_per_small_page(dtype, self.bits)
         for page in range(small):
-            cache.write_small([pages + page], *self.small_kv[:, :, page, : tokens_per_small_page(dtype)].to(dtype))
+            cache.write_small([pages + page], *self.small_kv[:, :, page, :tokens].to(dtype))
         return cache
 
     def run(self, kernels: MakesCaches, dtype: torch.dtype, layer: int = 0) -> tuple[Tensor, list[Tensor]]:
         """Output [R, H, d] of one layer, and the masses of its parts."""
-        attention = self.new_cache(kernels, dtype).attention([laid_out(one, dtype) for one in self.sequences])
+        attention = self.new_cache(kernels, dtype).attention(
+            [laid_out(one, dtype, self.bits) for one in self.sequences]
+        )
         exact = torch.float64 if dtype == torch.float64 else torch.float32
         cos, sin = (torch.full((len(self.qkv), 1, self.config.head_dim), one, dtype=exact) for one in (1.0, 0.0))
         out = attention(layer, self.qkv.to(dtype), cos, sin)
@@ -76,9 +80,9 @@ class Case:
         return replace(self, qkv=self.qkv[first:end].contiguous(), sequences=[self.sequences[index]])
 
 
-def laid_out(one: SequenceRows, dtype: torch.dtype) -> SequenceRows:
+def laid_out(one: SequenceRows, dtype: torch.dtype, bits: Bits) -> SequenceRows:
     """The same with small pages as a cache of this type has them: the larger its numbers, the fewer."""
-    prefix, per_page = one.prefix, tokens_per_small_page(dtype)
+    prefix, per_page = one.prefix, tokens_per_small_page(dtype, bits)
     pages: list[int] = []
     rest = list(prefix.pages)
     for length, own in zip(prefix.lengths, prefix.per_page, strict=False):
@@ -103,13 +107,15 @@ def case(
     bias: float | None = None,
     layers: int = 1,
     small: float = 0.0,
+    bits: Bits = 8,
 ) -> Case:
     """`sequences`: (lengths of the mounted parts, tokens already computed, new rows) of each.
 
     Mounted pages lie in any order and are shared by parts and sequences, and every other sequence has no φ at all if
     there are several. `bias` is the deviation of φ; some of it is -inf if that is infinite; None for no φ.
-    So large a share of the parts, about, is in `small` pages.
+    So large a share of the parts, about, is in `small` pages, of so many `bits`.
     """
+    per_page, most = (tokens_per_small_page(dtype, bits) for dtype in (torch.bfloat16, torch.float64))
     generator = torch.Generator().manual_seed(seed)
     config = tiny_config(
         num_layers=layers, num_heads=kv_heads * group, num_kv_heads=kv_heads, head_dim=d, max_position_embeddings=4096
@@ -120,7 +126,7 @@ def case(
     order = shared + torch.randperm(sum(owned), generator=generator)
     laid = []
     for index, (parts, computed, count) in enumerate(sequences):
-        sizes = [SMALL if chance < small else PAGE_SIZE for chance in torch.rand(len(parts), generator=generator)]
+        sizes = [per_page if chance < small else PAGE_SIZE for chance in torch.rand(len(parts), generator=generator)]
         mounted: list[int] = []
         for length, size in zip(parts, sizes, strict=True):
             first, end = (0, shared) if size == PAGE_SIZE else (ends[-1], ends[-1] + SMALL_PAGES)
@@ -134,7 +140,8 @@ def case(
         kv=noise(seed + 1, 2, layers, ends[-1] * PAGE_SIZE, kv_heads, d),
         qkv=noise(seed, rows, (group + 2) * kv_heads, d, scale=2),
         sequences=laid,
-        small_kv=noise(seed + 2, 2, layers, SMALL_PAGES if small else 0, MOST, kv_heads, d),
+        small_kv=noise(seed + 2, 2, layers, SMALL_PAGES if small else 0, most, kv_heads, d),
+        bits=bits,
     )
 
 
@@ -150,7 +157,7 @@ def _phi(generator: torch.Generator, layers: int, heads: int, parts: int, bias: 
 @st.composite
 def cases(draw: st.DrawFn, d: tuple[int, ...], most_rows: int, layers: int = 1) -> Case:
     """Prompts and single rows together, in any order, some with nothing mounted or with an empty part."""
-    lengths = st.lists(st.integers(0, 40), max_size=4)
+    lengths = st.lists(st.integers(0, 70), max_size=4)
     counts = st.one_of(st.just(1), st.integers(1, most_rows))
     return case(
         draw(st.integers(0, 2**31)),
@@ -161,4 +168,5 @@ def cases(draw: st.DrawFn, d: tuple[int, ...], most_rows: int, layers: int = 1) 
         bias=draw(st.sampled_from([None, 1.0, 20.0, 1e4, torch.inf])),
         layers=layers,
         small=draw(st.sampled_from([0.0, 0.5, 1.0])),
+        bits=draw(st.sampled_from([4, 8])),
     )

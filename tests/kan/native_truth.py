@@ -9,9 +9,10 @@ from torch import Tensor
 
 from kan.attention import PAGE_SIZE, SequenceRows, pages_for, slot_of
 from kan.kernels.reference import seen as seen_by
+from kan.kernels.small_pages import tokens_per_small_page
 from kan.patterns import Pattern, SqrtBlocks, causal
-from kan.quantization import dequantize, quantize
-from tests.kan.attention_case import SMALL, Case
+from kan.quantization import GROUPINGS
+from tests.kan.attention_case import Case
 from tests.kan.test_native import ROUND, ROUND32
 
 
@@ -68,10 +69,17 @@ class Truth:
 
 
 def rounded(given_: Case) -> Tensor:
-    """[2, layers, small pages, SMALL, H_kv, d]: what small pages hold. The kernel rounds keys to bfloat16 as well."""
-    keys, values = given_.small_kv[..., :SMALL, :, :].float()
+    """[2, layers, small pages, tokens, H_kv, d]: what small pages hold. The kernel rounds to bfloat16 as well:
+    keys, and values of 4 bits."""
+    grouping = GROUPINGS[given_.bits]
+    tokens = tokens_per_small_page(torch.bfloat16, given_.bits)
+    keys, values = given_.small_kv[..., :tokens, :, :].float()
+    kind = torch.float64 if given_.bits == 8 else torch.bfloat16
     return torch.stack(
-        (dequantize(*quantize(keys, 2), torch.bfloat16).double(), dequantize(*quantize(values, 4), torch.float64))
+        (
+            grouping.widen_keys(*grouping.keys(keys), torch.bfloat16).double(),
+            grouping.widen_values(*grouping.values(values), kind).double(),
+        )
     )
 
 

@@ -16,6 +16,7 @@ from kan.kernels.native import NativeKernels
 from kan.kernels.reference import ReferenceAttention
 from kan.kernels.small_pages import CacheLayer
 from kan.kernels.torch_kernels import TorchKernels
+from kan.quantization import Bits
 from tests.kan.attention_case import Case, case, cases
 from tests.kan.native_truth import Truth, columns_of
 from tests.kan.test_native import ROUND32, kernels, threads, within
@@ -89,8 +90,10 @@ def test_without_knowledge(kernels: NativeKernels) -> None:
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("n", [1, 5, 64])
-def test_same_bits_every_time_and_with_any_number_of_threads(kernels: NativeKernels, n: int) -> None:
-    repeated = case(11, [([200, 90], 150, n), ([55] * 4, 10, 1), ([300], 0, n)], kv_heads=3, bias=3.0, small=0.5)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_same_bits_every_time_and_with_any_number_of_threads(kernels: NativeKernels, n: int, bits: Bits) -> None:
+    sequences = [([200, 90], 150, n), ([55] * 4, 10, 1), ([300], 0, n)]
+    repeated = case(11, sequences, kv_heads=3, bias=3.0, small=0.5, bits=bits)
     results = []
     for count in (1, 2, 1, 2, 2, 3):
         torch.set_num_threads(count)
@@ -101,9 +104,11 @@ def test_same_bits_every_time_and_with_any_number_of_threads(kernels: NativeKern
         assert all(torch.equal(*pair) for pair in zip(masses, first_masses, strict=True))
 
 
-def test_a_row_does_not_depend_on_its_company(kernels: NativeKernels) -> None:
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_row_does_not_depend_on_its_company(kernels: NativeKernels, bits: Bits) -> None:
     """Sequences without the others, and rows of a prefill one at a time: the same bits."""
-    whole = case(13, [([20, 30], 9, 40), ([55], 70, 1), ([16, 5], 0, 12)], kv_heads=2, bias=2.0, small=0.7)
+    sequences = [([20, 30], 9, 40), ([55], 70, 1), ([16, 5], 0, 12)]
+    whole = case(13, sequences, kv_heads=2, bias=2.0, small=0.7, bits=bits)
     out, masses = run(kernels, whole)
     for index, rows in enumerate(out.split([40, 1, 12])):
         alone, (mass,) = run(kernels, whole.alone(index))
@@ -143,15 +148,26 @@ def test_refuses_pages_outside_the_cache(kernels: NativeKernels, page: int, moun
         run(kernels, replace(wrong, sequences=[sequence]))
 
 
-def test_refuses_small_pages_outside_the_cache(kernels: NativeKernels) -> None:
-    """The last one there is has two blocks, and there is no third."""
-    wrong = case(23, [([40], 20, 2)], small=1.0)
+@pytest.mark.parametrize(("bits", "length"), [(8, 40), (4, 80)])
+def test_refuses_small_pages_outside_the_cache(kernels: NativeKernels, bits: Bits, length: int) -> None:
+    """The last one there is has two blocks, or four, and there is no further one."""
+    wrong = case(23, [([length], 20, 2)], small=1.0, bits=bits)
     (sequence,) = wrong.sequences
     pages = wrong.kv.shape[2] // PAGE_SIZE + wrong.small_kv.shape[2]
     for last, refused in ((pages - 1, False), (pages, True), (-1, True)):
         prefix = replace(sequence.prefix, pages=(sequence.prefix.pages[0], last))
         with pytest.raises(IndexError, match="outside the cache") if refused else nullcontext():
             run(kernels, replace(wrong, sequences=[replace(sequence, prefix=prefix)]))
+
+
+def test_refuses_numbers_of_other_bits(kernels: NativeKernels) -> None:
+    """The library is told how small pages lie: it must not divide by what it does not know."""
+    arguments = [torch.zeros(16, 32, dtype=torch.bfloat16)] * 3
+    for bits in (0, 2, 16, -8):
+        failure = kernels._attention(
+            *(one.data_ptr() for one in arguments), *[None] * 7, *[0, 1, 1, 32, 1, 0, 0, 0], bits
+        )
+        assert failure == 1
 
 
 @pytest.mark.parametrize("part", ["q", "cache", "sequences", "table", "mass"])

@@ -65,6 +65,7 @@ def long_cases(draw: st.DrawFn) -> Case:
         d=draw(st.sampled_from([32, 64, 96])),
         bias=draw(st.sampled_from([None, 1.0, 20.0, torch.inf])),
         small=draw(st.sampled_from([0.0, 0.5])),
+        bits=draw(st.sampled_from([4, 8])),
     )
 
 

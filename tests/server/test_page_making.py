@@ -56,6 +56,19 @@ async def test_a_fact_that_is_asked_for_before_its_turn(service: Service, held_b
     assert service.engine.stats().facts_encoded == 1
 
 
+async def test_pages_are_expected_before_the_request_is_the_engines(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that those on disk are read while the prompt is made and waits."""
+    told: list[str] = []
+    expect, generate = service.engine.expect, service.engine.generate
+    monkeypatch.setattr(service.engine, "expect", lambda keys: (told.extend(keys), expect(keys)))
+    monkeypatch.setattr(service.engine, "generate", lambda request: (told.append("submitted"), generate(request))[1])
+    await service.put(depot="Mara runs the depot.")
+    await service.chat("Who runs the depot?", knowledge={"top_k": 1, "min_score": -1})
+    assert told == [key(service, "Mara runs the depot."), "submitted"]
+
+
 async def test_the_newest_come_first(
     service: Service, held_back: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,5 @@
 /* Eq. 1 on a paged cache: scores, softmax and sums of values, block by block, without gathering them first. A block is a
- * page, or PAGE tokens of a small one, whose numbers have 8 bits (kan/kernels/small_pages.py).
+ * page, or PAGE tokens of a small one, whose numbers have 8 or 4 bits (kan/kernels/small_pages.py).
  *
  * One work item is a block of rows of one kv head of one sequence (rows.h). A query sees all mounted tokens, and of its
  * context everything up to itself, or what it chooses (routed.h). */
@@ -119,7 +119,7 @@ static size_t lay_out(const Attention *a, const Plan *plan, char *memory, Scratc
     s->scores = take(&memory, &taken, larger(plan->rows * plan->columns, routed * plan->routed), sizeof(float));
     s->sums = take(&memory, &taken, rows * a->d, sizeof(float));
     s->queries = take(&memory, &taken, rows * a->d / 2, sizeof(pair));
-    s->scales = take(&memory, &taken, a->d, sizeof(float));
+    s->steps = take(&memory, &taken, 2 * a->d, sizeof(float));
     s->tile = take(&memory, &taken, PAGE / 2 * a->d, sizeof(pair));
     s->near = take(&memory, &taken, plan->near, sizeof(Block));
     s->far = take(&memory, &taken, plan->context, sizeof(Block));
@@ -159,7 +159,7 @@ static int in_the_cache(const Attention *a)
 {
     for (const Sequence *s = a->sequences; s < a->sequences + a->count; s++)
         for (const Block *block = a->table + s->first_block; block < a->table + s->first_block + s->blocks; block++)
-            if (block->number < 0 || block->number / (block->small ? SMALL : 1) >= a->cache_pages) return 0;
+            if (block->number < 0 || block->number / (block->small ? in_page(a) : 1) >= a->cache_pages) return 0;
     return 1;
 }
 
@@ -184,14 +184,14 @@ static void add_masses(const Attention *a, const float *masses)
 int kg_page_size(void) { return PAGE; }
 
 /* Fields as in `Attention`. */
-int kg_attention(const bf16 *q, const bf16 *kv, const bf16 *key_scales, const bf16 *value_scales,
+int kg_attention(const bf16 *q, const bf16 *kv, const bf16 *key_steps, const bf16 *value_steps,
                  const Sequence *sequences, const Block *table, const float *phi, float *mass, bf16 *out,
                  const float *means, int64_t count, int64_t heads, int64_t kv_heads, int64_t d, int64_t cache_pages,
-                 int64_t parts, int64_t levels, int64_t smallest)
+                 int64_t parts, int64_t levels, int64_t smallest, int64_t bits)
 {
-    const Attention a = {q,     kv,       key_scales, value_scales, sequences, table, phi,    mass,     out,   means,
-                         count, heads,    kv_heads,   d,            cache_pages, parts, levels, smallest};
-    if (!in_the_cache(&a) || !can_choose(&a)) return BAD_INDEX;
+    const Attention a = {q,   kv,    key_steps, value_steps, sequences,   table, phi,    mass,     out,
+                         means, count, heads,     kv_heads,    d,         cache_pages, parts, levels, smallest, bits};
+    if ((bits != 8 && bits != 4) || !in_the_cache(&a) || !can_choose(&a)) return BAD_INDEX;
     const Plan plan = plan_of(&a);
     const int64_t items = divide(&a, &plan, NULL);
     float *masses = calloc((size_t)(heads * parts + 1), sizeof(float));

@@ -147,9 +147,9 @@ AVX512 static void each_chosen(const Attention *a, const Item *item, int64_t own
             pair *tile = scratch.block + p * PAGE / 2 * a->d;
             fetch(a, plane, page + NEXT, 1, end);
             if (weighing)
-                value_tile(a, item->kv_head, page, tile);
+                value_tile(a, item->kv_head, page, scratch.steps, tile);
             else
-                key_tile(a, item->kv_head, page, scratch.scales, tile);
+                key_tile(a, item->kv_head, page, scratch.steps, tile);
         }
         for (int64_t i = 0; i < found; i++) {
             const int64_t place = scratch.choosers[i];

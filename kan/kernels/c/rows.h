@@ -23,7 +23,7 @@ typedef struct {
     float *scores; /* [rows, columns], and in place of each row later its weights as bf16 */
     float *sums;   /* [rows, d]: weights times values */
     pair *queries; /* [rows / ROWS, d / 2, ROWS] */
-    float *scales; /* [d]: of a small page's keys */
+    float *steps;  /* [2, d]: of a small block's keys or values */
     pair *tile;    /* a block's keys as [d / 2, PAGE] or its values as [PAGE / 2, d] */
     /* Of rows that choose: */
     Block *near, *far; /* what all of them see, and what one of them at least has chosen */
@@ -49,8 +49,8 @@ INLINE __mmask16 seen(const Sequence *s, const Block *block, int64_t query)
 
 /* Products of one query -> weights over `near` of its blocks, and over the pages behind them up to `all`, which it sees
  * to the last token. Those that add up to one are bf16, in place of the row's first half, times their tokens' scale where
- * the block is small; if `mass` [parts] is not null, it gets each mounted part's in float32. `phi` [parts] may be null;
- * value_scales [cache_pages, SMALL * PAGE]. */
+ * the block is small; if `mass` [parts] is not null, it gets each mounted part's in float32. `phi` [parts] may be null,
+ * and so may value_scales [blocks, PAGE]: small blocks' values have none then that are not in their tile. */
 AVX512 static void softmax(float *row, const Sequence *s, const Block *blocks, int64_t query, int64_t near,
                            int64_t all, const float *phi, const bf16 *value_scales, float scale, float *mass)
 {
@@ -73,7 +73,7 @@ AVX512 static void softmax(float *row, const Sequence *s, const Block *blocks, i
     for (int64_t b = 0; b < all; b++) {
         __m512 weight = _mm512_mul_ps(_mm512_loadu_ps(row + b * PAGE), share);
         if (b < near && mass && blocks[b].part >= 0) mass[blocks[b].part] += _mm512_reduce_add_ps(weight);
-        if (b < near && blocks[b].small) weight = _mm512_mul_ps(weight, load16(value_scales + blocks[b].number * PAGE));
+        if (b < near && value_scales && blocks[b].small) weight = _mm512_mul_ps(weight, load16(value_scales + blocks[b].number * PAGE));
         store16((bf16 *)row + b * PAGE, weight);
     }
 }
@@ -110,7 +110,7 @@ AVX512 static void score_blocks(const Attention *a, const Item *item, const Bloc
     fetch(a, item->kv_head, blocks, NEXT, blocks + count);
     for (int64_t b = 0; b < count; b++) {
         fetch(a, item->kv_head, blocks + b + NEXT, 1, blocks + count);
-        key_tile(a, item->kv_head, blocks + b, scratch.scales, scratch.tile);
+        key_tile(a, item->kv_head, blocks + b, scratch.steps, scratch.tile);
         for (int64_t r = 0; r < item->rows; r += ROWS)
             score_rows(item->rows - r, scratch.queries + r * a->d / 2, scratch.tile, a->d,
                        scratch.scores + r * columns + b * PAGE, columns);
@@ -125,7 +125,7 @@ AVX512 static void weigh_blocks(const Attention *a, const Item *item, const Bloc
     fetch(a, plane, blocks, NEXT, blocks + count);
     for (int64_t b = 0; b < count; b++) {
         fetch(a, plane, blocks + b + NEXT, 1, blocks + count);
-        value_tile(a, item->kv_head, blocks + b, scratch.tile);
+        value_tile(a, item->kv_head, blocks + b, scratch.steps, scratch.tile);
         for (int64_t r = 0; r < item->rows; r += ROWS) {
             const pair *weights = (const pair *)(scratch.scores + r * columns) + b * PAGE / 2;
             weigh_rows(item->rows - r, weights, scratch.tile, a->d, scratch.sums + r * a->d, columns);
@@ -138,7 +138,8 @@ static void softmax_rows(const Attention *a, const Item *item, const Block *bloc
                          float *masses, Scratch scratch)
 {
     const Sequence *s = item->sequence;
-    const bf16 *value_scales = a->value_scales + item->kv_head * a->cache_pages * SMALL * PAGE;
+    const int64_t blocks_of_head = a->cache_pages * in_page(a);
+    const bf16 *value_scales = a->bits == 8 ? a->value_steps + item->kv_head * blocks_of_head * PAGE : NULL;
     const float scale = 1 / sqrtf((float)a->d);
     for (int64_t r = 0; r < item->rows; r++) {
         const int64_t query = query_of(a, item, r), head = head_of(a, item, r);

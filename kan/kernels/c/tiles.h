@@ -11,7 +11,8 @@
 
 enum {
     PAGE = 16, /* tokens per page: one vector of scores */
-    ROWS = 8   /* rows computed together: that many sums hide the latency of a multiplication */
+    ROWS = 8,  /* rows computed together: that many sums hide the latency of a multiplication */
+    GROUP = 32 /* channels of values of 4 bits that have steps in common */
 };
 
 /* Transposes 16 x 16 pairs: out[i][t] = in[t][i]. */
@@ -49,6 +50,12 @@ INLINE void interleave(const bf16 *a, const bf16 *b, int64_t d, pair *out)
     }
 }
 
+/* The two numbers there, in turn. */
+INLINE __m512 two(const float *from)
+{
+    return _mm512_broadcast_f32x2(_mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)from)));
+}
+
 /* Numbers of 8 bits that lie as a tile does, times `factor`, the same for every other pair of them. */
 INLINE void widen_pairs(const int8_t *in, __m512 factor, pair *out)
 {
@@ -56,22 +63,49 @@ INLINE void widen_pairs(const int8_t *in, __m512 factor, pair *out)
     _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
 }
 
-/* A small block's keys [d / 2, PAGE, 2], times their channels' scales. */
+/* A small block's keys of 8 bits [d / 2, PAGE, 2], times their channels' scales. */
 INLINE void widen_keys(const int8_t *in, const float *scales, int64_t d, pair *out)
 {
-    for (int64_t i = 0; i < d / 2; i++) {
-        __m128 both = _mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)(scales + 2 * i)));
-        widen_pairs(in + 2 * PAGE * i, _mm512_broadcast_f32x2(both), out + PAGE * i);
-    }
+    for (int64_t i = 0; i < d / 2; i++) widen_pairs(in + 2 * PAGE * i, two(scales + 2 * i), out + PAGE * i);
 }
 
-/* A small block's values [PAGE / 2, d, 2]; their scales go into the weights. */
+/* A small block's values of 8 bits [PAGE / 2, d, 2]; their scales go into the weights. */
 INLINE void widen_values(const int8_t *in, int64_t d, pair *out)
 {
     for (int64_t i = 0; i < PAGE / 2 * d; i += LANES) {
         __m512 low = widen16(in + 2 * i), high = widen16(in + 2 * i + LANES);
         _mm512_storeu_si512(out + i, (__m512i)_mm512_cvtne2ps_pbh(high, low));
     }
+}
+
+/* A small block's numbers of 4 bits, in vectors of as many pairs as `in` has bytes for: times `scale`, plus `least`,
+ * each the same for every other pair. The low four bits of LANES bytes come before their high ones. */
+INLINE void widen_packed(const uint8_t *in, __m512 scale, __m512 least, pair *out)
+{
+    __m512i both = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)in));
+    __m512 low = _mm512_cvtepi32_ps(_mm512_and_si512(both, _mm512_set1_epi32(15)));
+    __m512 high = _mm512_cvtepi32_ps(_mm512_srli_epi32(both, 4));
+    low = _mm512_fmadd_ps(low, scale, least);
+    high = _mm512_fmadd_ps(high, scale, least);
+    _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+
+/* A small block's keys of 4 bits [d / 2, PAGE, 2]; steps: scales [d], leasts [d]. */
+INLINE void widen_packed_keys(const uint8_t *in, const float *steps, int64_t d, pair *out)
+{
+    for (int64_t i = 0; i < d / 2; i++)
+        widen_packed(in + PAGE * i, two(steps + 2 * i), two(steps + d + 2 * i), out + PAGE * i);
+}
+
+/* A small block's values of 4 bits [PAGE / 2, d, 2]; steps: for each GROUP of channels scales [PAGE], leasts [PAGE]. */
+INLINE void widen_packed_values(const uint8_t *in, const float *steps, int64_t d, pair *out)
+{
+    for (int64_t g = 0; g < d / GROUP; g++)
+        for (int64_t p = 0; p < PAGE / 2; p++) {
+            const float *scale = steps + 2 * PAGE * g + 2 * p;
+            for (int64_t i = p * d + g * GROUP; i < p * d + (g + 1) * GROUP; i += LANES)
+                widen_packed(in + i, two(scale), two(scale + PAGE), out + i);
+        }
 }
 
 /* Products of `count` rows with one page's keys. */

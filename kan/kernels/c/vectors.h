@@ -10,7 +10,7 @@
 #ifndef KG_VECTORS_H
 #define KG_VECTORS_H
 
-#define KG_ABI 7 /* raised with every change of a signature; native.py expects the same number */
+#define KG_ABI 8 /* raised with every change of a signature; native.py expects the same number */
 
 #if defined(__x86_64__) && ((defined(__clang__) && __clang_major__ >= 9) || (!defined(__clang__) && __GNUC__ >= 10))
 #define KG_AVAILABLE 1 /* the compiler has the instructions; the processor is asked at run time */

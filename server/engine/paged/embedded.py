@@ -62,7 +62,7 @@ class EmbeddedEngine:
             kernels=model.kernels.name,
         )
         self._limits = RequestLimits(self.info, len(prompt.preamble), options.max_fact_tokens)
-        per_page = PageForm(model.dtype, small=options.page_bits == 8).per_page
+        per_page = PageForm.of(model.dtype, options.page_bits).per_page
         self._page_limits = PageLimits(options.pages, len(prompt.preamble), options.max_fact_tokens, per_page)
         directories = () if options.page_dir is None else (options.page_dir,)
         self._files = PageFiles(directories, options.disk_bytes, options.disk_reserve_bytes)
@@ -125,6 +125,10 @@ class EmbeddedEngine:
     def has_pages(self, key: str) -> bool:
         """See the protocol."""
         return self._files.life.is_made(key)
+
+    def expect(self, keys: Sequence[str]) -> None:
+        """See the protocol."""
+        self._files.read_ahead(keys)
 
     def has_room(self) -> bool:
         """See the protocol. Without a disk half the memory is for such pages: the other half is for contexts."""

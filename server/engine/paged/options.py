@@ -11,7 +11,7 @@ from kan.kernels import KernelsName
 from kan.patterns import SqrtBlocks, pattern_of
 
 AttentionName = Literal["auto", "full", "sqrt"]
-PageBits = Literal[8, 16]
+PageBits = Literal[4, 8, 16]
 DtypeName = Literal["auto", "bfloat16", "float32", "float64"]
 
 
@@ -27,7 +27,8 @@ class EngineOptions:
     attention_blocks: int | None = None
     attention_threshold: int | None = None
     page_bits: PageBits = 16
-    """Of the numbers in facts' pages: 8, or 16 for the model's own, whatever they are. Contexts are always in those."""
+    """Of the numbers in facts' pages: 8 or 4, or 16 for the model's own, whatever they are. Contexts are always in the
+    latter."""
     pages: int = 4096
     """KV pages (of `PAGE_SIZE` tokens), shared by contexts and knowledge."""
     page_dir: Path | None = None

@@ -59,10 +59,10 @@ class Worker:
         self._model = model
         self._emit = emit
         self._layers_and_heads = model.config.num_layers * model.config.num_heads
-        self._cache = model.new_cache(options.pages)
+        form = PageForm.of(model.dtype, options.page_bits)
+        self._cache = form.new_cache(model, options.pages)
         self._pool = PagePool(options.pages)
         adapter = None if phi is None else phi.adapter
-        form = PageForm(model.dtype, small=options.page_bits == 8)
         self._knowledge = KnowledgeCache(model, self._cache, self._pool, files, adapter, form)
         self._builder = BatchBuilder(self._pool, self._cache)
         self._predictions = Predictions(model, preamble)

@@ -90,6 +90,14 @@ class PageFiles:
             self._discard(key)
             return None
 
+    def read_ahead(self, keys: Iterable[str]) -> None:
+        """They are about to be read: the system begins with those files that are not in memory. Nothing is waited for,
+        and nothing fails."""
+        for key in keys:
+            for path in self._paths(key) if self.life.is_cold(key) else ():
+                with suppress(OSError), path.open("rb", buffering=0) as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
     def write(self, key: str, content: Callable[[], Stored]) -> None:
         """Keep it if there is room; returns at once. `content` is called on the janitor's thread."""
         if self._janitor is None:

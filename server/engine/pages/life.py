@@ -97,6 +97,12 @@ class PageLife:
             page = self._pages.get(key)
             return page is not None and page.stored_bytes is not None
 
+    def is_cold(self, key: str) -> bool:
+        """True if the content is on disk and not in memory."""
+        with self._lock:
+            page = self._pages.get(key)
+            return page is not None and page.stored_bytes is not None and not page.resident
+
     def touch(self, key: str) -> bool:
         """Count it as used now. True if it is on disk."""
         with self._lock:

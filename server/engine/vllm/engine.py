@@ -141,6 +141,10 @@ class VllmEngine:
         """See the protocol."""
         return self._files.life.is_made(key)
 
+    def expect(self, keys: Sequence[str]) -> None:
+        """See the protocol."""
+        self._files.read_ahead(keys)
+
     def has_room(self) -> bool:
         """See the protocol."""
         return self._files.has_room

@@ -62,9 +62,9 @@ def test_page_bits(subject: Subject) -> None:
     plan = replace(SMALL, parts=("page_bits",))
     (found,) = run(plan, subject, Journal(None, {}, resume=False), told := []).findings
     assert told == ["page bits: synthetic"]
-    moved = found.figures["median |Δ log probability| of the first token"]
-    assert isinstance(moved, float)
-    assert 0 < moved < 0.5, "pages are rounded, and not much"
+    moved = [found.figures[f"{bits} bits: median |Δ log probability| of the first token"] for bits in (8, 4)]
+    assert all(isinstance(one, float) for one in moved)
+    assert 0 < moved[0] < moved[1] < 1, "pages are rounded, and not much"  # type: ignore[operator]
 
 
 def test_one_engine_serves_consecutive_cells(subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
