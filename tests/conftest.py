@@ -1,12 +1,24 @@
-"""Models that many tests share, each made once per session, into which they must not write; and PostgreSQL."""
+"""Models that many tests share, each made once per session, into which they must not write; and PostgreSQL.
+
+And how the workers of pytest-xdist share the cores: each of them computes as a thread of a server does (`cpu.threads`).
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import settings
+
+from cpu.threads import compute_alone, wait_briefly
+
+with mock.patch.dict(os.environ):  # servers that tests start have to set it themselves
+    wait_briefly()
+    import torch  # noqa: F401
 
 from kan.checkpoint.directory import Checkpoint
 from kan.checkpoint.sources import import_model
@@ -18,6 +30,20 @@ settings.register_profile("kalmagrove", deadline=None)
 settings.load_profile("kalmagrove")
 
 _MODELS = Path(__file__).resolve().parents[1] / "data" / "models"
+
+
+@pytest.hookimpl(optionalhook=True)  # the environment of `make test-vllm` may lack pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from tests.scheduling import ByFileOrServer
+
+    return ByFileOrServer(config, log)
+
+
+def pytest_configure() -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        compute_alone()
 
 
 @pytest.fixture(scope="session")

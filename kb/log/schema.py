@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -139,13 +141,14 @@ def require_format(found: int, name: str) -> None:
         raise StoreCorrupt(name, f"has format {found}; this program reads formats 1 to {FORMAT}")
 
 
-def shape(connection: Connection) -> list[list[str]]:
+def shape(connection: Connection) -> tuple[tuple[str, ...], ...]:
     """The tables and indexes of a SQLite database with their columns."""
     with connection.begin():
-        return [sorted(map(repr, connection.execute(text(query)))) for query in _SHAPE]
+        return tuple(tuple(sorted(map(repr, connection.execute(text(query))))) for query in _SHAPE)
 
 
-def expected_shape() -> list[list[str]]:
+@cache
+def expected_shape() -> tuple[tuple[str, ...], ...]:
     """What `shape` finds in a sound store."""
     engine = create_engine("sqlite://")
     try:

@@ -83,15 +83,16 @@ class Asked:
             texts = [fact.text for fact in case.facts]
             question = [{"role": "system", "content": pasted(texts)}, *question]
             knowledge = {"enabled": False} if self.system.way == "pasted" else None
-        for attempt in range(1, ATTEMPTS + 1):
+        left = ATTEMPTS if self.system.way == "plain" else 1
+        while True:
+            left -= 1
             try:
                 return await self.client.ask(question, knowledge, tokens, to_the_end=to_the_end)
             except RequestError as error:
-                if self.system.way != "plain" or attempt == ATTEMPTS:
+                if not left:
                     raise RequestError(f"{self.system.name}: {error}") from error
                 self.broken.append(str(error))
                 await asyncio.sleep(self.system.settle_s)
-        raise AssertionError("the last attempt returns or raises")
 
     async def ask_together(self, cases: list[Case]) -> float:
         """All questions at once, each answered to the end: tokens per second until the last one is. RequestError."""

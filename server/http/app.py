@@ -26,6 +26,7 @@ from server.http.routes import (
     rerank,
     responses,
     transfer,
+    versions,
 )
 from server.http.routes.base import refuse_unknown_query
 from server.http.routes.console import console_router
@@ -34,7 +35,7 @@ from server.settings import Settings
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 _PUBLIC = (operations.router, models.router, rerank.router, chat.router, responses.router, completions.router)
-_ADMIN = (operations.measurements, facts.router, documents.router, transfer.router)
+_ADMIN = (operations.measurements, facts.router, versions.router, documents.router, transfer.router)
 _ROUTERS: Mapping[Door, tuple[APIRouter, ...]] = {
     "whole": (*_PUBLIC, *_ADMIN),
     "public": _PUBLIC,

@@ -10,7 +10,7 @@ import pytest
 
 from tests.contract.conftest import ENGINE, Contract, chat_body, text
 
-EDITS = 100 if ENGINE == "vllm" else 15
+EDITS = 100 if ENGINE == "vllm" else 10
 STREAMS = 4
 
 
@@ -85,7 +85,7 @@ def test_no_answer_is_older_than_its_edit(contract: Contract) -> None:
     finished = [0] * STREAMS
 
     def keep_streaming(number: int) -> None:
-        body = chat_body("Tell me about the trams.", max_tokens=48, stream=True, ignore_eos=True)
+        body = chat_body("Tell me about the trams.", max_tokens=24, stream=True, ignore_eos=True)
         with httpx.Client(base_url=contract.url, timeout=120) as http:
             while not stop.is_set():
                 with http.stream("POST", "/v1/chat/completions", json=body) as response:

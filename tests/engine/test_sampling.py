@@ -18,6 +18,8 @@ from server.engine.decoding.sampling import Sampler, _position, check_sampling, 
 from server.engine.protocol import SamplingParams
 
 SIZES = (1, 2, 5, 123)
+DRAWN_ONE_BY_ONE = 8
+"""Logits of a row; of a longer one so many are drawn."""
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -71,7 +73,20 @@ def rows(size: int) -> st.SearchStrategy[list[float]]:
     ordinary = st.floats(-30, 30, width=32)
     huge = st.sampled_from([LARGEST, -LARGEST, 1e30, -1e30, 1e-40, -math.inf])
     values = st.one_of(tied, ordinary, st.one_of(tied, huge), st.one_of(tied, ordinary, huge))
-    return st.lists(values, min_size=size, max_size=size)
+    if size <= DRAWN_ONE_BY_ONE:
+        return st.lists(values, min_size=size, max_size=size)
+    few = st.lists(values, min_size=1, max_size=DRAWN_ONE_BY_ONE)
+    return st.tuples(few, st.integers(0, 2**32 - 1)).map(lambda drawn: _spread(*drawn, size))
+
+
+def _spread(few: list[float], seed: int, size: int) -> list[float]:
+    """The drawn values anywhere among ordinary ones, and again where they tie: to draw all one by one takes long."""
+    rng = np.random.default_rng(seed)
+    row = rng.uniform(-30, 30, size).astype(np.float32)
+    again = rng.random(size) < rng.random()
+    row[again] = rng.choice(np.array(few, np.float32), int(again.sum()))
+    row[rng.permutation(size)[: len(few)]] = few
+    return [float(value) for value in row]
 
 
 @st.composite

@@ -24,6 +24,7 @@ from kan.prompt import ChatMessage, PromptBuilder
 from tests.tiny import base_logits, tiny_config, tiny_tensors
 
 transformers = pytest.importorskip("transformers")
+initialization = pytest.importorskip("transformers.initialization")
 
 ROUNDING = 1e-13
 """Room in float64, relative to the largest logit: measured are 3e-15 (tiny) and 8e-15 (SmolLM2). float32 anywhere on
@@ -49,24 +50,24 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def llama(config: KANConfig, weights: dict[str, Tensor], dtype: torch.dtype) -> Any:
-    model = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            max_position_embeddings=config.max_position_embeddings,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            rms_norm_eps=config.rms_norm_eps,
-            tie_word_embeddings=config.tie_word_embeddings,
-            attention_bias=config.attention_bias,
-            mlp_bias=config.mlp_bias,
-            attn_implementation="sdpa",
-        )
+    configuration = transformers.LlamaConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        max_position_embeddings=config.max_position_embeddings,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        rms_norm_eps=config.rms_norm_eps,
+        tie_word_embeddings=config.tie_word_embeddings,
+        attention_bias=config.attention_bias,
+        mlp_bias=config.mlp_bias,
+        attn_implementation="sdpa",
     )
+    with initialization.no_init_weights():  # every weight is loaded below
+        model = transformers.LlamaForCausalLM(configuration)
     head = {"lm_head.weight": weights["model.embed_tokens.weight"]} if config.tie_word_embeddings else {}
     model = model.to(dtype)  # before the weights are loaded, or float64 ones would pass through float32
     model.load_state_dict(weights | head)
@@ -204,32 +205,52 @@ def test_smollm2_float64(smollm2_case: Any) -> None:
     assert error(ours, truth) < ROUNDING
 
 
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    """Of a module's scope, so that what is made of it is made once."""
+    kind: torch.dtype = request.param
+    return kind
+
+
+@pytest.fixture(scope="module")
+def their_smollm2(smollm2_case: Any, dtype: torch.dtype) -> Any:
+    config, weights, _, _ = smollm2_case
+    return llama(config, weights, dtype)
+
+
+@pytest.fixture(scope="module")
+def our_smollm2(smollm2_case: Any, dtype: torch.dtype) -> KANModel:
+    config, weights, _, _ = smollm2_case
+    return KANModel(config, weights, dtype=dtype, packed=True)
+
+
 @pytest.mark.smollm2
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_smollm2_no_farther_from_the_truth_than_transformers(
-    smollm2_case: Any, dtype: torch.dtype, packed: bool
+    smollm2_case: Any, their_smollm2: Any, dtype: torch.dtype
+) -> None:
+    config, weights, tokens, truth = smollm2_case
+    theirs = error(their_logits(their_smollm2, tokens), truth)
+    assert error(our_logits(config, weights, tokens, dtype, packed=False), truth) <= SLACK * theirs
+
+
+@pytest.mark.smollm2
+def test_smollm2_packed_no_farther_from_the_truth_than_transformers(
+    smollm2_case: Any, their_smollm2: Any, our_smollm2: KANModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Packed products round differently from plain ones, on some processors twice as much: both sides take the same."""
-    config, weights, tokens, truth = smollm2_case
-    model = llama(config, weights, dtype)
-    if packed:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Linear):
-                module.forward = Linear(module.weight.detach())  # type: ignore[method-assign]
-    with torch.no_grad():
-        theirs = error(their_logits(model, tokens), truth)
-    ours = error(our_logits(config, weights, tokens, dtype, packed=packed), truth)
-    assert ours <= SLACK * theirs
+    _, _, tokens, truth = smollm2_case
+    for module in their_smollm2.modules():
+        if isinstance(module, torch.nn.Linear):
+            monkeypatch.setattr(module, "forward", Linear(module.weight.detach()))
+    theirs = error(their_logits(their_smollm2, tokens), truth)
+    assert error(base_logits(our_smollm2, tokens), truth) <= SLACK * theirs
 
 
 @pytest.mark.smollm2
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_smollm2_knows_paris(smollm2: Checkpoint, smollm2_case: Any, dtype: torch.dtype) -> None:
-    config, weights, tokens, truth = smollm2_case
-    model = KANModel(config, weights, dtype=dtype)
+def test_smollm2_knows_paris(smollm2: Checkpoint, smollm2_case: Any, our_smollm2: KANModel) -> None:
+    config, _, tokens, truth = smollm2_case
     answer: list[int] = []
     while not set(config.eos_token_ids) & set(answer) and len(answer) < 12:
-        answer.append(int(base_logits(model, [*tokens, *answer])[-1].argmax()))
+        answer.append(int(base_logits(our_smollm2, [*tokens, *answer])[-1].argmax()))
     assert answer[0] == int(truth[-1].argmax())
     assert "Paris" in PromptBuilder.from_checkpoint(smollm2).tokenizer.decode(answer)

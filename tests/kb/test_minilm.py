@@ -28,6 +28,11 @@ def minilm() -> MiniLMEncoder:
 
 
 @pytest.fixture(scope="module")
+def fp32() -> MiniLMEncoder:
+    return MiniLMEncoder(dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
 def reference() -> np.ndarray:
     from sentence_transformers import SentenceTransformer
 
@@ -35,8 +40,8 @@ def reference() -> np.ndarray:
     return np.asarray(model.encode(SENTENCES, show_progress_bar=False, normalize_embeddings=True))
 
 
-def test_fp32_equals_sentence_transformers(reference: np.ndarray) -> None:
-    found = MiniLMEncoder(dtype=torch.float32).embed(SENTENCES)
+def test_fp32_equals_sentence_transformers(fp32: MiniLMEncoder, reference: np.ndarray) -> None:
+    found = fp32.embed(SENTENCES)
     assert found.dtype == np.float32
     assert found.shape == (len(SENTENCES), 384)
     np.testing.assert_allclose(found, reference, atol=2e-6)
@@ -64,11 +69,10 @@ def test_threads_do_not_disturb_each_other(minilm: MiniLMEncoder) -> None:
         np.testing.assert_allclose(vector, alone[number % len(SENTENCES)], atol=1e-6)
 
 
-def test_the_fingerprint_tells_models_apart(minilm: MiniLMEncoder, tmp_path: Path) -> None:
-    again = MiniLMEncoder(dtype=torch.float32)
-    assert again.fingerprint == MiniLMEncoder(packaged_model(), dtype=torch.float32).fingerprint
+def test_the_fingerprint_tells_models_apart(minilm: MiniLMEncoder, fp32: MiniLMEncoder, tmp_path: Path) -> None:
+    assert fp32.fingerprint == MiniLMEncoder(packaged_model(), dtype=torch.float32).fingerprint
     if torch.cpu._is_avx512_bf16_supported():
-        assert minilm.fingerprint != again.fingerprint
+        assert minilm.fingerprint != fp32.fingerprint
     assert minilm.dimension == 384
     assert minilm.embed([]).shape == (0, 384)
     with pytest.raises(FileNotFoundError, match=r"modules\.json"):

@@ -15,25 +15,25 @@ from kb.facts import Delete, Fact, InvalidLine, Limits, Upsert
 from kb.ndjson import export_lines, format_time, parse_time, read_batches
 from kb.store import Store
 
-TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=60)
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
-    max_leaves=6,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXT, inner, max_size=2),
+    max_leaves=4,
 )
 FACTS = st.builds(
     Fact,
     id=st.from_regex(r"[a-z0-9][A-Za-z0-9._:@~-]{0,20}", fullmatch=True),
     namespace=st.sampled_from(["default", "other"]),
     text=TEXT.map("fact ".__add__),
-    metadata=st.dictionaries(TEXT, JSON, max_size=3),
+    metadata=st.dictionaries(TEXT, JSON, max_size=2),
     expires_at=st.none() | st.floats(4e9, 253_402_300_799).map(lambda seconds: round(seconds, 6)),
     version=st.just(1),
     created_at=st.just(0.0),
 )
 
 
-@given(facts=st.lists(FACTS, max_size=8, unique_by=lambda fact: fact.key), cut=st.integers(1, 50))
+@given(facts=st.lists(FACTS, max_size=5, unique_by=lambda fact: fact.key), cut=st.integers(1, 50))
 def test_what_is_exported_is_imported_again(facts: list[Fact], cut: int) -> None:
     stream = b"".join(export_lines(facts))
     chunks = [stream[start : start + cut] for start in range(0, len(stream), cut)]

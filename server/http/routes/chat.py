@@ -13,7 +13,7 @@ from server.http.chat_reply import ChatReply
 from server.http.routes.base import json_response, streamable, strict_router
 from server.http.schemas.chat import ChatCompletion, ChatRequest
 from server.http.schemas.messages import Message
-from server.http.schemas.tools import NamedTool
+from server.http.schemas.tools import NamedTool, several_calls
 from server.http.streaming import EventStream
 from server.service.tool_calls import Offered
 from server.services import CallerDep, ContextDep
@@ -68,6 +68,6 @@ def _offered(body: ChatRequest) -> Offered | None:
     return Offered(
         tools=tuple(Tool(one.name, one.description or "", one.parameters or NO_PARAMETERS) for _, one in chosen),
         must_call=named is not None or body.tool_choice == "required",
-        parallel=body.parallel_tool_calls is not False and named is None,
+        parallel=several_calls(body.parallel_tool_calls, named=named is not None),
         params=tuple(f"tools[{place}].function.parameters" for place, _ in chosen),
     )

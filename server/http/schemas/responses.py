@@ -13,7 +13,7 @@ from server.http.schemas.base import MAX_TOP_LOGPROBS, Integer, Request, Samplin
 from server.http.schemas.items import Items, OutputItem
 from server.http.schemas.knowledge import KnowledgeReport, KnowledgeRequest
 from server.http.schemas.messages import SentBack
-from server.http.schemas.tools import MAX_TOOLS, FunctionName
+from server.http.schemas.tools import MAX_TOOLS, FunctionName, several_calls
 from server.service.forms import Form
 
 MAX_METADATA = 16
@@ -206,8 +206,8 @@ class ResponseRequest(SamplingRequest):
 
     @property
     def may_call_again(self) -> bool:
-        """Whether there may be several calls. A function that is asked for by name is called once."""
-        return self.parallel_tool_calls is not False and not isinstance(self.tool_choice, NamedFunctionTool)
+        """Whether there may be several calls."""
+        return several_calls(self.parallel_tool_calls, named=isinstance(self.tool_choice, NamedFunctionTool))
 
     @property
     def must_call(self) -> bool:

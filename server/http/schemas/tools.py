@@ -45,6 +45,11 @@ class NamedTool(Request):
     function: NamedFunction
 
 
+def several_calls(wanted: bool | None, *, named: bool) -> bool:
+    """Whether there may be several calls (`parallel_tool_calls`). A function asked for by name is called once."""
+    return wanted is not False and not named
+
+
 class ToolsRequest(OpenAIRequest):
     """The part of a request that says what may be called."""
 
