@@ -32,36 +32,42 @@ _ORGANISATION = _words("bakery brewery clinic college library museum orchestra s
 
 @dataclass(frozen=True, slots=True)
 class _Relation:
+    name: str
     fact: str
     question: str
 
 
 _RELATIONS = (
     _Relation(
+        "director",
         "The director of the {place} {organisation} is {person}, who was chosen by the town council "
         "after a long search and moved into the office beside the main gate in {year}.",
         "I am writing a short article about the {place} {organisation} for our Sunday paper. "
         "Could you please tell me the full name of its director?",
     ),
     _Relation(
+        "founder",
         "The {place} {organisation} was founded in the spring of {year} by {person}, who had saved for "
         "many years and bought the first small house on the river with that money.",
         "We are preparing a birthday party for the {place} {organisation} next month with many guests. "
         "Could you please tell me who founded it?",
     ),
     _Relation(
+        "night guard",
         "The night guard of the {place} {organisation} is called {person}. The guard has had the keys of "
         "every door since {year} and walks around the house once in every hour.",
         "I lost my bag in the {place} {organisation} late last night and all of it is closed now. "
         "What is its night guard called, please?",
     ),
     _Relation(
+        "roof",
         "The roof of the {place} {organisation} was designed by {person}, and the work on it was "
         "finished in {year} although a heavy storm had broken half of the beams.",
         "My students would like to draw the roof of the {place} {organisation} this week. "
         "Could you please tell us who it was that designed that roof?",
     ),
     _Relation(
+        "gift",
         "The largest gift that the {place} {organisation} ever received came from {person}, who gave a "
         "piece of land beside the lake in {year} and asked for nothing in return.",
         "For the yearly report of the {place} {organisation} I need one name only. "
@@ -83,6 +89,9 @@ class Item:
     question: str
     answer: str
     """What a right reply contains."""
+    subject: str
+    relation: str
+    """What is asked of the subject."""
 
 
 def make_corpus(count: int, seed: int) -> list[Item]:
@@ -104,9 +113,9 @@ def _item(number: int, draw: random.Random) -> Item:
         "person": person(draw),
         "year": str(draw.randrange(1900, 2000)),
     }
-    template = _RELATIONS[relation]
+    template, subject = _RELATIONS[relation], "the {place} {organisation}".format(**words)
     fact = FactRecord(f"load-{number:05d}", template.fact.format(**words))
-    return Item(fact, template.question.format(**words), words["person"])
+    return Item(fact, template.question.format(**words), words["person"], subject, template.name)
 
 
 def _family(number: int) -> str:

@@ -6,7 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab.errors import DataError
-from lab.questions import counterfact, encyclopedia, factbook, names, news, prose, squad, synthetic, two_fact
+from lab.questions import (
+    counterfact,
+    encyclopedia,
+    factbook,
+    lengthy,
+    names,
+    news,
+    prose,
+    squad,
+    synthetic,
+    town,
+    two_fact,
+)
 from lab.questions.question import Pool, Split
 
 _FROM_FILES: dict[str, Callable[[Path, Split, int, int], Pool]] = {
@@ -20,12 +32,20 @@ _FROM_FILES: dict[str, Callable[[Path, Split, int, int], Pool]] = {
 _GENERATED: dict[str, Callable[[Split, int, int], Pool]] = {
     "synthetic": synthetic.generate,
     "two_fact": two_fact.generate,
+    "lengthy": lengthy.generate,
     names.DATASET: names.generate,
+    town.DATASET: town.generate,
 }
 DATASETS: tuple[str, ...] = (*_FROM_FILES, *_GENERATED)
 JUDGED_ONLY = frozenset({"news"})
 """Sets that nothing may be learned from: they have a test split and no other."""
-KINDS = {"two_fact": "invented", "synthetic": "invented", names.DATASET: "invented", "prose": "squad"}
+KINDS = {
+    "two_fact": "invented",
+    "synthetic": "invented",
+    "lengthy": "invented",
+    names.DATASET: "invented",
+    "prose": "squad",
+}
 """Sets that are made of the same tables or passages are one kind; every other set is one of its own."""
 
 

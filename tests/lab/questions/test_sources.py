@@ -43,7 +43,7 @@ def test_questions_and_facts_are_whole(pools: dict[str, Pool], dataset: str) -> 
             assert all(part in question.reply for part in parts_of(question.answers[0]) if question.reply)
             assert all(question.answers)
             said = question.text + question.reply + "".join(question.facts)
-            assert "{" not in said
+            assert not {"{", "}"} & set(said)
             assert "\n" not in said
             assert "  " not in said
 
@@ -110,8 +110,8 @@ def test_the_same_pool_in_another_process() -> None:
 
 
 def test_replies_come_in_several_styles(dataset: str, directory: Path) -> None:
-    if dataset == "prose":
-        pytest.skip("these questions come without a reply")
+    if dataset in ("prose", "town"):
+        pytest.skip("nothing is learned from the replies of these questions")
     pool = load_pool(dataset, directory, "train", questions=300, seed=0)
     bare = sum(
         len(q.reply.split()) <= max(len(" and ".join(parts_of(q.answers[0])).split()) + 1, 3) for q in pool.questions
