@@ -187,7 +187,7 @@ def _opened(place: Path, places: Mapping[str, Place]) -> QuantizedSegment:
 def _write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
     """In lines of some: one JSON of a million would let no other thread go on until it is written, or read."""
     with path.open("wb") as file:
-        for start in range(0, len(pairs), _PAIRS_OF_LINE):
+        for start in range(0, max(len(pairs), 1), _PAIRS_OF_LINE):
             file.write(orjson.dumps(pairs[start : start + _PAIRS_OF_LINE], option=orjson.OPT_APPEND_NEWLINE))
 
 
