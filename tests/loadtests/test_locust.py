@@ -54,6 +54,7 @@ def test_who_ends_the_load_still_gets_its_report(tmp_path: Path, number: signal.
     code = (
         "import os, signal, sys; from loadtests.locust.run import run_to_report; from loadtests.serving import _leave;"
         "signal.signal(signal.SIGTERM, _leave);"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"  # whoever runs tests in the background ignores it
         f"run_to_report([sys.executable, '-c', {SLOW_TO_END!r}, {str(report)!r}], os.environ)"
     )
     command = [sys.executable, "-c", code]

@@ -87,6 +87,7 @@ def test_a_phi_is_asked_what_it_was_trained_without(tiny: Checkpoint, tmp_path: 
     assert {key for key in first if first[key] != again[key]} <= {key for key in first if key[1] == "left_out"}
 
 
+@pytest.mark.slow
 @pytest.mark.smollm2
 def test_phi_beats_no_phi(smollm2: Checkpoint) -> None:
     """What CI watches: the φ that is served by default must answer clearly more than none."""
