@@ -6,7 +6,6 @@ from kan.kernels import native
 from tests.engine.harness import World
 from tests.tiny import tiny_checkpoint
 
-
 LONG_ON_KAN_SCAN = {
     "test_chunked_prefill_changes_no_token": ("1-9", "16-17", "17-9", "900-900"),
     "test_encoding_and_streams_do_not_disturb_each_other": ("",),
