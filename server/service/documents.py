@@ -14,7 +14,8 @@ from kb.snapshot import Snapshot
 from kb.store import Store
 from server.service.access import EVERYTHING, Access
 from server.service.account import Account
-from server.service.edits import SLICE_FACTS, Edited, Edits, Planned
+from server.service.edit_checks import SLICE_FACTS
+from server.service.edits import Edited, Edits, Planned
 from server.service.errors import InvalidRequest
 from server.service.sections import Format
 from server.service.splitting import Splitter

@@ -18,38 +18,34 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from kb.conditions import conflicts
 from kb.documents import Outdated
 from kb.edit import Commit, Prepared
-from kb.errors import InvalidChange, Problem, VersionConflict
 from kb.facts import Change, Upsert
 from kb.index.segment import Vectors
-from kb.metadata import has_surrogate
 from kb.snapshot import Snapshot
 from kb.store import Store
-from kb.validation import validate_batch
-from server.engine.protocol import Engine, FactTokens
+from server.engine.protocol import Engine
 from server.metrics import Metrics
 from server.service.account import Account
 from server.service.admission import Admission, Bounds, Key
 from server.service.deadline import in_time
+from server.service.edit_checks import Check, Checked
 from server.service.embedding import TEXTS_BETWEEN_STEPS
 from server.service.lanes import Lane, Lanes
 from server.service.pages import FactPages
 from server.settings import Settings
 
-SLICE_FACTS = 32
-"""Of a large edit. Others get their turn in between."""
 SMALL_AT_ONCE = 4
 PLANS = 4
 """So often an edit is planned, if what it is made from changes meanwhile."""
 SLICES_AT_ONCE = 2
 
 _END: Final = object()
+_NOTHING: Final = Checked()
 Encoding: TypeAlias = "asyncio.Task[None]"
 Require: TypeAlias = Callable[[Snapshot], None]
 logger = logging.getLogger("kalmagrove.knowledge")
@@ -85,26 +81,6 @@ class Errand:
     started: float = field(default_factory=time.perf_counter)
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """Valid changes, or some of them, and the facts to encode."""
-
-    changes: tuple[Change, ...] = ()
-    tokens: tuple[FactTokens | None, ...] = ()
-    """One per change; None: nothing to encode."""
-
-    @property
-    def facts(self) -> list[FactTokens]:
-        """What there is to encode."""
-        return [fact for fact in self.tokens if fact is not None]
-
-    def slices(self) -> Iterator[Checked]:
-        """In the same order, SLICE_FACTS at most in each."""
-        for start in range(0, len(self.changes), SLICE_FACTS):
-            some = slice(start, start + SLICE_FACTS)
-            yield Checked(self.changes[some], self.tokens[some])
-
-
 class Edits:
     """Belongs to one event loop. Methods raise KnowledgeError, EngineError and ServiceError."""
 
@@ -124,6 +100,7 @@ class Edits:
         self._store = store
         self._engine = engine
         self._pages = pages
+        self._check = Check(store, pages, settings.max_fact_tokens)
         self._lanes = lanes
         self._metrics = metrics
         self._settings = settings
@@ -240,43 +217,6 @@ class Edits:
         commit = partial(self._store.commit, prepared)
         return commit if require is None else partial(commit, require=require)
 
-    def _check(self, changes: Sequence[Change], most: int | None = None) -> Checked:
-        """Before any work: a refused edit must cost nothing. Blocks. `most`: changes, if not the store's limit."""
-        self._store.require_log()
-        limits = self._store.limits
-        try:
-            checked = validate_batch(changes, limits if most is None else replace(limits, batch_changes=most))
-        except InvalidChange as error:
-            raise self._with_tokens(error, changes) from error
-        found = conflicts(checked, self._store.snapshot, time.time())
-        if passed := [one for one in found if one.final]:  # the others may yet be what is expected
-            raise VersionConflict(passed)
-        tokens = [self._pages.tokens(change.text) if isinstance(change, Upsert) else None for change in checked]
-        problems = [problem for index, fact in enumerate(tokens) if fact for problem in self._too_long(index, fact)]
-        if problems:
-            raise InvalidChange(problems)
-        return Checked(checked, tuple(tokens))
-
-    def _too_long(self, index: int, fact: FactTokens) -> Iterator[Problem]:
-        if len(fact.tokens) > self._settings.max_fact_tokens:
-            yield Problem(index, "text", self._bound(fact))
-
-    def _bound(self, fact: FactTokens) -> str:
-        most = self._settings.max_fact_tokens
-        return f"has {len(fact.tokens)} tokens; at most {most} are allowed (?split=true makes several facts of it)"
-
-    def _with_tokens(self, error: InvalidChange, changes: Sequence[Change]) -> InvalidChange:
-        """Says of the first text that is too long in characters how many tokens it has: the bound that matters."""
-        problems = list(error.problems)
-        longest = self._store.limits.text_chars
-        for place, problem in enumerate(problems):
-            change = changes[problem.index] if problem.index < len(changes) else None
-            if problem.field == "text" and isinstance(change, Upsert) and _is_long(change.text, longest):
-                message = f"{problem.message}; it {self._bound(self._pages.tokens(change.text))}"
-                problems[place] = replace(problem, message=message)
-                break
-        return InvalidChange(problems)
-
     async def _ready(self, errand: Errand, edit: Checked) -> tuple[Prepared, Encoding]:
         """Embedded, and on its way to be encoded. If the embedding ends early, so does the encoding."""
         began = time.monotonic()
@@ -300,7 +240,7 @@ class Edits:
         errand: Errand,
         lane: Lane,
         commit: Callable[[], Commit],
-        edit: Checked = Checked(),
+        edit: Checked = _NOTHING,
         encoding: Encoding | None = None,
     ) -> Edited:
         """Shielded: once the writer has begun, a client that leaves must not keep the rest from happening."""
@@ -347,11 +287,6 @@ class Edits:
     def _in_time(self) -> AbstractAsyncContextManager[None]:
         """For each thing that an edit waits for."""
         return in_time(time.monotonic() + self._settings.request_timeout_s)
-
-
-def _is_long(text: object, longest: int) -> bool:
-    """Whether it is too long, and can be split into tokens at all."""
-    return isinstance(text, str) and len(text) > longest and bool(text.strip()) and not has_surrogate(text)
 
 
 def _seen(task: asyncio.Task[Any]) -> None:
