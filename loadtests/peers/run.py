@@ -37,7 +37,8 @@ async def run(options: Options, systems: Sequence[System], waves: int, progress:
         asked = []
         for system in systems:
             connection = connect(system.target, connections=max(STREAMS), timeout_s=TIMEOUT_S)
-            asked.append(Asked(system, await stack.enter_async_context(connection), bench.knowledge))
+            mounting = {"namespace": bench.namespace} if system.way == "ships" else bench.knowledge
+            asked.append(Asked(system, await stack.enter_async_context(connection), mounting))
         records = await _measure(bench, asked, cases, waves)
         for one in asked:
             report.notes[one.system.name] += _told(one.broken)

@@ -85,7 +85,7 @@ def _check(report: Report, records: Mapping[str, Record], cases: Sequence[Case])
     for name, record in records.items():
         if short := sum(answer.completion_tokens != ANSWER_TOKENS for answer in record.fresh if answer.prompt_tokens):
             report.failures.append(f"{name}: {short} answers did not have {ANSWER_TOKENS} tokens")
-        if record.fresh and not record.fresh[0].facts and record.fresh[0].prompt_tokens:
+        if record.fresh and not any(answer.facts for answer in record.fresh) and record.fresh[0].prompt_tokens:
             prompts[name] = [answer.prompt_tokens for answer in record.fresh]
             report.add_series(of(PROMPT, name), prompts[name])
     if len({tuple(lengths) for lengths in prompts.values()}) > 1:

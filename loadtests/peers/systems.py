@@ -24,11 +24,14 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """`mounted` and `pasted` are KalmaGrove's two ways; a `plain` server knows nothing of facts."""
+    """KalmaGrove's ways: all facts `mounted`; as it `ships`, mounting what the question needs of them; all `pasted`.
+
+    A `plain` server knows nothing of facts.
+    """
 
     name: str
     target: Target
-    way: Literal["mounted", "pasted", "plain"] = "plain"
+    way: Literal["mounted", "ships", "pasted", "plain"] = "plain"
     about: str = ""
     """What it is, for the report."""
     settle_s: float = 0.1
@@ -79,7 +82,7 @@ class Asked:
         """The case's question, or the other one (`again`). Raises RequestError, which names the system."""
         question = user((case.again if again else case.item).question)
         knowledge: Mapping[str, object] | None = self.mounting
-        if self.system.way != "mounted":
+        if self.system.way in ("pasted", "plain"):
             texts = [fact.text for fact in case.facts]
             question = [{"role": "system", "content": pasted(texts)}, *question]
             knowledge = {"enabled": False} if self.system.way == "pasted" else None

@@ -50,14 +50,19 @@ def stage() -> Iterator[Stage]:
     with ExitStack() as stack:
         one, other = (Target(stack.enter_context(running(stub))) for stub in (ours, theirs))
         other = replace(other, extra={"repeat_penalty": 1.0}, endless={"min_tokens": ANSWER_TOKENS})
-        systems = [System("ours", one, "mounted"), System("pasted", one, "pasted"), System("peer", other)]
+        systems = [
+            System("ours", one, "mounted"),
+            System("ships", one, "ships"),
+            System("pasted", one, "pasted"),
+            System("peer", other),
+        ]
         yield Stage(ours, theirs, [replace(system, settle_s=0.0) for system in systems])
 
 
 async def test_everyone_is_measured_and_compared(stage: Stage) -> None:
     report = await stage.measure()
     assert report.failures == []
-    for name in ("ours", "pasted", "peer"):
+    for name in ("ours", "ships", "pasted", "peer"):
         assert {report.series[of(measure, name)].n for measure in (FIRST, AGAIN, TOKEN, WHOLE, rate(1))} == {COUNT}
         assert {report.series[of(rate(streams), name)].n for streams in STREAMS} == {WAVES}
         assert report.estimates[of(RIGHT, name)].value == 100
@@ -67,9 +72,11 @@ async def test_everyone_is_measured_and_compared(stage: Stage) -> None:
 
 async def test_the_same_facts_and_questions_in_each_ones_words(stage: Stage) -> None:
     await stage.measure()
-    mounted = [body for body in stage.ours.bodies if "namespace" in body["knowledge"]]
+    mounted = [body for body in stage.ours.bodies if "top_k" in body["knowledge"]]
+    shipped = [body for body in stage.ours.bodies if set(body["knowledge"]) == {"namespace"}]
     pasted_in = [body for body in stage.ours.bodies if body["knowledge"] == {"enabled": False}]
-    assert len(mounted) == len(pasted_in) == len(stage.theirs.bodies)
+    assert len(mounted) == len(shipped) == len(pasted_in) == len(stage.theirs.bodies)
+    assert _sorted(shipped) == _sorted(mounted)
     assert [body["messages"] for body in pasted_in] != [body["messages"] for body in mounted]
     assert _sorted(pasted_in) == _sorted(stage.theirs.bodies)
     assert {body["messages"][0]["content"] for body in mounted} == {b["messages"][1]["content"] for b in pasted_in}
