@@ -14,6 +14,7 @@ from server.http.auth import Authenticate
 from server.http.cross_origin import AllowOrigins
 from server.http.doors import Door, Elsewhere
 from server.http.encoding import DecodeBody
+from server.http.full import RefuseFull
 from server.http.limits import LimitBody
 from server.http.middleware import Admit, CancelOnDisconnect, Observe
 from server.http.routes import (
@@ -92,6 +93,7 @@ def _app(context: Context, door: Door, lifespan: Lifespan | None) -> FastAPI:
     app.add_middleware(CancelOnDisconnect)
     app.add_middleware(DecodeBody, settings=context.settings)
     app.add_middleware(LimitBody, settings=context.settings)
+    app.add_middleware(RefuseFull, generations=context.generations)
     origins = context.settings.allowed_origins
     app.add_middleware(Authenticate, keys=context.services.keys, origins=origins)
     app.add_middleware(Admit, lifecycle=context.lifecycle)

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.errors import ApiError, internal, unavailable
-from server.http.scope import account, note_refusal, request_id, started
+from server.http.scope import account, note_refusal, request_id, route_of, started
 from server.metrics import Metrics
 from server.service.account import Account
 from server.services import Lifecycle
@@ -75,7 +75,7 @@ class Observe:
                 self._record(scope, status or CLIENT_LEFT, trace)
 
     def _record(self, scope: Scope, status: int, trace: RequestTrace | None) -> None:
-        route = getattr(scope.get("route"), "path", "none")
+        route = route_of(scope)
         seconds = time.monotonic() - started(scope)
         # Of methods that no route takes there are dozens: they are not told apart.
         method = "any" if route == "none" or status == METHOD_NOT_ALLOWED else scope["method"]
@@ -92,7 +92,7 @@ class Observe:
 def _access_fields(
     scope: Scope, route: str, status: int, seconds: float, trace: RequestTrace | None
 ) -> dict[str, object]:
-    """Of one request; the route as it is documented, because the path may hold a fact's id."""
+    """Of one request."""
     did = account(scope)
     ttft = did.first_token_at - started(scope) if did.first_token_at is not None else None
     fields = {

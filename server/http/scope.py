@@ -30,6 +30,16 @@ def account(scope: Scope) -> Account:
     return found
 
 
+def note_route(scope: Scope, path: str) -> None:
+    """Which route it would have been, where the router was not asked."""
+    scope["kalmagrove.route"] = path
+
+
+def route_of(scope: Scope) -> str:
+    """The route as it is documented, because the path may hold a fact's id; "none" if there is none."""
+    return str(scope.get("kalmagrove.route") or getattr(scope.get("route"), "path", "none"))
+
+
 def note_refusal(scope: Scope, code: str) -> None:
     """Why the request is refused, for the metrics."""
     scope["kalmagrove.refusal"] = code

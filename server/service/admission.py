@@ -110,7 +110,7 @@ class Admission:
 
         `reserved`: they get no slot before they line up. Raises Overloaded, taking none, if that many cannot wait.
         """
-        self._require_room(key.caller, count)
+        self.require_room(key.caller, count)
         places = [Place(key, next(self._numbers)) for _ in range(count)]
         self._reserved.setdefault(key, set()).update(places)
         if not reserved:
@@ -152,7 +152,8 @@ class Admission:
                 _remove(places, place)
         self._admit()
 
-    def _require_room(self, caller: str, count: int) -> None:
+    def require_room(self, caller: str, count: int = 1) -> None:
+        """Raises Overloaded if so many more of the caller could not wait now; takes no place."""
         bounds, everyone = self._bounds, self.waiting + self.holding
         own = sum(_places(places, caller) for places in (self._reserved, self._waiting, self._holding))
         if everyone + count > bounds.slots + bounds.waiting or own + count > bounds.per_caller:
