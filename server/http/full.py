@@ -1,4 +1,4 @@
-"""A full queue is told before the request is read: what is refused must cost next to nothing, or hundreds of it stall all.
+"""A full queue is told before the request is read: refusing must cost next to nothing, or hundreds of it stall all.
 
 Who gets a place is still decided where places are given (`server/service/completions.py`). This only says "no" to those
 who could not get one now, so that reading, checking and looking up their requests keeps nobody waiting.
