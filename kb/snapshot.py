@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -31,14 +31,6 @@ class Hit:
     rank_score: float
     """What the search ranked by."""
     vector: Vectors
-
-
-def leading(hits: Sequence[Hit], max_gap: float) -> tuple[Hit, ...]:
-    """Those of `hits`, the best first, that rank no further than `max_gap` behind the best.
-
-    Where one leads clearly, the others only distract.
-    """
-    return tuple(hit for hit in hits if hit.rank_score >= hits[0].rank_score - max_gap)
 
 
 @dataclass(frozen=True, slots=True)

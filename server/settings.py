@@ -143,6 +143,9 @@ class Settings(BaseSettings):
     """Least relevance of a mounted fact if a request does not say."""
     max_gap: float = Field(0.2, ge=0, le=4)
     """How far behind the best fact another may rank and still be mounted, if a request does not say."""
+    drop_covered: bool = True
+    """Leave out facts that have fewer of the question's words than a better one, and none that it lacks. A request's
+    drop_covered takes its place; one that names a max_gap gets all that lag no further, unless it says otherwise."""
     min_best_score: float = Field(0.35, ge=-1, le=1)
     """Least relevance of the best fact: below it nothing is mounted. A request's min_score takes the place of both."""
     grounded_threshold: float = Field(0.5, ge=0, le=1)

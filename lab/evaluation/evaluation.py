@@ -261,6 +261,7 @@ class _Run:
             min_score=settings.min_score,
             min_best_score=settings.min_best_score,
             max_gap=settings.max_gap,
+            drop_covered=settings.drop_covered,
         )
         return closing(base)
 

@@ -13,7 +13,8 @@ from kb.encoder.protocol import Encoder
 from kb.facts import SearchMethod, Upsert
 from kb.index.search import relevance
 from kb.index.segment import Vectors
-from kb.snapshot import Hit, leading
+from kb.mounting import leading, uncovered
+from kb.snapshot import Hit
 from kb.store import Store
 from lab.evaluation.subject import Ask, Given
 from server.service.retrieval import fits_of
@@ -31,7 +32,7 @@ class LookUp:
     fits: tuple[Fit, ...]
     """One per hit."""
     others: tuple[float, ...]
-    """Scores of what ranks too far behind the best to be mounted."""
+    """Scores of what is not worth mounting beside them."""
 
     def ask(self, logprobs: int | None = None) -> Ask:
         """The question with what is mounted for it."""
@@ -43,7 +44,15 @@ class KnowledgeBase:
     """A store under a directory; close it. Facts have ids, so that they can be edited."""
 
     def __init__(
-        self, directory: Path, encoder: Encoder, *, top_k: int, min_score: float, min_best_score: float, max_gap: float
+        self,
+        directory: Path,
+        encoder: Encoder,
+        *,
+        top_k: int,
+        min_score: float,
+        min_best_score: float,
+        max_gap: float,
+        drop_covered: bool = False,
     ) -> None:
         self._store = Store.open(directory, encoder)
         self._encoder = encoder
@@ -51,6 +60,7 @@ class KnowledgeBase:
         self._min_score = min_score
         self._min_best_score = min_best_score
         self._max_gap = max_gap
+        self._drop_covered = drop_covered
 
     def upsert(self, facts: Mapping[str, str]) -> None:
         """Insert or replace facts: id -> text."""
@@ -64,8 +74,10 @@ class KnowledgeBase:
         bounds = (self._min_score, time.time(), self._min_best_score)
         everything = self._store.snapshot.search(NAMESPACE, vector, self._top_k, *bounds, text=question)
         hits = leading(everything, self._max_gap if max_gap is None else max_gap)
+        if self._drop_covered and max_gap is None:
+            hits = uncovered(question, hits)
         found = fits_of(vector, hits)
-        return LookUp(question, hits, found, tuple(hit.score for hit in everything[len(hits) :]))
+        return LookUp(question, hits, found, tuple(hit.score for hit in everything if hit not in hits))
 
     def ask(self, question: str, *, max_gap: float | None = None) -> Ask:
         """The question with what retrieval mounts for it; `max_gap`: other than the base's."""

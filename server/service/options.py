@@ -24,6 +24,8 @@ class KnowledgeOptions:
     """Least relevance of a fact, of the best one too."""
     max_gap: float | None = None
     """How far behind the best fact another may rank."""
+    drop_covered: bool | None = None
+    """Whether facts that a better one covers are left out; None: the server's default, but no if `max_gap` is said."""
     retrieval: SearchMethod | None = None
     where: Filter | None = None
     """Only facts whose metadata satisfies it; None: all."""

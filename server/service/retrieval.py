@@ -15,7 +15,8 @@ from kb.facts import SearchMethod
 from kb.filters import Filter
 from kb.index.search import relevance
 from kb.index.segment import Vectors
-from kb.snapshot import Hit, Snapshot, leading
+from kb.mounting import leading, uncovered
+from kb.snapshot import Hit, Snapshot
 from kb.store import Store
 from server.engine.protocol import MountedFact
 from server.metrics import Metrics
@@ -40,6 +41,8 @@ class Criteria:
     """Nothing is found unless the best fact has this much."""
     max_gap: float = math.inf
     """How far behind the best one a fact may rank."""
+    drop_covered: bool = False
+    """Whether a fact that a better one covers is left out."""
     method: SearchMethod = "hybrid"
     where: Filter | None = None
     """What a fact's metadata must satisfy."""
@@ -58,7 +61,12 @@ class Criteria:
             least = wanted.min_score, wanted.min_score
         max_gap = settings.max_gap if wanted.max_gap is None else wanted.max_gap
         namespace, method = wanted.namespace or wanted.access.home, wanted.retrieval or settings.retrieval
-        return cls(namespace, top_k, *least, max_gap, method, wanted.where, wanted.access)
+        drop = wanted.drop_covered
+        if (
+            drop is None
+        ):  # who says how far facts may lag gets all that lag no further; by meaning alone words are nothing
+            drop = settings.drop_covered and wanted.max_gap is None and method != "dense"
+        return cls(namespace, top_k, *least, max_gap, drop, method, wanted.where, wanted.access)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +96,7 @@ class Retrieved:
     fits: tuple[Fit, ...]
     """One per hit."""
     others: tuple[float, ...]
-    """Scores of facts that were found as well, but rank too far behind the best to be mounted."""
+    """Scores of facts that were found as well, but are not worth mounting beside the others."""
     seconds: float
     left_out: tuple[Hit, ...] = ()
     """Would have been among the hits if their pages had been there."""
@@ -128,21 +136,22 @@ class Retrieval:
         """Facts for one of the questions, looked for since `began` (on time.perf_counter()'s clock). Blocks. The
         snapshot is pinned here, so it is never older than the request. Facts without pages have `cold_tokens` together
         at most; others are left out."""
-        hits: list[Hit] = []
+        others: tuple[float, ...] = ()
         mounted: tuple[Hit, ...] = ()
         left_out: tuple[Hit, ...] = ()
         found: tuple[Fit, ...] = ()
         snapshot = questions.snapshot
         if questions.windows is not None:
             wanted, snapshot = questions.criteria, self._store.snapshot
-            hits, vector = _best_window(snapshot, wanted, questions.windows[place])
-            mounted = leading(hits, wanted.max_gap)
-            hits = hits[len(mounted) :]
-            mounted, left_out = self._affordable(mounted, cold_tokens)
+            hits, vector, text = _best_window(snapshot, wanted, questions.windows[place])
+            wanted_hits = leading(hits, wanted.max_gap)
+            if wanted.drop_covered:
+                wanted_hits = uncovered(text, wanted_hits)
+            others = tuple(hit.score for hit in hits if hit not in wanted_hits)
+            mounted, left_out = self._affordable(wanted_hits, cold_tokens)
             found = fits_of(vector, mounted)
         seconds = questions.seconds + time.perf_counter() - began
         self._metrics.retrieval_seconds.observe(seconds)
-        others = tuple(hit.score for hit in hits)
         versions = snapshot.version, questions.criteria.access.version(snapshot)
         return Retrieved(questions.texts[place], *versions, mounted, found, others, seconds, left_out)
 
@@ -190,16 +199,16 @@ def fits_of(question: Vectors, mounted: Sequence[Hit]) -> tuple[Fit, ...]:
     return fits(question, vectors, [hit.lexical for hit in mounted], [hit.fact.text for hit in mounted])
 
 
-def _best_window(snapshot: Snapshot, wanted: Criteria, windows: Windows) -> tuple[list[Hit], Vectors]:
-    """What the window finds whose best fact is the most relevant, and its vector."""
+def _best_window(snapshot: Snapshot, wanted: Criteria, windows: Windows) -> tuple[list[Hit], Vectors, str]:
+    """What the window finds whose best fact is the most relevant, its vector and its text."""
     bounds = (wanted.min_score, time.time(), wanted.min_best_score)
     search = partial(snapshot.search, method=wanted.method, where=wanted.where)
     found = [
-        (search(wanted.namespace, vector, wanted.top_k, *bounds, text=text), vector)
+        (search(wanted.namespace, vector, wanted.top_k, *bounds, text=text), vector, text)
         for text, vector in zip(windows.texts, windows.vectors, strict=True)
     ]
 
-    def best(one: tuple[list[Hit], Vectors]) -> float:
+    def best(one: tuple[list[Hit], Vectors, str]) -> float:
         return max((relevance(hit.score, hit.lexical, wanted.method) for hit in one[0]), default=-math.inf)
 
     return max(found, key=best)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from server.service.options import KnowledgeOptions
+from server.service.retrieval import Criteria
 from tests.server.support import Service
 
 CODE = "Locker B-117 takes the key tagged QX-5520."
@@ -68,3 +70,42 @@ async def test_where_one_fact_leads_the_others_are_not_mounted(coded: Service) -
     assert len((await coded.http.post("/admin/kb/search", json=body)).json()["hits"]) == 4
     few_hits = (await coded.http.post("/admin/kb/search", json={**body, "max_gap": 0.0})).json()["hits"]
     assert [hit["fact"]["id"] for hit in few_hits] == ["ceo"]
+
+
+NAMESAKES = {
+    "north": "The night guard of the North Elmwood orchestra is called David Mercer.",
+    "south": "The night guard of the South Elmwood orchestra is called Clara Jensen.",
+    "roof": "The roof of the North Elmwood orchestra was designed by Irene Norton.",
+}
+GUARD = "I lost my bag in the North Elmwood orchestra late last night. What is its night guard called, please?"
+
+
+@pytest.mark.parametrize(
+    ("knowledge", "ids"),
+    [
+        ({}, {"north"}),
+        ({"drop_covered": False}, {"north", "south"}),
+        ({"max_gap": 4}, {"north", "south", "roof"}),
+        ({"max_gap": 4, "drop_covered": True}, {"north"}),
+        ({"retrieval": "dense", "max_gap": 4}, {"north", "south", "roof"}),
+    ],
+)
+async def test_facts_that_a_better_one_covers_are_not_mounted(
+    service: Service, knowledge: dict[str, Any], ids: set[str]
+) -> None:
+    await service.put(**NAMESAKES)
+    assert {fact["id"] for fact in await mounted(service, GUARD, **knowledge)} == ids
+
+
+async def test_the_setting_says_whether_by_default(service: Service) -> None:
+    for drop in (True, False):
+        settings = service.context.settings.model_copy(update={"drop_covered": drop})
+        assert Criteria.of(KnowledgeOptions(), settings).drop_covered is drop
+        assert Criteria.of(KnowledgeOptions(retrieval="dense"), settings).drop_covered is False
+        assert Criteria.of(KnowledgeOptions(drop_covered=not drop), settings).drop_covered is not drop
+
+
+async def test_search_finds_what_would_not_be_mounted(service: Service) -> None:
+    await service.put(**NAMESAKES)
+    hits = (await service.http.post("/admin/kb/search", json={"query": GUARD})).json()["hits"]
+    assert {hit["fact"]["id"] for hit in hits} == set(NAMESAKES)

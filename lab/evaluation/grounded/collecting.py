@@ -33,7 +33,7 @@ Bases = Callable[[str], AbstractContextManager[KnowledgeBase]]
 
 def collected_of(subject: Subject, settings: Settings, seed: int) -> dict[str, object]:
     """What cases depend on: those of something else are not to be mixed with them."""
-    mounting = ("top_k", "min_score", "min_best_score", "max_gap")
+    mounting = ("top_k", "min_score", "min_best_score", "max_gap", "drop_covered")
     return {
         "model_fingerprint": subject.checkpoint.fingerprint,
         "phi_digest": subject.learned.digest,

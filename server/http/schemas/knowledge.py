@@ -37,6 +37,8 @@ class KnowledgeRequest(Request):
     """Least relevance of a fact."""
     max_gap: Gap | None = None
     """How far behind the best fact another may rank; 4: as far as it likes."""
+    drop_covered: bool | None = None
+    """Whether a fact is left out that has fewer of the question's words than a better one, and none that it lacks."""
     retrieval: SearchMethod | None = None
     """How facts are found: by meaning, by words, or by both."""
     filter: filter_at("knowledge.filter") | None = None  # type: ignore[valid-type]
@@ -59,6 +61,7 @@ class KnowledgeRequest(Request):
             top_k=self.top_k,
             min_score=self.min_score,
             max_gap=self.max_gap,
+            drop_covered=self.drop_covered,
             retrieval=self.retrieval,
             where=self.filter,
             follow_up=self.follow_up,
