@@ -126,7 +126,7 @@ bench-long: $(SMOLLM2) $(VENV)/.test-installed ## overload (5 minutes), drain an
 peers: $(VENV_L)/.installed $(VENV_V)/.installed ## install the servers that bench-peers measures: llama.cpp's (compiled, 20 minutes) and vLLM's
 
 .PHONY: bench-peers
-bench-peers: $(SMOLLM2) $(VENV)/.test-installed peers ## KalmaGrove beside llama.cpp's and vLLM's servers, 20 minutes; JSON and PNG into docs
+bench-peers: $(SMOLLM2) $(VENV)/.test-installed peers ## KalmaGrove beside llama.cpp's and vLLM's servers, half an hour; JSON and PNG into docs
 	$(BIN)/kalmagrove bench peers --json docs/peers.json --plot docs/peers.png $(ARGS)
 
 .PHONY: locust

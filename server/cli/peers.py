@@ -39,7 +39,7 @@ def peers(
     waves: Annotated[int, typer.Option(min=0, max=10, help="How often 4, and 16, are asked together.")] = 2,
     facts: Annotated[int, typer.Option(min=16, max=5000, help="Facts that KalmaGrove holds.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the facts and questions.")] = 1,
-    max_seconds: Annotated[float, typer.Option(min=1, help="Stop measuring after this time.")] = 1500.0,
+    max_seconds: Annotated[float, typer.Option(min=1, help="Stop measuring after this time.")] = 2400.0,
     json: Annotated[Path | None, typer.Option("--json", help="Also write the report to this file.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the report as a PNG.")] = None,
     model: Annotated[
