@@ -13,6 +13,12 @@ NEAR = 0.05
 """So much nearer by meaning a covered fact may be."""
 
 
+def to_mount(question: str, hits: Sequence[Hit], *, max_gap: float, drop_covered: bool) -> tuple[Hit, ...]:
+    """Those of `hits`, the best first, that lead and, if `drop_covered`, are not covered."""
+    found = leading(hits, max_gap)
+    return uncovered(question, found) if drop_covered else found
+
+
 def leading(hits: Sequence[Hit], max_gap: float) -> tuple[Hit, ...]:
     """Those of `hits`, the best first, that rank no further than `max_gap` behind the best.
 

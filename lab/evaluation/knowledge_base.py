@@ -13,7 +13,7 @@ from kb.encoder.protocol import Encoder
 from kb.facts import SearchMethod, Upsert
 from kb.index.search import relevance
 from kb.index.segment import Vectors
-from kb.mounting import leading, uncovered
+from kb.mounting import to_mount
 from kb.snapshot import Hit
 from kb.store import Store
 from lab.evaluation.subject import Ask, Given
@@ -73,9 +73,8 @@ class KnowledgeBase:
         vector = self._encoder.embed([question])[0]
         bounds = (self._min_score, time.time(), self._min_best_score)
         everything = self._store.snapshot.search(NAMESPACE, vector, self._top_k, *bounds, text=question)
-        hits = leading(everything, self._max_gap if max_gap is None else max_gap)
-        if self._drop_covered and max_gap is None:
-            hits = uncovered(question, hits)
+        gap = self._max_gap if max_gap is None else max_gap
+        hits = to_mount(question, everything, max_gap=gap, drop_covered=self._drop_covered and max_gap is None)
         found = fits_of(vector, hits)
         return LookUp(question, hits, found, tuple(hit.score for hit in everything if hit not in hits))
 

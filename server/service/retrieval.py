@@ -15,7 +15,7 @@ from kb.facts import SearchMethod
 from kb.filters import Filter
 from kb.index.search import relevance
 from kb.index.segment import Vectors
-from kb.mounting import leading, uncovered
+from kb.mounting import to_mount
 from kb.snapshot import Hit, Snapshot
 from kb.store import Store
 from server.engine.protocol import MountedFact
@@ -144,11 +144,9 @@ class Retrieval:
         if questions.windows is not None:
             wanted, snapshot = questions.criteria, self._store.snapshot
             hits, vector, text = _best_window(snapshot, wanted, questions.windows[place])
-            wanted_hits = leading(hits, wanted.max_gap)
-            if wanted.drop_covered:
-                wanted_hits = uncovered(text, wanted_hits)
-            others = tuple(hit.score for hit in hits if hit not in wanted_hits)
-            mounted, left_out = self._affordable(wanted_hits, cold_tokens)
+            worth = to_mount(text, hits, max_gap=wanted.max_gap, drop_covered=wanted.drop_covered)
+            others = tuple(hit.score for hit in hits if hit not in worth)
+            mounted, left_out = self._affordable(worth, cold_tokens)
             found = fits_of(vector, mounted)
         seconds = questions.seconds + time.perf_counter() - began
         self._metrics.retrieval_seconds.observe(seconds)

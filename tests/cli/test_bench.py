@@ -14,6 +14,7 @@ from loadtests.serving import ServerStartError, temporary_server
 from server.cli import app
 
 
+@pytest.mark.slow
 def test_recency_of_the_real_server(server: Target, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     arguments = ["bench", "recency", "--server", server.url, "--count", "20", "--facts", "16", "--json", str(path)]

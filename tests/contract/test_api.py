@@ -100,6 +100,7 @@ def test_stop_strings(contract: Contract) -> None:
     assert answer["usage"]["completion_tokens"] < 20
 
 
+@pytest.mark.slow
 def test_seeds_repeat(contract: Contract) -> None:
     def drawn(seed: int) -> list[str]:
         answer = contract.chat("Write a story.", temperature=1.2, seed=seed, n=2, max_tokens=12)

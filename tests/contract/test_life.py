@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.contract.conftest import START_SECONDS, Contract, chat_body
 from tests.server.live import process
@@ -91,6 +92,7 @@ def test_health_answers_while_the_engine_is_busy(contract: Contract) -> None:
     assert slowest < 2.0
 
 
+@pytest.mark.slow
 def test_sigterm_drains(environment: dict[str, str], tmp_path: Path, contract: Contract) -> None:
     """A running stream comes to its end, then the process does. On a store of its own, with the pages of the other."""
     own = {

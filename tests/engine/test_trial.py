@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from server.engine.decoding.trial import Trial
+from server.engine.decoding.trial import PATIENCE_S, Trial
 from server.engine.protocol import EngineUnavailable, GrammarTooExpensive
 from server.service.forms import Form
 from server.service.lark import lark_of
@@ -83,6 +83,24 @@ def test_who_waits_when_it_is_closed_is_not_told_that_his_grammar_is_bad(tmp_pat
         trial.close()
         with pytest.raises(EngineUnavailable):
             waiting.result()
+
+
+def test_closed_just_before_the_process_begins_nobody_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = program(tmp_path, "import time", "time.sleep(60)")
+    begun = trial._begun
+
+    def closed_meanwhile() -> bool:
+        trial._closed = True  # as `close` does, which finds no process to end
+        return begun()
+
+    monkeypatch.setattr(trial, "_begun", closed_meanwhile)
+    began = time.monotonic()
+    with pytest.raises(EngineUnavailable):
+        trial.require_bounded("start: /x/")
+    assert time.monotonic() - began < PATIENCE_S / 2
+    trial.close()
 
 
 def test_where_there_is_no_such_process_grammars_are_compiled_untried(

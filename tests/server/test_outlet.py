@@ -85,6 +85,7 @@ def test_what_cannot_be_written_is_gone(pipe: tuple[int, int]) -> None:
                 stream.close()
 
 
+@pytest.mark.slow
 def test_a_server_goes_on_without_its_log(environment: dict[str, str], tmp_path: Path, pipe: tuple[int, int]) -> None:
     """While nobody reads it, and once its reader has left."""
     read, write = pipe

@@ -103,6 +103,7 @@ def test_a_drain_that_takes_too_long_ends_streams_with_an_error(environment: dic
         assert child.wait(15) == 0
 
 
+@pytest.mark.slow
 def test_hangup_reads_the_keys_anew(environment: dict[str, str], tmp_path: Path) -> None:
     """Also in the moment in which nothing of the file's looks tells that it has changed."""
     path = tmp_path / "client.keys"
@@ -216,6 +217,7 @@ def test_a_damaged_store_is_named(environment: dict[str, str], tmp_path: Path, e
         load(Settings(data_dir=tmp_path, model="tiny"), Console(quiet=True))
 
 
+@pytest.mark.slow
 def test_waiting_threads_do_not_spin_for_long(environment: dict[str, str], tmp_path: Path) -> None:
     """libgomp is told before it reads its environment, which it does once."""
     log = tmp_path / "log"

@@ -35,9 +35,9 @@ class Trial:
         is wrong is not told."""
         data = source.encode()
         with self._lock:
-            passed = not self._closed and (
-                not self._begun() or self._said(len(data).to_bytes(trial_process.LENGTH_BYTES) + data)
-            )
+            passed = self._closed or not self._begun()
+            # Asked again: what `close` ended may have been the process before this one.
+            passed = passed or self._closed or self._said(len(data).to_bytes(trial_process.LENGTH_BYTES) + data)
             if self._closed:
                 raise EngineUnavailable("grammars are not compiled any more")
             if not passed:

@@ -33,6 +33,7 @@ def test_refusals(arguments: list[str], said: str) -> None:
     assert said in result.stderr
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_report_a_picture_and_a_grounding_score(tiny: Checkpoint, tmp_path: Path) -> None:
     report, picture, grounding = (tmp_path / name for name in ("report.json", "report.png", "grounding.json"))
     command = ["eval", "knowledge", "--model", str(tiny.directory), "--phi", "gap", "--sets", "synthetic"]
